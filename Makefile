@@ -1,0 +1,41 @@
+# make demo | make test | make lint. Each makes .venv and installs when something is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+
+.PHONY: help demo test test-slow lint format install clean
+help:
+	@echo "make demo       train on the mini corpus, score zero-shot, write a report (minutes)"
+	@echo "make test       all tests but the slow ones"
+	@echo "make test-slow  the slow ones"
+	@echo "make lint       ruff"
+	@echo "make install    only the environment, .venv"
+
+demo: $(VENV)/.demo
+	egs/mini/cwcl1/run.sh
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: $(VENV)/.demo
+
+# A stamp a set of extras: an interrupted installation leaves none and is done again.
+$(VENV)/.%: setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q -e ".[$*]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) egs/*/*/exp egs/*/*/dump egs/*/*/data

@@ -1,0 +1,150 @@
+#!/usr/bin/env bash
+# The one driver of all recipes. It holds no logic of its own: every stage is a Python command that
+# it prints, logs and stamps; a stage whose inputs did not change is skipped.
+set -euo pipefail
+
+help_message="Usage: run.sh [--option value ...]
+Stages: 1 data, 2 format, 3 filter (with 2), 4 embed_text, 5 train, 6 average, 7 embed_speech,
+        8 score, 9 report, 10 pack, 11 upload"
+# what to run
+stage=1
+stop_stage=10
+skip_upload=true
+# how
+ngpu=0
+nj=2
+# where
+datadir=data
+dumpdir=dump
+expdir=exp
+# on what: named by the recipe's run.sh
+corpus=
+data_args=
+train_set=train
+valid_evals=
+test_evals=
+min_duration=0.1
+max_duration=30
+skip_bad=false
+# training: one or several YAML files, each an experiment exp/<name of the file><tag>
+train_config=conf/cwcl.yaml
+train_args=
+tag=
+average=3
+# evaluate this model folder instead of training one (stages 5 and 6 are left out)
+model=
+title=
+upload_to=
+option_names="stage stop_stage skip_upload ngpu nj datadir dumpdir expdir corpus data_args train_set
+ valid_evals test_evals min_duration max_duration skip_bad train_config train_args tag average model
+ title upload_to"
+option_names=$(echo ${option_names})
+
+template=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "${template}/utils/parse_options.sh"
+. ./path.sh
+. ./cmd.sh
+
+wanted() { [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ]; }
+
+# run NUMBER NAME LOGDIR "INPUTS" "OUTPUTS" COMMAND...
+run() {
+    local number=$1 name=$2 where=$3 inputs=$4 outputs=$5
+    shift 5
+    # shellcheck disable=SC2086
+    speechcwcl stage --name "stage ${number}: ${name}" --stamp "${where}/stamps/${number}.${name// /_}" \
+        --log "${where}/logs/${number}.${name// /_}.log" --inputs ${inputs} --outputs ${outputs} -- "$@"
+}
+
+sets_of() { for pair in "$@"; do echo "${pair%%:*}"; done | sort -u; }
+
+# shellcheck disable=SC2086
+{
+    test_sets=$(sets_of ${test_evals})
+    sets=$({ echo "${train_set}"; sets_of ${valid_evals} ${test_evals}; } | sort -u)
+}
+[ -n "${model}" ] && sets=${test_sets}
+extra=()
+[ "${skip_bad}" = true ] && extra=(--skip_bad)
+
+if wanted 1; then
+    outputs=; for set in ${sets}; do outputs+=" ${datadir}/${set}/corpus.json"; done
+    run 1 "data ${corpus}" "${datadir}" "local/data.sh" "${outputs}" \
+        ${data_cmd[@]+"${data_cmd[@]}"} local/data.sh --datadir "${datadir}" --data_args "${data_args}"
+fi
+
+if wanted 2 || wanted 3; then
+    for set in ${sets}; do
+        run 2 "format ${set}" "${dumpdir}/${set}" "${datadir}/${set}" "${dumpdir}/${set}/manifest.jsonl" \
+            ${data_cmd[@]+"${data_cmd[@]}"} speechcwcl format "${datadir}/${set}" \
+            "${dumpdir}/${set}/manifest.jsonl" --nj "${nj}" \
+            --min_duration "${min_duration}" --max_duration "${max_duration}" ${extra[@]+"${extra[@]}"}
+    done
+fi
+
+manifests=; for set in ${sets}; do manifests+=" ${dumpdir}/${set}/manifest.jsonl"; done
+test_manifests=; for set in ${test_sets}; do test_manifests+=" ${dumpdir}/${set}/manifest.jsonl"; done
+
+launch=(speechcwcl)
+[ "${ngpu}" -gt 1 ] && launch=(torchrun --standalone --nproc_per_node "${ngpu}" -m speechcwcl.cli.main)
+device=(--device cpu)
+[ "${ngpu}" -gt 0 ] && device=(--device cuda:0)
+train_device=("${device[@]}")
+[ "${ngpu}" -gt 1 ] && train_device=()
+
+runs=
+for config in ${train_config}; do
+    name=$(basename "${config%.yaml}")${tag}
+    exp=${expdir}/${name}
+    runs+=" ${exp}"
+    model_dir=${model:-${exp}/model}
+    configs=$(echo "$(dirname "${config}")"/*.yaml)
+
+    if wanted 4 && [ -z "${model}" ]; then
+        # shellcheck disable=SC2086
+        run 4 "embed text" "${exp}" "${config} ${manifests}" "${dumpdir}/text" \
+            ${embed_cmd[@]+"${embed_cmd[@]}"} speechcwcl embed-text ${manifests} --config "${config}" \
+            --store "${dumpdir}/text"
+    fi
+    if wanted 5 && [ -z "${model}" ]; then
+        # shellcheck disable=SC2086
+        run 5 "train" "${exp}" "${configs} ${manifests}" "${exp}/hparams.json ${exp}/checkpoints" \
+            ${train_cmd[@]+"${train_cmd[@]}"} "${launch[@]}" train "${config}" \
+            --train "${dumpdir}/${train_set}/manifest.jsonl" --valid ${valid_evals} \
+            --expdir "${exp}" --dumpdir "${dumpdir}" ${train_device[@]+"${train_device[@]}"} ${train_args}
+    fi
+    if wanted 6 && [ -z "${model}" ]; then
+        run 6 "average" "${exp}" "${exp}/hparams.json ${exp}/metrics.jsonl" "${exp}/model/config.json" \
+            speechcwcl average "${exp}" --best "${average}"
+    fi
+    if wanted 7; then
+        # shellcheck disable=SC2086
+        run 7 "embed speech" "${exp}" "${model_dir} ${test_manifests}" "${exp}/eval" \
+            ${embed_cmd[@]+"${embed_cmd[@]}"} speechcwcl embed-speech "${exp}" --sets ${test_sets} \
+            --dumpdir "${dumpdir}" --model "${model_dir}" "${device[@]}"
+    fi
+    if wanted 8; then
+        embedded=; for set in ${test_sets}; do embedded+=" ${exp}/eval/${set}/speech.npy"; done
+        # shellcheck disable=SC2086
+        run 8 "score" "${exp}" "${embedded} ${test_manifests}" "${exp}/eval" \
+            speechcwcl evaluate "${exp}" --evals ${test_evals} --dumpdir "${dumpdir}" --model "${model_dir}"
+    fi
+done
+
+if wanted 9; then
+    # always made anew: it takes seconds and ends with the table that people want to see
+    # shellcheck disable=SC2086
+    speechcwcl report ${runs} --out "${expdir}" --dumpdir "${dumpdir}" --title "${title:-${corpus}}"
+fi
+if wanted 10; then
+    # shellcheck disable=SC2086
+    set -- ${runs}
+    run 10 "pack" "$1" "${model:-$1/model} ${expdir}/RESULTS.md" "$1/packed/config.json" \
+        speechcwcl pack "$1" --model "${model:-$1/model}" --results "${expdir}/RESULTS.md"
+fi
+if wanted 11 && [ "${skip_upload}" != true ]; then
+    # shellcheck disable=SC2086
+    set -- ${runs}
+    speechcwcl pack "$1" --model "${model:-$1/model}" --results "${expdir}/RESULTS.md" \
+        --push_to_hub "${upload_to}"
+fi

@@ -1,0 +1,60 @@
+"""Package metadata; the only place where versions are pinned."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "speechcwcl/__init__.py").read_text()).group(
+    1
+)
+
+# torchaudio 2.11 is the last release and its binary fits torch 2.11 only: a torch built for another
+# CUDA version makes `import torchaudio`, and with it speechbrain, fail.
+REQUIRES = [
+    "torch>=2.11,<2.12",
+    "torchaudio>=2.11,<2.12",
+    "speechbrain>=1.1.2,<1.2",
+    "transformers>=5.17,<6",
+    "datasets>=5,<6",
+    "soundfile>=0.13.1",
+    "sentencepiece>=0.2",
+    "safetensors>=0.5",
+    "filelock>=3.12",
+    "numpy>=1.26",
+    "scipy>=1.11",
+    "matplotlib>=3.8",
+    "jinja2>=3.1",
+    "tqdm>=4.66",
+    "pyyaml>=6",
+]
+EXTRAS = {
+    "demo": [],
+    "lora": ["peft>=0.17"],
+    "tensorboard": ["tensorboard>=2.15"],
+    "mini": ["onnxruntime>=1.17", "hibari-tts==0.2.1"],  # only to make the mini corpus again
+    "bench": ["open_clip_torch>=2.30", "sentence-transformers>=5"],
+    "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff==0.14.5", "peft>=0.17", "tensorboard>=2.15"],
+}
+
+setup(
+    name="speechcwcl",
+    version=VERSION,
+    description="Align a trainable speech encoder to a frozen text encoder (CWCL), then classify "
+    "speech zero-shot",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["speechcwcl", "speechcwcl.*"]),
+    package_data={"speechcwcl": ["**/*.yaml", "**/*.html", "**/*.css", "**/*.js", "**/*.tsv"]},
+    install_requires=REQUIRES,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["speechcwcl = speechcwcl.cli.main:main"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.10",
+        "Topic :: Multimedia :: Sound/Audio :: Speech",
+    ],
+)

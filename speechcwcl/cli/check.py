@@ -1,0 +1,19 @@
+"""Check data folders: ids, texts, segments and audio; say what is wrong, by file and line."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from speechcwcl.data.datadir import check_datadir
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folders", nargs="+", type=Path, help="data folders")
+    parser.add_argument("--allow_pipe", action="store_true", help="accept commands in wav.scp")
+
+
+def run(args: argparse.Namespace) -> int:
+    for folder in args.folders:
+        print(check_datadir(folder, allow_pipe=args.allow_pipe))
+    return 0

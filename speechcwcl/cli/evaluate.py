@@ -1,0 +1,61 @@
+"""Score speech embeddings: zero-shot under protocols, and speech-text retrieval.
+
+Example:
+    speechcwcl evaluate exp/cwcl --evals test_words:mini_words test_sentences:retrieval
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from speechcwcl.cli.evals import RETRIEVAL, manifest_of, parse_evals, read_protocol
+from speechcwcl.errors import require
+from speechcwcl.evaluation.retrieval import evaluate_retrieval
+from speechcwcl.evaluation.zeroshot import evaluate_zeroshot
+from speechcwcl.files import read_text
+from speechcwcl.models.aligner import Aligner
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("expdir", type=Path, help="experiment folder")
+    parser.add_argument(
+        "--evals",
+        nargs="+",
+        required=True,
+        metavar="SET:PROTOCOL",
+        help="PROTOCOL: a name, a YAML file, or `retrieval`",
+    )
+    parser.add_argument("--dumpdir", type=Path, default=Path("dump"), help="manifests and caches")
+    parser.add_argument("--model", help="a model folder; left out: EXPDIR/model")
+
+
+def run(args: argparse.Namespace) -> int:
+    aligner = Aligner.from_pretrained(args.model or args.expdir / "model")
+    for name, word in parse_evals(args.evals):
+        protocol = read_protocol(word)
+        utterances = list(manifest_of(args.dumpdir, name))
+        folder = args.expdir / "eval" / name
+        require(
+            (folder / "speech.npy").exists(),
+            f"{folder / 'speech.npy'}: no embeddings of this "
+            "set yet; run `speechcwcl embed-speech` (stage 7)",
+        )
+        speech = np.load(folder / "speech.npy", allow_pickle=False)
+        ids = read_text(folder / "ids.txt").split()
+        require(
+            ids == [u.id for u in utterances],
+            f"{folder}: the embeddings are of another manifest; run stage 7 again",
+        )
+        if protocol is None:
+            texts = [u.text for u in utterances]
+            out = evaluate_retrieval(speech, texts, aligner.encode_text, folder / RETRIEVAL)
+            print(f"{name}: speech -> text R@1 {100 * out['speech_to_text']['R@1']:.1f} %")
+        else:
+            out = evaluate_zeroshot(
+                speech, utterances, protocol, aligner.encode_text, folder / protocol.name
+            )
+            print(f"{name}: {protocol.name} top-1 {100 * out['top1']:.1f} %")
+    return 0

@@ -1,0 +1,39 @@
+"""Compile a data folder to ``manifest.jsonl``, the only thing that training and evaluation read.
+
+Durations are probed in ``--nj`` processes; utterances shorter or longer than the limits are left
+out, counted and listed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from speechcwcl.data.manifest import compile_manifest
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("datadir", type=Path, help="data folder")
+    parser.add_argument("out", type=Path, help="the manifest to write")
+    parser.add_argument("--nj", type=int, default=1, help="processes")
+    parser.add_argument("--min_duration", type=float, default=0.1, help="seconds")
+    parser.add_argument("--max_duration", type=float, default=30.0, help="seconds")
+    parser.add_argument(
+        "--skip_bad",
+        action="store_true",
+        help="leave unreadable audio out and list it, instead of stopping",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    summary = compile_manifest(
+        args.datadir,
+        args.out,
+        nj=args.nj,
+        min_duration=args.min_duration,
+        max_duration=args.max_duration,
+        skip_bad=args.skip_bad,
+        bad_list=args.out.with_name("left_out.tsv"),
+    )
+    print(summary)
+    return 0

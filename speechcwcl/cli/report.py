@@ -1,0 +1,22 @@
+"""Write RESULTS.md and report.html from experiment folders, and print the table of results."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from speechcwcl.evaluation.report import build_report, results_table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("expdirs", nargs="+", type=Path, help="experiment folders, side by side")
+    parser.add_argument("--out", type=Path, default=Path("exp"), help="where the two files go")
+    parser.add_argument("--dumpdir", type=Path, default=Path("dump"), help="manifests and caches")
+    parser.add_argument("--title", default="Zero-shot speech classification", help="the heading")
+
+
+def run(args: argparse.Namespace) -> int:
+    build_report(args.expdirs, args.out, dumpdir=args.dumpdir, title=args.title)
+    print(results_table(args.expdirs))
+    print(f"\nreport: {(args.out / 'report.html').resolve()}")
+    return 0

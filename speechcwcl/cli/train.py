@@ -1,0 +1,48 @@
+"""Train the speech side against the frozen text embeddings; go on where it was interrupted.
+
+Any key of the YAML can be overridden: ``--lr 1e-4 --loss clip``.
+
+Example:
+    speechcwcl train conf/cwcl.yaml --train dump/train/manifest.jsonl \\
+        --valid valid_words:mini_words_valid --expdir exp/cwcl
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from speechcwcl.cli.evals import make_validator, parse_evals
+from speechcwcl.training.config import load_config, parse_overrides
+from speechcwcl.training.run import train
+
+
+TAKES_KEYS = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, help="training YAML")
+    parser.add_argument("--train", type=Path, required=True, help="manifest of the training set")
+    parser.add_argument(
+        "--valid",
+        nargs="+",
+        required=True,
+        metavar="SET:PROTOCOL",
+        help="what chooses the checkpoints; PROTOCOL may be `retrieval`",
+    )
+    parser.add_argument("--expdir", type=Path, required=True, help="experiment folder")
+    parser.add_argument("--dumpdir", type=Path, default=Path("dump"), help="manifests and caches")
+    parser.add_argument("--device", help="cpu, cuda:0, ...; left out: a GPU when there is one")
+
+
+def run(args: argparse.Namespace) -> int:
+    config = load_config(args.config, parse_overrides(args.rest))
+    train(
+        config,
+        args.train,
+        args.expdir,
+        dumpdir=args.dumpdir,
+        validate=make_validator(parse_evals(args.valid), args.dumpdir),
+        device=args.device,
+    )
+    return 0

@@ -1,0 +1,242 @@
+"""The training loop: SpeechBrain's Brain with a contrastive objective across the whole batch."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import speechbrain as sb
+import torch
+from speechbrain.augment.freq_domain import SpectrogramDrop
+from torch import nn
+
+from speechcwcl.files import atomic_write
+from speechcwcl.models.aligner import Aligner
+from speechcwcl.training.cached_gradients import CachedGradients
+from speechcwcl.training.config import TrainConfig
+from speechcwcl.training.dataset import Batch
+from speechcwcl.training.state import RandomState, RunningMeans
+
+
+class SpeechSide(nn.Module):
+    """The trained half as one module with a ``forward``, which is what DDP can wrap."""
+
+    def __init__(self, aligner: Aligner, masks: dict | None = None) -> None:
+        super().__init__()
+        self.aligner = aligner
+        self.masks = nn.ModuleList(feature_masks(masks))
+
+    def forward(self, inputs: torch.Tensor, lengths: torch.Tensor, cached: bool) -> torch.Tensor:
+        """Embed a batch of cached features or waveforms: ``(batch, dim)``, unit-norm."""
+        if not cached:
+            return self.aligner.embed_speech(inputs, lengths)
+        if self.training and len(self.masks):
+            batch, frames, layers, dim = inputs.shape
+            flat = inputs.reshape(batch, frames, layers * dim)
+            for mask in self.masks:
+                flat = mask(flat)
+            inputs = flat.reshape(batch, frames, layers, dim)
+        return self.aligner.embed_features(inputs, lengths)
+
+
+def feature_masks(options: dict | None) -> list[nn.Module]:
+    """SpecAugment-like masks on features, ``{time: {count, width}, dim: {count, width}}``."""
+    axes = {"time": 1, "dim": 2}
+    masks = []
+    for axis, spec in (options or {}).items():
+        width = int(spec.get("width", 5))
+        masks.append(
+            SpectrogramDrop(
+                drop_length_low=1,
+                drop_length_high=max(2, width + 1),
+                drop_count_low=0,
+                drop_count_high=int(spec.get("count", 1)),
+                replace="zeros",
+                dim=axes[axis],
+            )
+        )
+    return masks
+
+
+class AlignBrain(sb.Brain):
+    """Aligns the speech side to frozen text embeddings.
+
+    Args:
+        aligner: the model; its speech side is trained.
+        objective: the loss (:func:`speechcwcl.losses.build_loss`).
+        texts: ``(unique, dim)`` unit-norm frozen embeddings of the unique training texts.
+        config: the training configuration.
+        expdir: where ``metrics.jsonl`` is written.
+        steps_per_epoch: optimizer steps of one epoch, for the learning-rate schedule.
+        validate: called at the end of an epoch with the aligner; returns named scores, of which
+            ``score`` (higher is better) chooses the checkpoints to keep.
+        bank: text bank of the objective, or None.
+    """
+
+    def __init__(
+        self,
+        aligner: Aligner,
+        objective: nn.Module,
+        texts: torch.Tensor,
+        *,
+        config: TrainConfig,
+        expdir: Path,
+        steps_per_epoch: int,
+        validate: Callable[[Aligner], dict[str, float]],
+        bank: Any = None,
+        run_opts: dict[str, Any] | None = None,
+        checkpointer: Any = None,
+    ) -> None:
+        modules = {"speech": SpeechSide(aligner, config.feature_mask), "objective": objective}
+        super().__init__(modules=modules, run_opts=run_opts, checkpointer=checkpointer)
+        self.aligner, self.config, self.expdir = aligner, config, Path(expdir)
+        self.texts, self.bank = texts.to(self.device), bank
+        self.total_steps = max(1, steps_per_epoch * config.epochs)
+        self.validate = validate
+        self.means = RunningMeans()
+        self.started = time.monotonic()
+        self.cached_gradients = (
+            CachedGradients(chunk_size=config.grad_cache_chunk) if config.grad_cache_chunk else None
+        )
+        if checkpointer is not None:
+            checkpointer.add_recoverables(
+                {"speech": self.modules["speech"], "objective": self.modules["objective"]}
+            )
+            checkpointer.add_recoverables({"random": RandomState(), "means": self.means})
+
+    # ---- one step
+    def compute_forward(self, batch: Batch, stage: sb.Stage) -> torch.Tensor:
+        """``(batch, dim)`` unit-norm speech embeddings."""
+        batch = batch.to(self.device)
+        return self.modules["speech"](batch.inputs, batch.lengths, batch.cached)
+
+    def compute_objectives(
+        self, predictions: torch.Tensor, batch: Batch, stage: sb.Stage
+    ) -> torch.Tensor:
+        """The total loss over the batches of all ranks; its parts go to the running means."""
+        rows = batch.rows.to(self.device)
+        out = self.modules["objective"](
+            predictions.float(), self.texts[rows], text_ids=rows, bank=self.bank
+        )
+        if stage == sb.Stage.TRAIN:
+            values = {"loss": out.total.item()}
+            values |= {name: term.item() for name, term in out.terms.items()}
+            self.means.add(values | out.diagnostics)
+        return out.total
+
+    def fit_batch(self, batch: Batch) -> torch.Tensor:
+        """One step; with cached gradients when the configuration asks for them."""
+        if self.cached_gradients is not None:
+            return self.cached_gradients.fit_batch(self, batch)
+        return super().fit_batch(batch)
+
+    def on_fit_batch_start(self, batch: Batch, should_step: bool) -> None:
+        """Set the learning rate from the number of steps made: nothing to save, nothing to lose."""
+        factor = lr_factor(
+            self.optimizer_step, self.total_steps, self.config.warmup, self.config.schedule
+        )
+        for optimizer in self.optimizers_dict.values():
+            for group in optimizer.param_groups:
+                group["lr"] = group["base_lr"] * factor
+
+    def init_optimizers(self) -> None:
+        """AdamW; one optimizer for each of (head, speech encoder) x (decayed, not decayed).
+
+        SpeechBrain clips the gradient of the first parameter group of an optimizer only, so every
+        group gets an optimizer of its own.
+        """
+        config = self.config
+        encoder = {id(p) for p in self.aligner.speech_encoder.parameters()}
+        parts: dict[str, list[nn.Parameter]] = {}
+        for parameter in self.modules.parameters():
+            if parameter.requires_grad:
+                part = "encoder" if id(parameter) in encoder else "head"
+                decay = "decay" if parameter.ndim >= 2 else "plain"
+                parts.setdefault(f"{part}_{decay}", []).append(parameter)
+        self.optimizers_dict = {}
+        for name, parameters in parts.items():
+            lr = config.lr
+            if name.startswith("encoder") and config.encoder_lr is not None:
+                lr = config.encoder_lr
+            decay = config.weight_decay if name.endswith("_decay") else 0.0
+            group = {"params": parameters, "lr": lr, "base_lr": lr}
+            self.optimizers_dict[name] = torch.optim.AdamW(
+                [group], lr=lr, betas=tuple(config.betas), weight_decay=decay
+            )
+        if self.checkpointer is not None:
+            self.checkpointer.add_recoverables(
+                {f"optimizer_{name}": opt for name, opt in self.optimizers_dict.items()}
+            )
+
+    # ---- epochs
+    def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
+        """Tell the training set the epoch, which chooses copies and augmentation."""
+        if stage == sb.Stage.TRAIN:
+            self.started = time.monotonic()
+            self.train_dataset.epoch = epoch
+
+    def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
+        """After an epoch: validate, log, save the checkpoint."""
+        if stage != sb.Stage.TRAIN:
+            return
+        train = self.means.take()
+        seconds = time.monotonic() - self.started
+        self.modules.eval()
+        valid = self.validate(self.aligner)
+        if sb.utils.distributed.if_main_process():
+            line = {
+                "epoch": epoch,
+                "step": self.optimizer_step,
+                "lr": next(iter(self.optimizers_dict.values())).param_groups[0]["lr"],
+                "seconds": round(seconds, 2),
+                "train": {k: round(v, 6) for k, v in train.items()},
+                "valid": {k: round(v, 6) for k, v in valid.items()},
+            }
+            append_metrics(self.expdir / "metrics.jsonl", line)
+            shown = "  ".join(
+                f"{k} {v:.3f}" for k, v in (train | valid).items() if k in SHOWN(valid)
+            )
+            print(f"epoch {epoch}: {shown}  ({seconds:.1f} s)", flush=True)
+        if self.checkpointer is not None:
+            # The step counters must read as after the epoch, or a resumed run would skip batches.
+            self.step, self.avg_train_loss = 0, 0.0
+            self.checkpointer.save_and_keep_only(
+                meta={"score": valid["score"], "epoch": epoch},
+                max_keys=["score"],
+                num_to_keep=self.config.keep_checkpoints,
+                verbosity=10,
+            )
+
+
+def SHOWN(valid: dict[str, float]) -> set[str]:  # noqa: N802
+    """The names that the one line an epoch shows."""
+    return {"loss", "cwcl", "cl", "clip", "cosine", "accuracy"} | set(valid)
+
+
+def lr_factor(step: int, total: int, warmup: float, schedule: str) -> float:
+    """Linear warm-up over ``warmup * total`` steps, then cosine, linear or constant."""
+    ramp = max(1, round(warmup * total))
+    if step < ramp:
+        return (step + 1) / ramp
+    done = min(1.0, (step - ramp) / max(1, total - ramp))
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    return 1 - done if schedule == "linear" else 1.0
+
+
+def append_metrics(path: Path, line: dict[str, Any]) -> None:
+    """Put one epoch's numbers into metrics.jsonl, in place of those of the same or later epochs.
+
+    A run that was killed after writing the line but before its checkpoint comes here twice.
+    """
+    kept = []
+    if path.exists():
+        for text in path.read_text(encoding="utf-8").splitlines():
+            if text.strip() and json.loads(text)["epoch"] < line["epoch"]:
+                kept.append(text)
+    with atomic_write(path) as stream:
+        stream.write("\n".join([*kept, json.dumps(line)]) + "\n")

@@ -1,0 +1,207 @@
+"""One training run, from manifests and a configuration to checkpoints."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import speechbrain as sb
+import torch
+
+from speechcwcl.data.augment import Augmenter
+from speechcwcl.data.manifest import Manifest
+from speechcwcl.errors import UserError, require
+from speechcwcl.files import write_json
+from speechcwcl.losses import TextBank, build_loss
+from speechcwcl.models.aligner import Aligner
+from speechcwcl.models.embed import feature_cache
+from speechcwcl.models.text import TextStore
+from speechcwcl.training.brain import AlignBrain
+from speechcwcl.training.config import TrainConfig
+from speechcwcl.training.dataset import AlignmentSet, batch_sampler
+from speechcwcl.training.state import WholeCheckpointer
+
+Validate = Callable[[Aligner], dict[str, float]]
+
+
+def build_aligner(config: TrainConfig) -> Aligner:
+    """The model that a configuration describes, untrained, seeded by ``config.seed``."""
+    torch.manual_seed(config.seed)
+    return Aligner.build(
+        config.speech_encoder,
+        config.text_encoder,
+        text_pooling=config.text_pooling,
+        pooling=config.pooling,
+        pooling_options=config.pooling_options,
+        projection=config.projection,
+        freeze=config.freeze,
+        layers=config.layers,
+        frame_stride=config.frame_stride,
+        gradient_checkpointing=config.gradient_checkpointing,
+        lora=config.lora,
+        **config.encoder_options,
+    )
+
+
+def training_texts(
+    aligner: Aligner, manifest: Manifest, store_folder: Path, center: bool
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Embeddings of the unique transcripts, and each utterance's row in them.
+
+    The text tower is loaded only when the store lacks a text, and let go afterwards.
+
+    Returns:
+        ``(unique, dim)`` unit-norm float32, and ``(len(manifest),)`` int64 rows.
+    """
+    texts = []
+    for utterance in manifest:
+        require(bool(utterance.text), f"utterance {utterance.id!r} has no text; training needs one")
+        texts.append(utterance.text)
+    unique = sorted(set(texts))
+    row_of = {text: row for row, text in enumerate(unique)}
+    store = TextStore.open(store_folder, aligner.text_hash)
+    if store.missing(unique):
+        store.add(unique, aligner.text_encoder, progress=True)
+    raw = torch.from_numpy(store.lookup(unique))
+    if center:
+        aligner.set_text_mean(raw.mean(dim=0))
+    return aligner.transform_text(raw), np.array([row_of[text] for text in texts], dtype=np.int64)
+
+
+def train(
+    config: TrainConfig,
+    train_manifest: Path,
+    expdir: Path,
+    *,
+    dumpdir: Path,
+    validate: Callable[[Aligner], Validate],
+    device: str | None = None,
+) -> AlignBrain:
+    """Train, or go on with a run that was interrupted.
+
+    Args:
+        config: what to train and how.
+        train_manifest: ``dump/<set>/manifest.jsonl`` of the training set.
+        expdir: the experiment folder; checkpoints go to ``expdir/checkpoints``.
+        dumpdir: the text store and the feature caches live here.
+        validate: given the aligner, makes the function that scores it after each epoch.
+        device: ``cpu``, ``cuda:0``, ...; None lets SpeechBrain choose.
+
+    Raises:
+        UserError: anything in the configuration or the data that the user can put right.
+    """
+    if "RANK" in os.environ:
+        sb.utils.distributed.ddp_init_group({"distributed_backend": _backend()})
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    aligner = build_aligner(config)
+    manifest = Manifest(train_manifest)
+    texts, rows = training_texts(aligner, manifest, dumpdir / "text", config.center_text)
+    dataset = build_dataset(config, aligner, manifest, rows, dumpdir / train_manifest.parent.name)
+    sampler = batch_sampler(
+        dataset,
+        batch_size=config.batch_size,
+        max_batch_length=config.max_batch_length,
+        num_buckets=config.num_buckets,
+        seed=config.seed,
+    )
+    objective = build_loss(config.loss, **config.loss_options)
+    bank = TextBank(texts) if config.text_bank else None
+    run_opts: dict[str, Any] = {
+        "precision": config.precision,
+        "max_grad_norm": config.max_grad_norm,
+        "grad_accumulation_factor": config.grad_accumulation,
+        "ckpt_interval_steps": config.ckpt_interval_steps,
+        "ckpt_interval_minutes": 0,
+    }
+    if device:
+        run_opts["device"] = device
+    counter = sb.utils.epoch_loop.EpochCounter(limit=config.epochs)
+    checkpointer = WholeCheckpointer(expdir / "checkpoints", recoverables={"counter": counter})
+    brain = AlignBrain(
+        aligner,
+        objective,
+        texts,
+        config=config,
+        expdir=expdir,
+        steps_per_epoch=math.ceil(len(sampler) / config.grad_accumulation),
+        validate=validate(aligner),
+        bank=bank,
+        run_opts=run_opts,
+        checkpointer=checkpointer,
+    )
+    brain.train_dataset = dataset
+    loader = brain.make_dataloader(
+        dataset,
+        sb.Stage.TRAIN,
+        batch_sampler=sampler,
+        collate_fn=dataset.collate,
+        num_workers=config.num_workers,
+        # its own generator: else making an iterator would draw from the global one, and a resumed
+        # run, which makes one more, would go another way
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+    if brain.train_sampler is None:
+        brain.train_sampler = sampler  # for set_epoch: without it every epoch has the same batches
+    if sb.utils.distributed.if_main_process():
+        write_run_files(config, expdir)
+    torch.manual_seed(config.seed)
+    brain.fit(counter, loader)
+    return brain
+
+
+def build_dataset(
+    config: TrainConfig, aligner: Aligner, manifest: Manifest, rows: np.ndarray, folder: Path
+) -> AlignmentSet:
+    """The training set; the frozen part of the encoder is computed once when there is one."""
+    augment = Augmenter(config.augment, seed=config.seed) if config.augment else None
+    copies = config.augment_copies if augment else 0
+    cache = None
+    if aligner.speech_encoder.cacheable:
+        cache = feature_cache(
+            aligner.speech_encoder,
+            manifest,
+            folder,
+            copies=copies,
+            augment=augment,
+        )
+    elif config.augment_copies:
+        raise UserError(
+            "augment_copies: needs a frozen part (freeze: all or N); with freeze: none "
+            "every epoch is augmented anew, so set it to 0"
+        )
+    return AlignmentSet(manifest, rows, cache, copies, augment, seed=config.seed)
+
+
+def _backend() -> str:
+    return "nccl" if torch.cuda.is_available() else "gloo"
+
+
+def write_run_files(config: TrainConfig, expdir: Path) -> None:
+    """``hparams.json`` and ``env.json``: enough to run it again."""
+    write_json(expdir / "hparams.json", config.as_dict())
+    import speechbrain
+    import torchaudio
+    import transformers
+
+    import speechcwcl
+
+    write_json(
+        expdir / "env.json",
+        {
+            "python": platform.python_version(),
+            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
+            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "versions": {
+                module.__name__: module.__version__
+                for module in (speechcwcl, torch, torchaudio, speechbrain, transformers)
+            },
+        },
+    )

@@ -1,0 +1,128 @@
+"""What a resumed run needs beyond weights and optimizer: whole checkpoints, and random states."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from speechbrain.utils.checkpoints import (
+    METAFNAME,
+    Checkpointer,
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
+
+from speechcwcl.errors import UserError
+
+
+class WholeCheckpointer(Checkpointer):
+    """SpeechBrain's Checkpointer, safe against a kill at any moment.
+
+    SpeechBrain writes the meta file, which makes a folder a checkpoint, before the weights, so a
+    process killed between the two leaves half a checkpoint that the next run would load. Here the
+    meta file gets its name last, and folders without one are swept away at the start.
+    """
+
+    def __init__(self, checkpoints_dir: str | Path, **options: Any) -> None:
+        super().__init__(str(checkpoints_dir), **options)
+        for folder in Path(checkpoints_dir).glob("CKPT+*"):
+            if not (folder / METAFNAME).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _save_checkpoint_metafile(
+        self, fpath: Path, meta_to_include: dict | None = None, end_of_epoch: bool = True
+    ) -> dict:
+        partial = Path(fpath).with_suffix(".partial")
+        return super()._save_checkpoint_metafile(partial, meta_to_include or {}, end_of_epoch)
+
+    def save_checkpoint(self, *args: Any, **options: Any) -> Any:
+        """Save as SpeechBrain does; the checkpoint counts only when all of it is written.
+
+        Raises:
+            UserError: the disk is full or the folder is read-only.
+        """
+        try:
+            saved = super().save_checkpoint(*args, **options)
+            if saved is not None:
+                meta = Path(saved.path) / METAFNAME
+                meta.with_suffix(".partial").replace(meta)
+            return saved
+        except (OSError, RuntimeError) as error:
+            text = str(error)
+            if isinstance(error, OSError) or "writ" in text or "iostream" in text:
+                raise UserError(
+                    f"{self.checkpoints_dir}: cannot write a checkpoint: {text.splitlines()[0]}; "
+                    "free some space, then run the same command again: it goes on from the last one"
+                ) from error
+            raise
+
+
+@register_checkpoint_hooks
+class RandomState:
+    """The states of all random generators, so that a resumed run draws what it would have drawn."""
+
+    @mark_as_saver
+    def save(self, path: str | Path) -> None:
+        """Write the states of Python, NumPy and torch (CPU and every GPU)."""
+        name, keys, position, has_gauss, cached = np.random.get_state()
+        state = {
+            "python": random.getstate(),
+            "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+        torch.save(state, path)
+
+    @mark_as_loader
+    def load(self, path: str | Path, end_of_epoch: bool) -> None:
+        """Put the states back."""
+        del end_of_epoch
+        state = torch.load(path, weights_only=True)
+        random.setstate(_as_tuples(state["python"]))
+        name, keys, position, has_gauss, cached = state["numpy"]
+        np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+        torch.set_rng_state(state["torch"])
+        if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
+            torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(_as_tuples(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+
+@register_checkpoint_hooks
+class RunningMeans:
+    """Means of named numbers over the steps of an epoch; kept in checkpoints within an epoch."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.count = 0
+
+    def add(self, values: dict[str, float]) -> None:
+        """Count one step's values in."""
+        self.count += 1
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+
+    def take(self) -> dict[str, float]:
+        """The means so far, and start anew."""
+        means = {name: total / self.count for name, total in self.sums.items()}
+        self.__init__()
+        return means
+
+    @mark_as_saver
+    def save(self, path: str | Path) -> None:
+        """Write sums and count."""
+        torch.save({"sums": self.sums, "count": self.count}, path)
+
+    @mark_as_loader
+    def load(self, path: str | Path, end_of_epoch: bool) -> None:
+        """Read them back; a finished epoch leaves nothing to go on with."""
+        if not end_of_epoch:
+            state = torch.load(path, weights_only=True)
+            self.sums, self.count = state["sums"], state["count"]
