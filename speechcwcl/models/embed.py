@@ -1,0 +1,127 @@
+"""Embedding whole manifests: through the cache of frozen features when there is a frozen part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from speechcwcl.data.audio import load_audio
+from speechcwcl.data.augment import Augmenter
+from speechcwcl.data.features import FeatureCache
+from speechcwcl.data.manifest import Manifest
+from speechcwcl.files import sha256_json
+from speechcwcl.models.aligner import Aligner
+from speechcwcl.models.speech import SpeechEncoder
+
+# Seconds of padded speech in one forward pass: large enough for speed, small enough for any memory.
+BATCH_SECONDS = 60.0
+
+
+def feature_cache(
+    encoder: SpeechEncoder,
+    manifest: Manifest,
+    folder: str | Path,
+    *,
+    copies: int = 0,
+    augment: Augmenter | None = None,
+) -> FeatureCache:
+    """Open the cache of an encoder's frozen features of a manifest; compute what is missing.
+
+    Args:
+        encoder: its part below the cut is what is cached.
+        manifest: the utterances.
+        folder: holds caches of any number of keys (encoder, cut, manifest, augmentation).
+        copies: augmented copies beside the clean one (copy 0).
+        augment: makes the copies; needed when there are any.
+    """
+    changed = augment.hash if copies and augment else None
+    key = sha256_json([encoder.cache_key, manifest.hash, changed])
+
+    def extract(utterances: list[Any], copy: int) -> list[np.ndarray]:
+        wavs = [load_audio(u.audio, u.start, u.end) for u in utterances]
+        if copy:
+            wavs = [augment(wav, u.id, copy) for wav, u in zip(wavs, utterances, strict=True)]
+        wav, lengths = pad_waves(wavs)
+        feats, frames = encoder.frozen_features(wav.to(encoder.device), lengths.to(encoder.device))
+        feats = feats.cpu().numpy()
+        return [feats[i, : int(n)] for i, n in enumerate(frames)]
+
+    return FeatureCache.build(
+        Path(folder) / "feats",
+        manifest,
+        extract,
+        key,
+        batch_seconds=BATCH_SECONDS,
+        copies=copies + 1,
+    )
+
+
+def pad_waves(wavs: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    """``(batch, samples)`` zero-padded waveforms and ``(batch,)`` lengths in samples."""
+    lengths = torch.tensor([len(wav) for wav in wavs])
+    padded = torch.zeros(len(wavs), int(lengths.max()))
+    for row, wav in enumerate(wavs):
+        padded[row, : len(wav)] = torch.as_tensor(wav)
+    return padded, lengths
+
+
+@torch.no_grad()
+def embed_manifest(
+    aligner: Aligner,
+    manifest: Manifest,
+    cache: FeatureCache | None = None,
+    *,
+    batch_seconds: float = 8 * BATCH_SECONDS,
+    progress: str | None = None,
+) -> np.ndarray:
+    """Embed every utterance of a manifest, in its order.
+
+    Args:
+        aligner: the model.
+        manifest: the utterances.
+        cache: frozen features of this manifest, or None to go from the waveforms.
+        batch_seconds: padded seconds in one pass; it does not change the result.
+        progress: what the progress bar says; None = no bar.
+
+    Returns:
+        ``(len(manifest), dim)`` unit-norm float32.
+    """
+    was_training = aligner.training
+    aligner.eval()
+    if cache is None:
+        batch_seconds = min(batch_seconds, BATCH_SECONDS)
+    durations = np.asarray(manifest.durations)
+    out = np.zeros((len(manifest), aligner.dim), dtype=np.float32)
+    bar = tqdm(total=len(manifest), desc=progress, disable=progress is None, dynamic_ncols=True)
+    for rows in length_batches(durations, batch_seconds):
+        if cache is not None:
+            feats = [torch.from_numpy(np.array(cache.get(i), dtype=np.float32)) for i in rows]
+            frames = torch.tensor([len(f) for f in feats])
+            padded = torch.nn.utils.rnn.pad_sequence(feats, batch_first=True)
+            found = aligner.embed_features(padded.to(aligner.device), frames.to(aligner.device))
+        else:
+            items = [manifest[i] for i in rows]
+            wav, lengths = pad_waves([load_audio(u.audio, u.start, u.end) for u in items])
+            found = aligner.embed_speech(wav.to(aligner.device), lengths.to(aligner.device))
+        out[rows] = found.float().cpu().numpy()
+        bar.update(len(rows))
+    bar.close()
+    aligner.train(was_training)
+    return out
+
+
+def length_batches(durations: np.ndarray, batch_seconds: float) -> list[list[int]]:
+    """Group utterances of like length; each group's padded length stays under ``batch_seconds``."""
+    order = np.argsort(durations, kind="stable")
+    batches: list[list[int]] = []
+    current: list[int] = []
+    for index in order:
+        if current and durations[index] * (len(current) + 1) > batch_seconds:
+            batches.append(current)
+            current = []
+        current.append(int(index))
+    return [*batches, current] if current else batches

@@ -1,0 +1,66 @@
+"""What all tests share: tiny towers built from a config, real recordings where there are any."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def repository():
+    """The top of this repository."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of real recordings and annotations; the test is skipped where it is absent."""
+    folder = Path(os.environ.get("SPEECHCWCL_REAL_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; set SPEECHCWCL_REAL_DATA to run this")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_speech(tmp_path_factory):
+    """A Whisper of two narrow layers, saved as transformers saves it."""
+    from transformers import WhisperConfig, WhisperModel
+
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        d_model=32, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=64,
+        decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=64, vocab_size=64,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("tiny_speech")
+    WhisperModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_text(tmp_path_factory):
+    """A BERT of one narrow layer that reads letters."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    letters = "abcdefghijklmnopqrstuvwxyz'"
+    tokens = ["[PAD]", "[UNK]", *letters, *("##" + c for c in letters)]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    folder = tmp_path_factory.mktemp("tiny_text")
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", model_max_length=64
+    ).save_pretrained(folder)
+    config = BertConfig(
+        hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48,
+        vocab_size=len(tokens), max_position_embeddings=64,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(folder)
+    return folder

@@ -1,0 +1,207 @@
+"""Training: it learns, it goes on where it was killed, and nothing half-written counts."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from speechcwcl.cli.main import main
+from speechcwcl.corpora import get_corpus
+from speechcwcl.data.manifest import compile_manifest
+from speechcwcl.errors import UserError
+from speechcwcl.models.aligner import Aligner
+from speechcwcl.training.brain import append_metrics, lr_factor
+from speechcwcl.training.state import RunningMeans, WholeCheckpointer
+
+SETS = ("train", "valid_words", "valid_sentences")
+VALID = ["valid_words:mini_words_valid", "valid_sentences:retrieval"]
+
+
+@pytest.fixture(scope="module")
+def dump(tmp_path_factory):
+    """Manifests of the fake mini corpus."""
+    root = tmp_path_factory.mktemp("mini")
+    corpus = get_corpus("mini")
+    for folder in corpus.prepare(corpus.fake(root / "fake"), root / "data", SETS):
+        compile_manifest(folder, root / "dump" / folder.name / "manifest.jsonl")
+    return root / "dump"
+
+
+@pytest.fixture
+def config(tmp_path, tiny_speech, tiny_text):
+    """A YAML for the tiny towers; returns a function that writes it with some keys changed."""
+
+    def write(**changes):
+        values = {
+            "speech_encoder": str(tiny_speech), "text_encoder": str(tiny_text), "freeze": "all",
+            "frame_stride": 2, "batch_size": 4, "epochs": 3, "threads": 1,
+            "projection": {"hidden": [16], "dropout": 0.2}, "feature_mask": {"time": {"count": 2}},
+        }  # fmt: skip
+        path = tmp_path / "train.yaml"
+        path.write_text(yaml.safe_dump(values | changes), encoding="utf-8")
+        return path
+
+    return write
+
+
+def words(config, dump, expdir):
+    return [
+        "train", str(config), "--train", str(dump / "train/manifest.jsonl"), "--valid", *VALID,
+        "--dumpdir", str(dump), "--expdir", str(expdir), "--device", "cpu",
+    ]  # fmt: skip
+
+
+def weights(expdir):
+    assert main(["average", str(expdir), "--best", "1"]) == 0
+    return Aligner.from_pretrained(expdir / "model").state_dict()
+
+
+def latest(expdir):
+    """Weights of the last epoch's checkpoint."""
+    found = WholeCheckpointer(expdir / "checkpoints").find_checkpoint()
+    return torch.load(found.paramfiles["speech"], weights_only=True), found.meta["epoch"]
+
+
+def embeddings(expdir, wav, lengths):
+    assert main(["average", str(expdir), "--best", "1"]) == 0
+    with torch.no_grad():
+        return Aligner.from_pretrained(expdir / "model").embed_speech(wav, lengths)
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+@pytest.mark.parametrize("changes", [{}, {"freeze": 1}, {"freeze": "none", "feature_mask": None}])
+def test_the_loss_falls_whatever_is_frozen(config, dump, tmp_path, changes):
+    expdir = tmp_path / "exp"
+    settings = {"epochs": 10, "lr": 1e-2, "batch_size": 16, "projection": {"hidden": [32]}}
+    assert main(words(config(**settings | changes), dump, expdir)) == 0
+    lines = [json.loads(line) for line in (expdir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(1, 11))
+    assert lines[-1]["train"]["loss"] < 0.95 * lines[0]["train"]["loss"]
+    assert {"cwcl", "cl"} <= set(lines[0]["train"])
+    assert lines[0]["valid"].keys() == {"score", *VALID}
+
+
+def test_a_fully_trained_encoder_moves_and_a_frozen_one_does_not(config, dump, tmp_path):
+    before = Aligner.build(
+        yaml.safe_load(config().read_text())["speech_encoder"],
+        yaml.safe_load(config().read_text())["text_encoder"],
+    ).state_dict()
+    for freeze, moves in (("all", False), ("none", True)):
+        changes = {"freeze": freeze, "feature_mask": None, "epochs": 1}
+        assert main(words(config(**changes), dump, tmp_path / freeze)) == 0
+        after, _ = latest(tmp_path / freeze)
+        name = "speech_encoder.model.layers.1.fc1.weight"
+        moved = not torch.equal(before[name], after[f"aligner.{name}"])
+        assert moved == moves
+
+
+def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(config, dump, tmp_path):
+    path = config(ckpt_interval_steps=1, augment_copies=1, augment={"noise": {"prob": 1.0}})
+    assert main(words(path, dump, tmp_path / "whole")) == 0
+    expected, _ = latest(tmp_path / "whole")
+
+    killed = tmp_path / "killed"
+    command = [sys.executable, "-m", "speechcwcl.cli.main", *words(path, dump, killed)]
+    kills = 0
+    for _ in range(2):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        kills += kill_after_a_new_checkpoint(process, killed / "checkpoints")
+    assert kills > 0
+    assert main(words(path, dump, killed)) == 0
+    found, epoch = latest(killed)
+    assert epoch == 3
+    assert same(found, expected)
+    assert len((killed / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def kill_after_a_new_checkpoint(process, folder):
+    """kill -9 as soon as there is one checkpoint more than now; 0 if the run ended before."""
+    before = set(folder.glob("*/CKPT.yaml")) if folder.exists() else set()
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if folder.exists() and set(folder.glob("*/CKPT.yaml")) - before:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            return 1
+        time.sleep(0.002)
+    process.wait()
+    return 0
+
+
+def test_cached_gradients_give_the_same_run(config, dump, tmp_path):
+    plain = {"projection": {"hidden": [16], "dropout": 0.0}, "feature_mask": None, "batch_size": 8}
+    assert main(words(config(**plain), dump, tmp_path / "a")) == 0
+    assert main(words(config(**plain, grad_cache_chunk=3), dump, tmp_path / "b")) == 0
+    wav, lengths = torch.randn(3, 16000), torch.tensor([16000, 9000, 5000])
+    # Outputs, not weights: Adam blows the rounding of gradients that are zero (the bias of the
+    # attention scores) up to whole steps.
+    first, second = (embeddings(tmp_path / name, wav, lengths) for name in "ab")
+    assert torch.allclose(first, second, atol=1e-4)
+
+
+def test_a_text_bank_is_one_line(config, dump, tmp_path):
+    assert main(words(config(text_bank=True, epochs=1), dump, tmp_path / "exp")) == 0
+    assert weights(tmp_path / "exp")
+
+
+def test_half_a_checkpoint_is_swept_away(tmp_path):
+    broken = tmp_path / "CKPT+2026-01-01+00-00-00+00"
+    broken.mkdir()
+    (broken / "speech.ckpt").write_bytes(b"half")
+    assert WholeCheckpointer(tmp_path).find_checkpoint() is None
+    assert not broken.exists()
+
+
+def test_a_full_disk_while_saving_is_one_clear_line(tmp_path, monkeypatch):
+    model = torch.nn.Linear(2, 2)
+    checkpointer = WholeCheckpointer(tmp_path, recoverables={"model": model})
+
+    def full(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match="cannot write a checkpoint: .*No space left"):
+        checkpointer.save_checkpoint()
+    assert WholeCheckpointer(tmp_path).find_checkpoint() is None
+
+
+def test_average_without_a_training_says_so(tmp_path, capsys):
+    assert main(["average", str(tmp_path)]) == 2
+    assert "no checkpoint of a finished epoch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("schedule", "last"), [("constant", 1.0), ("linear", 0.0), ("cosine", 0.0)]
+)
+def test_the_learning_rate_warms_up_and_comes_down(schedule, last):
+    factors = [lr_factor(step, 100, 0.1, schedule) for step in range(101)]
+    assert factors[0] == pytest.approx(0.1) and factors[9] == pytest.approx(1.0)
+    assert factors[-1] == pytest.approx(last, abs=1e-6)
+
+
+def test_metrics_of_a_repeated_epoch_are_replaced(tmp_path):
+    for epoch in (1, 2, 3, 2):
+        append_metrics(tmp_path / "m.jsonl", {"epoch": epoch, "x": epoch})
+    assert [json.loads(t)["epoch"] for t in Path(tmp_path / "m.jsonl").read_text().split("\n")[:-1]] == [1, 2]  # fmt: skip
+
+
+def test_running_means_travel_within_an_epoch_only(tmp_path):
+    means = RunningMeans()
+    means.add({"loss": 1.0})
+    means.add({"loss": 3.0})
+    means.save(tmp_path / "m")
+    other = RunningMeans()
+    other.load(tmp_path / "m", end_of_epoch=True)
+    assert other.count == 0
+    other.load(tmp_path / "m", end_of_epoch=False)
+    assert other.take() == {"loss": 2.0} and other.count == 0
