@@ -59,9 +59,7 @@ def verb_parser(verb: str) -> tuple[argparse.ArgumentParser, object]:
     return parser, module
 
 
-def parse(
-    parser: argparse.ArgumentParser, module: object, words: list[str]
-) -> argparse.Namespace:
+def parse(parser: argparse.ArgumentParser, module: object, words: list[str]) -> argparse.Namespace:
     """Parse a verb's words. What stands behind ``--`` goes to ``rest``; so do options that the
     parser does not know, for a verb that takes the keys of a YAML as options."""
     cut = words.index("--") if "--" in words else len(words)

@@ -1,8 +1,8 @@
 """Run one stage of a recipe, once.
 
-The command stands behind ``--``. The stamp holds a hash of the command and of its inputs. When it still holds and the outputs exist,
-the stage is skipped and says so; else the command runs, its output goes to the terminal and to the
-log, and the stamp is written only when it succeeded.
+The command stands behind ``--``. The stamp holds a hash of the command and of its inputs. When it
+still holds and the outputs exist, the stage is skipped and says so; else the command runs, its
+output goes to the terminal and to the log, and the stamp is written only when it succeeded.
 
 Example:
     speechcwcl stage --name "stage 2: format train" --stamp exp/a/stamps/2.train \\

@@ -16,7 +16,6 @@ from speechcwcl.cli.evals import make_validator, parse_evals
 from speechcwcl.training.config import load_config, parse_overrides
 from speechcwcl.training.run import train
 
-
 TAKES_KEYS = True
 
 

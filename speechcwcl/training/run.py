@@ -111,31 +111,44 @@ def train(
         num_buckets=config.num_buckets,
         seed=config.seed,
     )
-    objective = build_loss(config.loss, **config.loss_options)
-    bank = TextBank(texts) if config.text_bank else None
-    run_opts: dict[str, Any] = {
+    counter = sb.utils.epoch_loop.EpochCounter(limit=config.epochs)
+    checkpointer = WholeCheckpointer(expdir / "checkpoints", recoverables={"counter": counter})
+    brain = AlignBrain(
+        aligner,
+        build_loss(config.loss, **config.loss_options),
+        texts,
+        config=config,
+        expdir=expdir,
+        steps_per_epoch=math.ceil(len(sampler) / config.grad_accumulation),
+        validate=validate(aligner),
+        bank=TextBank(texts) if config.text_bank else None,
+        run_opts=run_options(config, device),
+        checkpointer=checkpointer,
+    )
+    loader = make_loader(brain, dataset, sampler, config)
+    if sb.utils.distributed.if_main_process():
+        write_run_files(config, expdir)
+    torch.manual_seed(config.seed)
+    brain.fit(counter, loader)
+    return brain
+
+
+def run_options(config: TrainConfig, device: str | None) -> dict[str, Any]:
+    """What SpeechBrain's Brain calls run_opts."""
+    options: dict[str, Any] = {
         "precision": config.precision,
         "max_grad_norm": config.max_grad_norm,
         "grad_accumulation_factor": config.grad_accumulation,
         "ckpt_interval_steps": config.ckpt_interval_steps,
         "ckpt_interval_minutes": 0,
     }
-    if device:
-        run_opts["device"] = device
-    counter = sb.utils.epoch_loop.EpochCounter(limit=config.epochs)
-    checkpointer = WholeCheckpointer(expdir / "checkpoints", recoverables={"counter": counter})
-    brain = AlignBrain(
-        aligner,
-        objective,
-        texts,
-        config=config,
-        expdir=expdir,
-        steps_per_epoch=math.ceil(len(sampler) / config.grad_accumulation),
-        validate=validate(aligner),
-        bank=bank,
-        run_opts=run_opts,
-        checkpointer=checkpointer,
-    )
+    return options | ({"device": device} if device else {})
+
+
+def make_loader(
+    brain: AlignBrain, dataset: AlignmentSet, sampler: Any, config: TrainConfig
+) -> torch.utils.data.DataLoader:
+    """The training loader, whose position is kept in checkpoints."""
     brain.train_dataset = dataset
     loader = brain.make_dataloader(
         dataset,
@@ -149,11 +162,7 @@ def train(
     )
     if brain.train_sampler is None:
         brain.train_sampler = sampler  # for set_epoch: without it every epoch has the same batches
-    if sb.utils.distributed.if_main_process():
-        write_run_files(config, expdir)
-    torch.manual_seed(config.seed)
-    brain.fit(counter, loader)
-    return brain
+    return loader
 
 
 def build_dataset(

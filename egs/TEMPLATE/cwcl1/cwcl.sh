@@ -69,8 +69,12 @@ extra=()
 
 if wanted 1; then
     outputs=; for set in ${sets}; do outputs+=" ${datadir}/${set}/corpus.json"; done
-    run 1 "data ${corpus}" "${datadir}" "local/data.sh" "${outputs}" \
-        ${data_cmd[@]+"${data_cmd[@]}"} local/data.sh --datadir "${datadir}" --data_args "${data_args}"
+    # a recipe may have its own local/data.sh, which is given the folder to write and the sets
+    prepare=(speechcwcl prepare "${corpus}")
+    [ -x local/data.sh ] && prepare=(local/data.sh)
+    # shellcheck disable=SC2086
+    run 1 "data ${corpus}" "${datadir}" "" "${outputs}" ${data_cmd[@]+"${data_cmd[@]}"} \
+        "${prepare[@]}" --out "${datadir}" --splits ${sets} ${extra[@]+"${extra[@]}"} ${data_args}
 fi
 
 if wanted 2 || wanted 3; then

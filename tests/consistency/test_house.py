@@ -1,0 +1,110 @@
+"""The house rules that a machine can check."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "speechcwcl"
+
+# who may import whom, top to bottom; errors and files are everybody's
+ALLOWED = {
+    "cli": {"training", "evaluation", "models", "losses", "data", "corpora"},
+    "training": {"models", "losses", "data"},
+    "evaluation": {"data"},
+    "models": {"data"},
+    "corpora": {"data"},
+    "losses": set(),
+    "data": set(),
+}
+EVERYBODYS = {"errors", "files"}
+
+
+def tracked(pattern):
+    names = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", pattern],
+        cwd=ROOT, capture_output=True, text=True,
+    ).stdout.split()  # fmt: skip
+    return [ROOT / name for name in names if (ROOT / name).is_file()]
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("room", sorted(ALLOWED))
+def test_imports_go_downwards_only(room):
+    wrong = []
+    for path in (PACKAGE / room).rglob("*.py"):
+        for module in imports_of(path):
+            parts = module.split(".")
+            if parts[0] == "speechcwcl" and len(parts) > 1:
+                target = parts[1]
+                if target != room and target not in ALLOWED[room] | EVERYBODYS:
+                    wrong.append(f"{path.relative_to(ROOT)} imports {module}")
+    assert not wrong
+
+
+def test_losses_know_torch_only():
+    known = {"torch", "numpy", "speechcwcl", "__future__"}
+    standard = set(__import__("sys").stdlib_module_names)
+    for path in (PACKAGE / "losses").rglob("*.py"):
+        assert {m.split(".")[0] for m in imports_of(path)} <= known | standard, path
+
+
+def test_one_room_alone_decodes_audio():
+    decoding = re.compile(r"soundfile\.read|SoundFile\(|torchaudio\.load|librosa")
+    users = [
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if decoding.search(path.read_text(encoding="utf-8"))
+    ]
+    assert "data/audio.py" in users
+    assert all(name.startswith("data/") for name in users), users
+
+
+def test_files_and_functions_stay_readable():
+    long = []
+    for path in tracked("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if len(text.splitlines()) > 400:
+            long.append(f"{path.relative_to(ROOT)}: {len(text.splitlines())} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno + 1 > 70:
+                long.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.name}")
+    assert not long
+
+
+def test_no_unsafe_loading():
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert "trust_remote_code=True" not in text and "import pickle" not in text, path
+        for call in re.findall(r"torch\.load\([^)]*\)", text):
+            assert "weights_only=True" in call, f"{path}: {call}"
+
+
+def test_links_in_markdown_lead_somewhere():
+    broken = []
+    for path in tracked("*.md"):
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text(encoding="utf-8")):
+            if not re.match(r"[a-z]+:", target) and not (path.parent / target).exists():
+                broken.append(f"{path.relative_to(ROOT)}: {target}")
+    assert not broken
+
+
+def test_every_script_is_sound_shell():
+    for path in tracked("*.sh"):
+        assert subprocess.run(["bash", "-n", str(path)]).returncode == 0, path
+
+
+def test_shell_computes_nothing():
+    for path in tracked("egs/*.sh"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"(^|[;|&(]\s*)(eval|awk|sed|bc)\s|python3? -c", text, re.M), path

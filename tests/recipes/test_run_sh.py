@@ -1,0 +1,110 @@
+"""Every run.sh, stages 1 to 10, on a fake of its corpus with tiny towers; then again, skipping."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted(path.parent for path in ROOT.glob("egs/*/cwcl1/run.sh"))
+
+
+def run(recipe, root, *words, timeout=300):
+    """Run a recipe with all its output under ``root``."""
+    tools = root / "bin"
+    tools.mkdir(exist_ok=True)
+    script = tools / "speechcwcl"
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} -m speechcwcl.cli.main "$@"\n')
+    script.chmod(0o755)
+    environment = dict(os.environ, PATH=f"{tools}:{os.environ['PATH']}", OMP_NUM_THREADS="1")
+    command = [
+        str(recipe / "run.sh"), "--datadir", str(root / "data"), "--dumpdir", str(root / "dump"),
+        "--expdir", str(root / "exp"), *words,
+    ]  # fmt: skip
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=timeout, cwd=root
+    )
+
+
+@pytest.fixture
+def tiny_config(tmp_path, tiny_speech, tiny_text):
+    """A training YAML for the tiny towers."""
+    path = tmp_path / "conf" / "tiny.yaml"
+    path.parent.mkdir()
+    path.write_text(yaml.safe_dump({
+        "speech_encoder": str(tiny_speech), "text_encoder": str(tiny_text), "frame_stride": 2,
+        "projection": {"hidden": [16]}, "batch_size": 8, "epochs": 2, "threads": 1,
+    }), encoding="utf-8")  # fmt: skip
+    return path
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.parent.name)
+def test_stages_1_to_10_and_then_nothing_to_do(recipe, tmp_path, tiny_config):
+    options = [
+        "--train_config", str(tiny_config), "--data_args", f"--fake {tmp_path / 'fake'}",
+        "--nj", "1", "--min_duration", "0.05",
+    ]  # fmt: skip
+    first = run(recipe, tmp_path, *options)
+    assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
+    exp = tmp_path / "exp"
+    for name in ("report.html", "RESULTS.md", "tiny/packed/README.md", "tiny/metrics.jsonl"):
+        assert (exp / name).stat().st_size > 100, name
+    assert list(exp.glob("tiny/eval/*/*/scores.json"))
+    assert "top-1" in first.stdout or "R@1" in first.stdout
+
+    again = run(recipe, tmp_path, *options)
+    assert again.returncode == 0, again.stderr
+    stages = [line for line in again.stdout.splitlines() if line.startswith("stage ")]
+    assert len(stages) >= 8
+    assert all("nothing changed; skipped" in line for line in stages), again.stdout
+
+
+def test_a_given_model_is_evaluated_without_training(tmp_path, tiny_config):
+    recipe = ROOT / "egs/mini/cwcl1"
+    options = ["--train_config", str(tiny_config), "--data_args", f"--fake {tmp_path / 'fake'}"]
+    assert run(recipe, tmp_path, *options, "--stop_stage", "6").returncode == 0
+    model = tmp_path / "exp/tiny/model"
+    done = run(recipe, tmp_path, *options, "--model", str(model), "--expdir", str(tmp_path / "e2"))
+    assert done.returncode == 0, done.stderr
+    assert "stage 5" not in done.stdout
+    assert (tmp_path / "e2/report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--stages", "3"], "no option --stages"),
+        (["--stage"], "--stage needs a value"),
+        (["3"], "what is '3'?"),
+    ],
+)
+def test_wrong_options_are_refused(tmp_path, words, message):
+    done = run(ROOT / "egs/mini/cwcl1", tmp_path, *words)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_help_shows_every_option_with_its_default(tmp_path):
+    done = run(ROOT / "egs/mini/cwcl1", tmp_path, "--help")
+    assert done.returncode == 0
+    assert "--stop_stage 10" in done.stdout and "--train_config" in done.stdout
+
+
+def test_a_value_is_never_evaluated(tmp_path):
+    done = run(ROOT / "egs/mini/cwcl1", tmp_path, "--tag", "$(touch pwned)", "--stage", "12")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_bad_data_stops_with_one_line_and_code_2(tmp_path, tiny_config):
+    broken = tmp_path / "broken"
+    (broken / "audio").mkdir(parents=True)
+    (broken / "segments.tsv").write_text("id\tfile\n")
+    done = run(ROOT / "egs/mini/cwcl1", tmp_path, "--data_args", f"--data {broken}")
+    assert done.returncode == 2
+    assert "segments.tsv:1: expected the columns" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (tmp_path / "data/train").exists()
