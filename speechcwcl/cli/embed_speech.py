@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from speechcwcl.cli.evals import manifest_of
+from speechcwcl.cli.evals import eval_folder, manifest_of
 from speechcwcl.files import atomic_write
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.embed import embed_manifest, feature_cache
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
         encoder = aligner.speech_encoder
         cache = feature_cache(encoder, manifest, args.dumpdir / name) if encoder.cacheable else None
         speech = embed_manifest(aligner, manifest, cache, progress=f"embed {name}")
-        folder = args.expdir / "eval" / name
+        folder = eval_folder(args.expdir, name)
         with atomic_write(folder / "ids.txt") as stream:
             stream.writelines(f"{utterance_id}\n" for utterance_id in manifest.ids)
         with atomic_write(folder / "speech.npy", "wb") as stream:

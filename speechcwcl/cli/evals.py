@@ -36,6 +36,11 @@ def read_protocol(name: str) -> Protocol | None:
     return None if name == RETRIEVAL else load_protocol(name)
 
 
+def eval_folder(expdir: Path, name: str) -> Path:
+    """Where the results of a set go; a set of another corpus has a slash in its name."""
+    return expdir / "eval" / name.replace("/", ".")
+
+
 def manifest_of(dumpdir: Path, name: str) -> Manifest:
     """The compiled manifest of a set.
 

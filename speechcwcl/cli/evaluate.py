@@ -11,7 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from speechcwcl.cli.evals import RETRIEVAL, manifest_of, parse_evals, read_protocol
+from speechcwcl.cli.evals import (
+    RETRIEVAL,
+    eval_folder,
+    manifest_of,
+    parse_evals,
+    read_protocol,
+)
 from speechcwcl.errors import require
 from speechcwcl.evaluation.retrieval import evaluate_retrieval
 from speechcwcl.evaluation.zeroshot import evaluate_zeroshot
@@ -37,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     for name, word in parse_evals(args.evals):
         protocol = read_protocol(word)
         utterances = list(manifest_of(args.dumpdir, name))
-        folder = args.expdir / "eval" / name
+        folder = eval_folder(args.expdir, name)
         require(
             (folder / "speech.npy").exists(),
             f"{folder / 'speech.npy'}: no embeddings of this "

@@ -1,8 +1,12 @@
-"""Turn a corpus into data folders: wav.scp, text, utt2spk, [segments], [utt2label], corpus.json.
+"""Turn corpora into data folders: wav.scp, text, utt2spk, [segments], [utt2label], corpus.json.
+
+A set is a split of the corpus, or CORPUS/SPLIT for a split of another one; its data folder is
+OUT/<set>.
 
 Example:
     speechcwcl prepare mini --out data
-    speechcwcl prepare slurp --data /corpora/slurp --out data --splits train devel test
+    speechcwcl prepare slurp --data /corpora/slurp --out data --sets train devel test_headset
+    speechcwcl prepare librispeech --sets train-clean-100 slurp/test_headset --data slurp=/corpora/s
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from speechcwcl.corpora import CORPORA, get_corpus
+from speechcwcl.corpora import CORPORA, Corpus, get_corpus
 from speechcwcl.errors import require
 
 
@@ -18,12 +22,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("corpus", help=f"one of: {', '.join(sorted(CORPORA))}")
     parser.add_argument("--out", type=Path, default=Path("data"), help="one folder a set goes here")
     parser.add_argument(
-        "--data", type=Path, help="a copy that you have already; else it is fetched"
+        "--data",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="a copy that you have already, or CORPUS=DIR for another corpus; else it is fetched",
     )
     parser.add_argument(
         "--downloads", type=Path, default=Path("downloads"), help="where to fetch to"
     )
-    parser.add_argument("--splits", nargs="*", help="which splits; all when left out")
+    parser.add_argument("--sets", nargs="+", help="which sets; every split when left out")
     parser.add_argument(
         "--skip_bad",
         action="store_true",
@@ -38,15 +46,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    corpus = get_corpus(args.corpus)
-    splits = args.splits or corpus.splits
-    if args.fake:
-        source = corpus.fake(args.fake)
-    elif args.data:
-        require(args.data.exists(), f"--data {args.data}: no such folder")
-        source = args.data
-    else:
-        source = corpus.download(args.downloads / corpus.name, splits)
-    for folder in corpus.prepare(source, args.out, splits, skip_bad=args.skip_bad):
-        print(f"wrote {folder}")
+    own = get_corpus(args.corpus)
+    places = given_places(args.data, own.name)
+    for name, splits in by_corpus(args.sets or own.splits, own.name).items():
+        corpus = get_corpus(name)
+        corpus.check_splits(splits)
+        out = args.out if name == own.name else args.out / name
+        source = find_source(corpus, splits, places, args)
+        for folder in corpus.prepare(source, out, splits, skip_bad=args.skip_bad):
+            print(f"wrote {folder}", flush=True)
     return 0
+
+
+def by_corpus(sets: list[str] | tuple[str, ...], own: str) -> dict[str, list[str]]:
+    """``["train", "slurp/test"]`` -> ``{own: ["train"], "slurp": ["test"]}``."""
+    found: dict[str, list[str]] = {}
+    for name in sets:
+        corpus, slash, split = name.partition("/")
+        found.setdefault(corpus if slash else own, []).append(split if slash else name)
+    return found
+
+
+def given_places(words: list[str], own: str) -> dict[str, Path]:
+    """``["/a", "slurp=/b"]`` -> ``{own: /a, "slurp": /b}``."""
+    places: dict[str, Path] = {}
+    for word in words:
+        name, equals, folder = word.partition("=")
+        if not equals or name not in CORPORA:
+            name, folder = own, word
+        require(Path(folder).exists(), f"--data {word}: no such folder")
+        require(name not in places, f"--data {word}: a folder of {name} was given already")
+        places[name] = Path(folder)
+    return places
+
+
+def find_source(
+    corpus: Corpus, splits: list[str], places: dict[str, Path], args: argparse.Namespace
+) -> Path:
+    """The corpus' folder: faked, given, or fetched."""
+    if args.fake:
+        return corpus.fake(args.fake / corpus.name)
+    if corpus.name in places:
+        return places[corpus.name]
+    return corpus.download(args.downloads / corpus.name, splits)

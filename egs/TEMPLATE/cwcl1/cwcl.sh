@@ -52,8 +52,8 @@ run() {
     local number=$1 name=$2 where=$3 inputs=$4 outputs=$5
     shift 5
     # shellcheck disable=SC2086
-    speechcwcl stage --name "stage ${number}: ${name}" --stamp "${where}/stamps/${number}.${name// /_}" \
-        --log "${where}/logs/${number}.${name// /_}.log" --inputs ${inputs} --outputs ${outputs} -- "$@"
+    speechcwcl stage --name "stage ${number}: ${name}" --stamp "${where}/stamps/${number}.${name//[ \/]/_}" \
+        --log "${where}/logs/${number}.${name//[ \/]/_}.log" --inputs ${inputs} --outputs ${outputs} -- "$@"
 }
 
 sets_of() { for pair in "$@"; do echo "${pair%%:*}"; done | sort -u; }
@@ -74,7 +74,7 @@ if wanted 1; then
     [ -x local/data.sh ] && prepare=(local/data.sh)
     # shellcheck disable=SC2086
     run 1 "data ${corpus}" "${datadir}" "" "${outputs}" ${data_cmd[@]+"${data_cmd[@]}"} \
-        "${prepare[@]}" --out "${datadir}" --splits ${sets} ${extra[@]+"${extra[@]}"} ${data_args}
+        "${prepare[@]}" --out "${datadir}" --sets ${sets} ${extra[@]+"${extra[@]}"} ${data_args}
 fi
 
 if wanted 2 || wanted 3; then
@@ -128,7 +128,7 @@ for config in ${train_config}; do
             --dumpdir "${dumpdir}" --model "${model_dir}" "${device[@]}"
     fi
     if wanted 8; then
-        embedded=; for set in ${test_sets}; do embedded+=" ${exp}/eval/${set}/speech.npy"; done
+        embedded=; for set in ${test_sets}; do embedded+=" ${exp}/eval/${set//\//.}/speech.npy"; done
         # shellcheck disable=SC2086
         run 8 "score" "${exp}" "${embedded} ${test_manifests}" "${exp}/eval" \
             speechcwcl evaluate "${exp}" --evals ${test_evals} --dumpdir "${dumpdir}" --model "${model_dir}"
