@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
-
 from speechcwcl.cli.evals import eval_folder, manifest_of
-from speechcwcl.files import atomic_write
+from speechcwcl.evaluation.results import write_embeddings
+from speechcwcl.files import read_json
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.embed import embed_manifest, feature_cache
 
@@ -29,9 +28,8 @@ def run(args: argparse.Namespace) -> int:
         cache = feature_cache(encoder, manifest, args.dumpdir / name) if encoder.cacheable else None
         speech = embed_manifest(aligner, manifest, cache, progress=f"embed {name}")
         folder = eval_folder(args.expdir, name)
-        with atomic_write(folder / "ids.txt") as stream:
-            stream.writelines(f"{utterance_id}\n" for utterance_id in manifest.ids)
-        with atomic_write(folder / "speech.npy", "wb") as stream:
-            np.save(stream, speech)
+        card = args.dumpdir / name / "corpus.json"
+        corpus = read_json(card) if card.exists() else None
+        write_embeddings(folder, manifest.ids, speech, corpus=corpus)
         print(f"{folder / 'speech.npy'}: {len(speech)} utterances")
     return 0

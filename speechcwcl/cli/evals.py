@@ -11,7 +11,7 @@ from speechcwcl.data.manifest import Manifest
 from speechcwcl.errors import require
 from speechcwcl.evaluation.protocol import Protocol, load_protocol
 from speechcwcl.evaluation.retrieval import retrieval_scores
-from speechcwcl.evaluation.zeroshot import build_classifier, targets
+from speechcwcl.evaluation.zeroshot import accuracy, build_classifier, targets
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.embed import embed_manifest, feature_cache
 
@@ -88,7 +88,7 @@ def make_validator(
                     texts = [u.text for u in manifests[name]]
                     value = retrieval_scores(speech[name], text, texts)["speech_to_text"]["R@1"]
                 else:
-                    value = float(np.mean((speech[name] @ text.T).argmax(1) == wanted))
+                    value = accuracy(speech[name], text, wanted)
                 scores[f"{name}:{word}"] = value
             return {"score": float(np.mean(list(scores.values()))), **scores}
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
-
 from speechcwcl.cli.evals import (
     RETRIEVAL,
     eval_folder,
@@ -19,9 +17,9 @@ from speechcwcl.cli.evals import (
     read_protocol,
 )
 from speechcwcl.errors import require
+from speechcwcl.evaluation.results import read_embeddings
 from speechcwcl.evaluation.retrieval import evaluate_retrieval
 from speechcwcl.evaluation.zeroshot import evaluate_zeroshot
-from speechcwcl.files import read_text
 from speechcwcl.models.aligner import Aligner
 
 
@@ -49,15 +47,16 @@ def run(args: argparse.Namespace) -> int:
             f"{folder / 'speech.npy'}: no embeddings of this "
             "set yet; run `speechcwcl embed-speech` (stage 7)",
         )
-        speech = np.load(folder / "speech.npy", allow_pickle=False)
-        ids = read_text(folder / "ids.txt").split()
+        ids, speech = read_embeddings(folder)
         require(
             ids == [u.id for u in utterances],
             f"{folder}: the embeddings are of another manifest; run stage 7 again",
         )
         if protocol is None:
             texts = [u.text for u in utterances]
-            out = evaluate_retrieval(speech, texts, aligner.encode_text, folder / RETRIEVAL)
+            out = evaluate_retrieval(
+                speech, texts, aligner.encode_text, folder / RETRIEVAL, ids=ids
+            )
             print(f"{name}: speech -> text R@1 {100 * out['speech_to_text']['R@1']:.1f} %")
         else:
             out = evaluate_zeroshot(

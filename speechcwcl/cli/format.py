@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from speechcwcl.data.manifest import compile_manifest
+from speechcwcl.files import read_json, write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,5 +36,8 @@ def run(args: argparse.Namespace) -> int:
         skip_bad=args.skip_bad,
         bad_list=args.out.with_name("left_out.tsv"),
     )
+    card = args.datadir / "corpus.json"
+    if card.exists():  # travels with the manifest, so that reports can say what was heard
+        write_json(args.out.with_name("corpus.json"), read_json(card))
     print(summary)
     return 0

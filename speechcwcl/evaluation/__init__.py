@@ -1,0 +1,1 @@
+"""Scoring: zero-shot protocols, retrieval, figures of merit, result files and the report."""
