@@ -102,7 +102,9 @@ def main() -> int:
     parser.add_argument("--sets", nargs="*", choices=list(SETS), help="default: those in --data")
     args = parser.parse_args()
     try:
-        wanted = args.sets or [name for name, (_, sub, _) in SETS.items() if (args.data / sub).is_dir()]
+        wanted = args.sets or [
+            name for name, (_, sub, _) in SETS.items() if (args.data / sub).is_dir()
+        ]
         require(bool(wanted), f"{args.data}: none of {', '.join(s for _, s, _ in SETS.values())}")
         model = Aligner.from_pretrained(args.model)
         rows = [score(model, args.data, args.out, name) for name in wanted]

@@ -1,0 +1,1 @@
+"""Speech data: folders, manifests, audio, features, augmentation."""

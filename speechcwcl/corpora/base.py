@@ -1,0 +1,148 @@
+"""What a corpus is: one class that knows where it comes from and how its files become sets."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import ClassVar
+
+from speechcwcl.data.datadir import Utterance, write_datadir
+from speechcwcl.data.problems import Problems
+from speechcwcl.errors import UserError, closest
+
+
+class Corpus(ABC):
+    """A corpus: subclasses fill in the facts, :meth:`utterances` and :meth:`fake`.
+
+    One module of ``speechcwcl/corpora`` holds one subclass; the module's name is the corpus' name.
+
+    Example:
+        >>> class Two(Corpus):
+        ...     name = "two"
+        ...     title = "Two words"
+        ...     splits = ("test",)
+        ...     def utterances(self, source, split, problems):
+        ...         for path in sorted((source / split).glob("*.wav")):
+        ...             yield Utterance(path.stem, str(path), text=path.stem)
+        ...     def fake(self, target, seed=0):
+        ...         ...
+
+    Attributes:
+        name: as on the command line; the module's name.
+        title: for people.
+        licence: SPDX id or a short sentence.
+        url: its home page.
+        version: the release that ``prepare`` reads.
+        made_speech: whether its recordings were synthesised.
+        splits: every set that ``prepare`` can make.
+        label_fields: the label fields that its utterances carry.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    licence: ClassVar[str] = ""
+    url: ClassVar[str] = ""
+    version: ClassVar[str] = ""
+    made_speech: ClassVar[bool] = False
+    splits: ClassVar[tuple[str, ...]]
+    label_fields: ClassVar[tuple[str, ...]] = ()
+
+    def download(self, target: Path, splits: Iterable[str] | None = None) -> Path:
+        """Fetch the corpus into ``target``; return the folder that ``prepare`` takes.
+
+        Args:
+            target: made when missing.
+            splits: which sets; None is all.
+
+        Raises:
+            UserError: its licence does not allow an unattended download (unless overridden).
+        """
+        raise UserError(
+            f"{self.title} cannot be downloaded unattended; get it from {self.url or 'its owner'} "
+            "and give the folder with --data"
+        )
+
+    def prepare(
+        self,
+        source: Path,
+        out: Path,
+        splits: Iterable[str] | None = None,
+        *,
+        skip_bad: bool = False,
+    ) -> list[Path]:
+        """Make one data folder a split: ``out/<split>``.
+
+        Args:
+            source: the corpus in its own layout.
+            out: where the data folders go.
+            splits: which sets; None is all.
+            skip_bad: leave out what is broken (a transcript without audio, ...) and list it in
+                ``out/<split>/bad.tsv``; otherwise it is an error.
+
+        Raises:
+            UserError: wrong folder, unknown split, broken items; that split is then not written.
+        """
+        source, out = Path(source), Path(out)
+        if not source.is_dir():
+            raise UserError(f"{source}: no such folder; where is {self.title}?")
+        return [self._prepare_split(source, out, s, skip_bad) for s in self.check_splits(splits)]
+
+    def _prepare_split(self, source: Path, out: Path, split: str, skip_bad: bool) -> Path:
+        problems = Problems()
+
+        def sound() -> Iterator[Utterance]:
+            yield from self.utterances(source, split, problems)
+            if not skip_bad:
+                problems.raise_if_any("(skip_bad leaves these out and lists them)")
+
+        facts = {
+            "name": self.name,
+            "title": self.title,
+            "licence": self.licence,
+            "url": self.url,
+            "version": self.version,
+            "split": split,
+            "made_speech": self.made_speech,
+        }
+        return write_datadir(out / split, sound(), corpus=facts, skipped=problems)
+
+    @abstractmethod
+    def utterances(self, source: Path, split: str, problems: Problems) -> Iterator[Utterance]:
+        """Yield the utterances of one split, in any order.
+
+        Args:
+            source: the corpus in its own layout.
+            split: one of :attr:`splits`.
+            problems: takes a line (``file:line: what``) for every item that is broken and
+                therefore not yielded.
+
+        Raises:
+            UserError: the folder is not this corpus, or the split is not there.
+        """
+
+    @abstractmethod
+    def fake(self, target: Path, seed: int = 0) -> Path:
+        """Write a few made utterances in the corpus' true layout; return what ``prepare`` takes."""
+
+    def check_splits(self, splits: Iterable[str] | None) -> list[str]:
+        """The given splits, or all; a :class:`UserError` for an unknown one."""
+        wanted = (
+            [splits] if isinstance(splits, str) else list(self.splits if splits is None else splits)
+        )
+        for split in wanted:
+            if split not in self.splits:
+                raise UserError(
+                    f"{self.name} has no split {split!r}{closest(split, self.splits)}; "
+                    f"it has {', '.join(self.splits)}"
+                )
+        return wanted
+
+    def file(self, path: Path) -> Path:
+        """``path`` if it is there, else a :class:`UserError` that it is missing in this corpus."""
+        if not path.exists():
+            near = closest(path.name, [p.name for p in path.parent.glob("*")][:2000])
+            raise UserError(
+                f"{path}: not there{near}; is this {self.title}, and was it extracted completely?"
+            )
+        return path

@@ -1,0 +1,318 @@
+"""Any audio dataset of the ``datasets`` library: by hub id, or a parquet, arrow or audio folder.
+
+Audio is never decoded here (neither torchcodec nor FFmpeg is needed) and no code of a dataset is
+run. Where the audio lies in parquet or arrow it is written out as it is stored, in shards of 1,000
+files, each renamed into place when whole; a run that was cut off goes on after the last of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from speechcwcl.corpora import _hf_read
+from speechcwcl.corpora._hf_read import Records
+from speechcwcl.corpora.base import Corpus
+from speechcwcl.data.audio import write_audio
+from speechcwcl.data.problems import Problems
+from speechcwcl.data.utterance import Utterance
+from speechcwcl.errors import UserError, closest
+from speechcwcl.files import atomic_write, read_json, sha256_json, write_json
+
+_GUESSES = {
+    "audio": ("audio", "speech", "file", "path", "audio_path"),
+    "text": ("text", "sentence", "transcription", "transcript", "normalized_text", "utterance"),
+    "speaker": ("speaker_id", "speaker", "client_id", "spk_id"),
+    "id": ("id", "utt_id", "utterance_id", "segment_id"),
+}
+_LABELS = ("label", "intent", "intent_class", "keyword", "class")
+_DONE = ".completed"
+_STATE = ".source.json"
+_MAGIC = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3"}
+
+
+class HuggingFace(Corpus):
+    """A dataset of the hub or of the disk.
+
+    Args:
+        dataset: hub id, ``org/name``; empty for a local folder.
+        config: its configuration (subset) on the hub.
+        revision: a commit or tag of it; pin one for figures that are to be published.
+        audio, text, speaker, id: names of the columns; guessed from the usual names when empty.
+        labels: label field -> column; a single column name means the field ``label``.
+        shard: files in a folder.
+        limit: take only so many records a split; for a first look.
+
+    Example:
+        >>> corpus = HuggingFace("org/name", text="sentence", labels={"label": "intent"})
+        >>> folder = corpus.download(Path("downloads/org-name"), ["train"])  # doctest: +SKIP
+        >>> corpus.prepare(folder, Path("data"), ["train"])  # doctest: +SKIP
+    """
+
+    name = "huggingface"
+    title = "a dataset of the datasets library"
+    licence = "see the dataset's card"
+    url = "https://huggingface.co/datasets"
+    splits = ("train", "validation", "test")
+    label_fields = ("label",)
+
+    def __init__(
+        self,
+        dataset: str = "",
+        *,
+        config: str | None = None,
+        revision: str | None = None,
+        audio: str = "",
+        text: str = "",
+        speaker: str = "",
+        id: str = "",
+        labels: Mapping[str, str] | str = "",
+        shard: int = 1000,
+        limit: int | None = None,
+    ) -> None:
+        self.dataset, self.config, self.revision = dataset, config, revision
+        self.columns = {"audio": audio, "text": text, "speaker": speaker, "id": id}
+        if isinstance(labels, str):
+            labels = {"label": labels} if labels else {}
+        self.labels = dict(labels)
+        self.shard, self.limit = shard, limit
+
+    def check_splits(self, splits: Iterable[str] | None) -> list[str]:
+        """Any name may be a split of some dataset: the source has the last word."""
+        if isinstance(splits, str):
+            return [splits]
+        return list(self.splits if splits is None else splits)
+
+    def _wanted(self, splits: Iterable[str] | None, there: list[str]) -> list[str]:
+        """The given splits; all that are there for none, or for the usual three names."""
+        given = self.check_splits(splits)
+        return there if splits is None or tuple(given) == self.splits else given
+
+    def download(self, target: Path, splits: Iterable[str] | None = None) -> Path:
+        """Stream splits of a hub dataset to the disk; what was written by a cut-off run is kept.
+
+        Raises:
+            UserError: no such dataset or split, no network, no such column.
+        """
+        if not self.dataset:
+            return super().download(target, splits)
+        names = _hf_read.hub_splits(self.dataset, self.config, self.revision)
+        for split in self._wanted(splits, names):
+            if split not in names:
+                near = closest(split, names)
+                raise UserError(
+                    f"dataset {self.dataset!r}: no split {split!r}{near}; it has {', '.join(names)}"
+                )
+            records = _hf_read.hub_records(self.dataset, split, self.config, self.revision)
+            self._write_out(records, Path(target) / split)
+        return Path(target)
+
+    def prepare(
+        self,
+        source: Path,
+        out: Path,
+        splits: Iterable[str] | None = None,
+        *,
+        skip_bad: bool = False,
+    ) -> list[Path]:
+        """See :meth:`Corpus.prepare`; without ``splits``, every split of the source.
+
+        Audio that lies in parquet or arrow files is written to ``out/audio/<split>``.
+        """
+        source = Path(source)
+        if not source.is_dir():
+            raise UserError(f"{source}: no such folder (a dataset of the hub is fetched first)")
+        there = sorted(p.parent.name for p in source.glob(f"*/{_DONE}"))
+        begun = {p.parent.name for p in source.glob(f"*/{_STATE}")}
+        if cut := sorted(begun - set(there)):
+            raise UserError(f"{source / cut[0]}: only half there; run the same download again")
+        if not there:
+            there = _hf_read.local_splits(source)
+            for split in self._wanted(splits, there):
+                records = _hf_read.local_records(source, split)
+                self._write_out(records, Path(out) / "audio" / split)
+            source = Path(out) / "audio"
+        return super().prepare(source, out, self._wanted(splits, there), skip_bad=skip_bad)
+
+    def utterances(self, source: Path, split: str, problems: Problems) -> Iterator[Utterance]:
+        """Yield what was written out; see :meth:`Corpus.utterances`."""
+        folder = self.file(source / split)
+        self.file(folder / _DONE)
+        index = 0
+        for shard in sorted(folder.glob("shard-*")):
+            with (shard / "rows.jsonl").open(encoding="utf-8") as stream:
+                for line in stream:
+                    row = json.loads(line)
+                    where = f"{folder}: record {index}"
+                    index += 1
+                    audio = row["audio"] and os.path.join(shard.resolve(), row["audio"])
+                    if not audio:
+                        problems.add(f"{where} has no audio")
+                    elif not os.path.exists(audio):
+                        problems.add(f"{where}: {audio} is not there")
+                    elif row["text"] is not None and not row["text"].strip():
+                        problems.add(f"{where} has an empty text")
+                    else:
+                        key = "_".join(row["id"].split()) or f"{split}-{index - 1:08d}"
+                        speaker = "_".join(row["speaker"].split())
+                        yield Utterance(key, audio, row["text"], speaker, labels=row["labels"])
+
+    def fake(self, target: Path, seed: int = 0) -> Path:
+        """A parquet dataset of two splits, written as ``datasets`` writes them."""
+        from speechcwcl.corpora._hf_fake import write_parquet
+
+        return write_parquet(Path(target), seed)
+
+    def _write_out(self, records: Records, folder: Path) -> None:
+        """Write the audio of a split in shards, unless it was done from the same source."""
+        columns = self._choose(records)
+        key = sha256_json([records.key, columns, self.shard, self.limit])
+        if (folder / _DONE).exists() and read_json(folder / _DONE).get("key") == key:
+            return
+        whole = _whole_shards(folder, key)
+        written = whole * self.shard
+        last = None if self.limit is None else max(0, self.limit - written)
+        bar = tqdm(records.rows(written), initial=written, unit=" clips", desc=folder.name)
+        rows = islice(bar, last)
+        while True:
+            shard = folder / f"shard-{whole:05d}"
+            count = _write_shard(shard, islice(rows, self.shard), columns, records)
+            whole, written = whole + 1, written + count
+            if count < self.shard:
+                break
+        write_json(folder / _DONE, {"key": key, "records": written, "columns": columns})
+
+    def _choose(self, records: Records) -> dict[str, Any]:
+        """Column of each role, given or guessed."""
+        chosen: dict[str, Any] = {}
+        for role, given in self.columns.items():
+            if given:
+                chosen[role] = self._given(given, role, records)
+            else:
+                options = (*(records.audio_columns if role == "audio" else ()), *_GUESSES[role])
+                chosen[role] = next((c for c in options if c in records.columns), None)
+        if chosen["audio"] is None:
+            raise UserError(f"no column of audio; name it; there are {', '.join(records.columns)}")
+        labels = {f: self._given(c, f, records) for f, c in self.labels.items()}
+        if not labels:
+            guesses = [c for c in (*_LABELS, *records.class_names) if c in records.columns]
+            labels = {"label": guesses[0]} if guesses else {}
+        if chosen["text"] is None and not labels:
+            raise UserError(
+                f"neither a column of text nor of labels; name one; there are "
+                f"{', '.join(records.columns)}"
+            )
+        return {**chosen, "labels": labels}
+
+    def _given(self, column: str, role: str, records: Records) -> str:
+        if column not in records.columns:
+            raise UserError(
+                f"{role}: no column {column!r}{closest(column, records.columns)}; there are "
+                f"{', '.join(records.columns)}"
+            )
+        return column
+
+
+def _whole_shards(folder: Path, key: str) -> int:
+    """How many shards of a cut-off run stand; those of another source are removed."""
+    state = folder / _STATE
+    if not state.exists() or read_json(state).get("key") != key:
+        foreign = [p for p in folder.glob("*") if p.name not in (_STATE, _DONE)]
+        if any(not p.name.startswith((".", "shard-")) for p in foreign):
+            raise UserError(f"{folder}: in the way (it holds {foreign[0].name!r}); move it")
+        if folder.exists():
+            shutil.rmtree(folder)
+        write_json(state, {"key": key})
+    (folder / _DONE).unlink(missing_ok=True)
+    count = 0
+    while (folder / f"shard-{count:05d}").is_dir():
+        count += 1
+    return count
+
+
+def _write_shard(
+    folder: Path, rows: Iterable[dict[str, Any]], columns: dict[str, Any], records: Records
+) -> int:
+    """One folder of audio files with ``rows.jsonl``, there when whole; returns how many."""
+    temporary = folder.with_name(f".{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    count = 0
+    with atomic_write(temporary / "rows.jsonl") as stream:
+        for row in rows:
+            audio = row.get(columns["audio"])
+            entry = {
+                "audio": _store(audio, temporary / f"{count:06d}", local=records.local),
+                **_words(row, columns, records.class_names),
+            }
+            stream.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            count += 1
+    if count:
+        os.replace(temporary, folder)
+    else:
+        shutil.rmtree(temporary)
+    return count
+
+
+def _words(
+    row: dict[str, Any], columns: dict[str, Any], names: dict[str, list[str]]
+) -> dict[str, Any]:
+    """All of a record but its audio, as text; class numbers become their names."""
+
+    def value(column: str | None) -> str | None:
+        found = row.get(column) if column else None
+        if isinstance(found, int) and column in names and 0 <= found < len(names[column]):
+            found = names[column][found]
+        return None if found is None else str(found)
+
+    return {
+        "text": (value(columns["text"]) or "") if columns["text"] else None,
+        "speaker": value(columns["speaker"]) or "",
+        "id": value(columns["id"]) or "",
+        "labels": {f: text for f, c in columns["labels"].items() if (text := value(c))},
+    }
+
+
+def _store(audio: Any, stem: Path, *, local: bool) -> str | None:
+    """Write a record's audio beside ``stem``; its name, or the path of a file that is there.
+
+    Paths count in local datasets only: one of the hub must not name files of this machine.
+    """
+    if isinstance(audio, str):
+        return os.path.abspath(audio) if audio and local else None
+    if not isinstance(audio, dict):
+        return None
+    if audio.get("array") is not None and audio.get("sampling_rate"):
+        path = stem.with_suffix(".flac")
+        write_audio(path, np.asarray(audio["array"], dtype=np.float32), int(audio["sampling_rate"]))
+        return path.name
+    data = audio.get("bytes")
+    if data:
+        path = stem.with_suffix(_suffix(data, audio.get("path") or ""))
+        path.write_bytes(data)
+        return path.name
+    path = audio.get("path")
+    return os.path.abspath(path) if path and local else None
+
+
+def _suffix(data: bytes, name: str) -> str:
+    """The suffix of an audio file, from its first bytes, else from its name."""
+    for magic, suffix in (
+        (b"RIFF", ".wav"),
+        (b"fLaC", ".flac"),
+        (b"OggS", ".ogg"),
+        (b"ID3", ".mp3"),
+    ):
+        if data.startswith(magic):
+            return suffix
+    if data[:1] == b"\xff" and data[1:2] and data[1] & 0xE0 == 0xE0:
+        return ".mp3"
+    suffix = Path(name).suffix.lower()
+    return suffix if suffix in _hf_read.AUDIO_SUFFIXES else ".audio"

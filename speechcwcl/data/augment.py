@@ -1,0 +1,311 @@
+"""Making clean speech sound as if a phone or laptop had recorded it somewhere.
+
+Every operation is drawn from a generator seeded by (seed, key, copy, operation): the same utterance
+and copy always sound the same, in any order, process or worker, and switching one operation on or
+off leaves the others as they were. Copy 0 is always the clean one.
+
+In the order of the signal path: ``speed`` (played faster or slower, which moves the pitch too:
+resampling, no vocoder), ``pad`` (silence around it), ``reverb`` (a made room), ``tilt`` (a bright
+or dull microphone), ``noise``, ``band`` (a narrow channel), ``mulaw`` (telephone coding), ``clip``
+(overload), ``gain``.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from speechcwcl.data import effects
+from speechcwcl.data.audio import load_audio
+from speechcwcl.errors import UserError, closest
+from speechcwcl.files import sha256_json
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "speed": {"prob": 0.5, "range": [0.85, 1.15]},
+    "pad": {"prob": 0.5, "range": [0.0, 0.5]},
+    "reverb": {"prob": 0.5, "range": [0.1, 0.6], "direct_db": [-3.0, 12.0]},
+    "tilt": {"prob": 0.3, "range": [-3.0, 3.0]},
+    "noise": {
+        "prob": 0.7,
+        "range": [5.0, 30.0],
+        "kinds": {"white": 1.0, "pink": 1.0, "brown": 1.0, "hum": 0.5, "crowd": 1.0, "file": 1.0},
+        "files": [],
+    },
+    "band": {"prob": 0.3, "low": [50.0, 300.0], "high": [3000.0, 7000.0]},
+    "mulaw": {"prob": 0.1},
+    "clip": {"prob": 0.1, "range": [0.3, 0.9]},
+    "gain": {"prob": 0.8, "range": [-20.0, 0.0]},
+}
+"""Every operation with its keys.
+
+``prob`` is how often it happens. ``range`` is: of ``speed`` a factor; of ``pad`` seconds at each
+end; of ``reverb`` RT60 in seconds (``direct_db``: direct sound above the reverberation, dB); of
+``tilt`` dB per octave around 1 kHz; of ``noise`` the signal-to-noise ratio in dB (``kinds``:
+weights; ``files``: recordings for the kind ``file``); of ``clip`` the level, as a part of the peak,
+at which it clips; of ``gain`` the peak in dB below full scale. ``low`` and ``high`` of ``band`` are
+its edges in Hz.
+"""
+
+_LIMITS: dict[tuple[str, str], tuple[float, float]] = {
+    ("speed", "range"): (0.5, 2.0),
+    ("pad", "range"): (0.0, 10.0),
+    ("reverb", "range"): (0.02, 3.0),
+    ("reverb", "direct_db"): (-30.0, 60.0),
+    ("tilt", "range"): (-12.0, 12.0),
+    ("noise", "range"): (-20.0, 100.0),
+    ("band", "low"): (1.0, 2000.0),
+    ("band", "high"): (2001.0, 8000.0),
+    ("clip", "range"): (0.01, 1.0),
+    ("gain", "range"): (-60.0, 0.0),
+}
+
+
+class Augmenter:
+    """Deterministic waveform augmentation.
+
+    Args:
+        config: operation -> its keys (those left out keep :data:`DEFAULTS`; ``True`` is all of
+            them); operations left out, or ``False``, are off. None is all of the defaults.
+        seed: another seed, other draws.
+        speech: waveforms or paths of other utterances; what the noise kind ``crowd`` is made of
+            (without them that kind is not drawn).
+
+    Attributes:
+        config: with every default filled in; JSON-able.
+        hash: sha256 of config and seed, for cache keys.
+
+    Raises:
+        UserError: an unknown operation or key, or a value out of range.
+
+    Example:
+        >>> augment = Augmenter({"noise": {"prob": 1.0, "range": [5, 30]}}, seed=1)
+        >>> noisy = augment(np.zeros(16000, np.float32), "utt1", copy=1)
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        speech: Sequence[str | np.ndarray] = (),
+    ) -> None:
+        self.config = check_config(DEFAULTS if config is None else config)
+        self.seed = seed
+        self.speech = speech
+        self.hash = sha256_json({"config": self.config, "seed": seed})
+
+    def __call__(
+        self, wav: np.ndarray | torch.Tensor, key: str, copy: int = 1
+    ) -> np.ndarray | torch.Tensor:
+        """Augment one utterance.
+
+        Args:
+            wav: ``(samples,)`` float32 at 16 kHz; array or tensor.
+            key: the utterance's id.
+            copy: which variant; 0 returns ``wav`` as it is.
+
+        Returns:
+            ``(other samples,)`` float32 within -1..1, of the type of ``wav``.
+        """
+        if copy == 0:
+            return wav
+        if isinstance(wav, torch.Tensor):
+            changed = self._run(wav.detach().cpu().numpy(), key, copy)
+            return torch.from_numpy(changed).to(wav.device)
+        return self._run(wav, key, copy)
+
+    def _run(self, wav: np.ndarray, key: str, copy: int) -> np.ndarray:
+        out = np.array(wav, dtype=np.float32)  # never the caller's
+        if len(out) == 0:
+            return out
+        for name in DEFAULTS:
+            options = self.config.get(name)
+            if options is None:
+                continue
+            rng = self._generator(f"{self.seed}|{key}|{copy}|{name}")
+            if rng.random() < options["prob"]:
+                out = getattr(self, f"_{name}")(out, options, rng)
+        peak = float(np.abs(out).max())
+        return out if peak <= 1 else out / np.float32(peak)
+
+    @staticmethod
+    def _generator(text: str) -> np.random.Generator:
+        return np.random.default_rng(list(hashlib.sha256(text.encode("utf-8")).digest()))
+
+    def _speed(self, wav: np.ndarray, options: dict, rng: np.random.Generator) -> np.ndarray:
+        return effects.change_speed(wav, rng.uniform(*options["range"]))
+
+    def _pad(self, wav: np.ndarray, options: dict, rng: np.random.Generator) -> np.ndarray:
+        return effects.pad(wav, rng.uniform(*options["range"]), rng.uniform(*options["range"]))
+
+    def _reverb(self, wav: np.ndarray, options: dict, rng: np.random.Generator) -> np.ndarray:
+        rt60, direct_db = rng.uniform(*options["range"]), rng.uniform(*options["direct_db"])
+        return effects.reverberate(wav, rt60, direct_db, rng)
+
+    def _tilt(self, wav: np.ndarray, options: dict, rng: np.random.Generator) -> np.ndarray:
+        return effects.tilt(wav, rng.uniform(*options["range"]))
+
+    def _noise(self, wav: np.ndarray, options: dict, rng: np.random.Generator) -> np.ndarray:
+        snr = rng.uniform(*options["range"])
+        kinds = {name: weight for name, weight in options["kinds"].items() if weight > 0}
+        if not len(self.speech):
+            kinds.pop("crowd", None)
+        if not options["files"]:
+            kinds.pop("file", None)
+        if not kinds:
+            return wav
+        weights = np.array(list(kinds.values()), dtype=float)
+        kind = list(kinds)[int(rng.choice(len(kinds), p=weights / weights.sum()))]
+        return effects.add_noise(wav, self._noise_of(kind, len(wav), options, rng), snr)
+
+    def _noise_of(
+        self, kind: str, samples: int, options: dict, rng: np.random.Generator
+    ) -> np.ndarray:
+        exponents = {"white": 0.0, "pink": 1.0, "brown": 2.0}
+        if kind in exponents:
+            return effects.coloured_noise(samples, exponents[kind], rng)
+        if kind == "hum":
+            return effects.hum(samples, rng)
+        if kind == "file":
+            path = options["files"][int(rng.integers(len(options["files"])))]
+            return effects.excerpt(_decoded(path), samples, rng)
+        chosen = rng.integers(len(self.speech), size=effects.crowd_size(rng)).tolist()
+        voices = [self.speech[i] for i in chosen]
+        waves = [_decoded(v) if isinstance(v, str) else np.asarray(v) for v in voices]
+        return effects.crowd(samples, waves, rng)
+
+    def _band(self, wav: np.ndarray, options: dict, rng: np.random.Generator) -> np.ndarray:
+        return effects.band(wav, rng.uniform(*options["low"]), rng.uniform(*options["high"]))
+
+    def _mulaw(self, wav: np.ndarray, options: dict, rng: np.random.Generator) -> np.ndarray:
+        return effects.mulaw(wav)
+
+    def _clip(self, wav: np.ndarray, options: dict, rng: np.random.Generator) -> np.ndarray:
+        return effects.clip(wav, rng.uniform(*options["range"]))
+
+    def _gain(self, wav: np.ndarray, options: dict, rng: np.random.Generator) -> np.ndarray:
+        return effects.set_peak(wav, rng.uniform(*options["range"]))
+
+
+@functools.lru_cache(maxsize=64)
+def _decoded(path: str) -> np.ndarray:
+    return load_audio(path)
+
+
+def check_config(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Fill in the defaults of the operations that are on.
+
+    Raises:
+        UserError: an unknown operation or key, or a value out of range.
+    """
+    if not isinstance(config, Mapping):
+        raise UserError(f"augmentation: a mapping of operations expected, not {config!r}")
+    for name in config:
+        if name not in DEFAULTS:
+            near = closest(name, DEFAULTS)
+            raise UserError(
+                f"augmentation: no operation {name!r}{near}; there are {', '.join(DEFAULTS)}"
+            )
+    full = {}
+    for name, defaults in DEFAULTS.items():
+        given = config.get(name, False)
+        if given is False or given is None:
+            continue
+        given = {} if given is True else given
+        if not isinstance(given, Mapping):
+            raise UserError(f"augmentation: {name}: a mapping (or true, false) expected: {given!r}")
+        for key in given:
+            if key not in defaults:
+                near = closest(key, defaults)
+                raise UserError(
+                    f"augmentation: {name}: no key {key!r}{near}; there are {', '.join(defaults)}"
+                )
+        full[name] = {
+            key: _checked(name, key, given.get(key, default)) for key, default in defaults.items()
+        }
+    return full
+
+
+def _checked(name: str, key: str, value: Any) -> Any:
+    """One value in its plain form, or a UserError."""
+    where = f"augmentation: {name}: {key}"
+    if key == "prob":
+        return _number(where, value, 0.0, 1.0)
+    if key == "files":
+        if isinstance(value, str) or not all(isinstance(path, str) for path in value):
+            raise UserError(f"{where}: a list of audio files expected, not {value!r}")
+        return list(value)
+    if key == "kinds":
+        known = DEFAULTS["noise"]["kinds"]
+        value = dict.fromkeys(value, 1.0) if isinstance(value, (list, tuple)) else value
+        if not isinstance(value, Mapping):
+            raise UserError(f"{where}: kinds with weights expected, not {value!r}")
+        for kind in value:
+            if kind not in known:
+                raise UserError(f"{where}: no kind {kind!r}{closest(kind, known)}")
+        return {kind: _number(f"{where}: {kind}", w, 0.0, 1e9) for kind, w in value.items()}
+    low, high = _LIMITS[name, key]
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
+        raise UserError(f"{where}: two numbers [lowest, highest] expected, not {value!r}")
+    pair = [_number(where, number, low, high) for number in value]
+    if pair[0] > pair[1]:
+        raise UserError(f"{where}: {pair[0]:g} is above {pair[1]:g}; write the lower one first")
+    return pair
+
+
+def _number(where: str, value: Any, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise UserError(f"{where}: a number from {low:g} to {high:g} expected, not {value!r}")
+    return float(value)
+
+
+def mask_features(
+    feats: torch.Tensor,
+    lengths: torch.Tensor,
+    *,
+    time_masks: int = 2,
+    time_width: float = 0.1,
+    dim_masks: int = 2,
+    dim_width: float = 0.1,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """Set random stretches of frames and of dimensions to zero, after SpecAugment.
+
+    Args:
+        feats: ``(batch, frames, ..., dim)``; not changed.
+        lengths: ``(batch,)`` true frames.
+        time_masks: stretches of frames an utterance.
+        time_width: longest stretch, as a part of the utterance's frames.
+        dim_masks: stretches of dimensions an utterance.
+        dim_width: longest stretch, as a part of the dimensions.
+        generator: of the draws, on the CPU.
+
+    Returns:
+        A masked copy of ``feats``.
+    """
+    batch, frames, dim = feats.shape[0], feats.shape[1], feats.shape[-1]
+    lengths = lengths.to("cpu", torch.float32)
+    keep_time = _keep(frames, lengths, time_masks, time_width, generator)
+    keep_dim = _keep(dim, torch.full((batch,), float(dim)), dim_masks, dim_width, generator)
+    middle = (1,) * (feats.dim() - 3)
+    keep = keep_time.view(batch, frames, *middle, 1) & keep_dim.view(batch, 1, *middle, dim)
+    return feats * keep.to(feats.device, feats.dtype)
+
+
+def _keep(
+    size: int,
+    lengths: torch.Tensor,
+    masks: int,
+    width: float,
+    generator: torch.Generator | None,
+) -> torch.Tensor:
+    """``(batch, size)`` bool, False inside the drawn stretches."""
+    draws = torch.rand(2, len(lengths), masks, 1, generator=generator)
+    wide = torch.floor(draws[0] * (width * lengths[:, None, None] + 1))
+    first = torch.floor(draws[1] * (lengths[:, None, None] - wide + 1))
+    at = torch.arange(size)
+    return ~((at >= first) & (at < first + wide)).any(dim=1)

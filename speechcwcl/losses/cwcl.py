@@ -1,0 +1,136 @@
+"""Continuously Weighted Contrastive Loss (arXiv 2309.14580), exact at any batch size.
+
+With unit-norm speech ``p_i`` and frozen text ``q_i``, scale ``s = 1 / tau``,
+``w_ij = (1 + <q_i, q_j>) / 2`` and ``W_i = sum_j w_ij``, the speech-anchored loss is::
+
+    L = -(1/N) sum_i (1/W_i) sum_j w_ij log softmax_j( s <p_i, q_j> )
+
+Because ``sum_j w_ij / W_i = 1`` it equals, in value and in gradient::
+
+    L = (1/N) sum_i [ logsumexp_j( s <p_i, q_j> ) - s <p_i, t_i> ],      t_i = sum_j (w_ij / W_i)
+    q_j t_i = ( Q^T Q q_i / 2 + Q^T 1 / 2 ) / W_i,   W_i = ( <q_i, Q^T 1> + N ) / 2
+
+so no ``N x N`` matrix of weights is needed, and the log-sum-exp is streamed (``streaming.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from speechcwcl.errors import UserError, closest
+from speechcwcl.losses.checks import check_pair, check_scale
+from speechcwcl.losses.streaming import DEFAULT_MEMORY, pair_logsumexp
+from speechcwcl.losses.weighting import Targets, Weighting, matched
+
+ANCHORS = ("speech", "text", "both")
+
+
+def check_anchor(anchor: str) -> str:
+    """Return ``anchor`` if it is one of ``ANCHORS``."""
+    if anchor not in ANCHORS:
+        raise UserError(
+            f"anchor: {anchor!r} is not one of {', '.join(ANCHORS)}{closest(str(anchor), ANCHORS)}"
+        )
+    return anchor
+
+
+def cwcl(
+    speech: Tensor,
+    text: Tensor,
+    scale: Tensor | float,
+    *,
+    anchor: str = "speech",
+    weighting: str | Mapping | Weighting = "linear",
+    text_ids: Tensor | None = None,
+    chunk: int | None = None,
+    memory: int = DEFAULT_MEMORY,
+) -> Tensor:
+    """Continuously weighted contrastive loss.
+
+    Relation to the others: ``weighting="identity"`` is one direction of CLIP, ``"same_text"`` is
+    SupCon across modalities. The paper's total adds plain contrastive, text to speech
+    (``baselines.contrastive``).
+
+    Args:
+        speech: (N, dim) unit-norm.
+        text: (N, dim) unit-norm, row i the transcript of speech i. Weights are constants of it.
+        scale: logit scale ``1 / tau``; a 0-d tensor may need a gradient.
+        anchor: ``"speech"`` (the paper's; softmax over texts), ``"text"`` (softmax over speech,
+            ``-(1/N) sum_i (1/W_i) sum_j w_ij log softmax_j( s <q_i, p_j> )``) or ``"both"``, their
+            mean.
+        weighting: see ``weighting.py``; a name, ``{name: option}`` or a ``Weighting``.
+        text_ids: (N,) int64, equal where transcripts are equal; read by ``"same_text"``.
+        chunk: rows of logits at a time; chosen to fit the cache when None.
+        memory: bytes of exponentials that may be kept for the backward pass.
+
+    Returns:
+        The loss, 0-d.
+
+    Example:
+        >>> import torch
+        >>> p = torch.nn.functional.normalize(torch.randn(16, 8), dim=1).requires_grad_()
+        >>> q = torch.nn.functional.normalize(torch.randn(16, 8), dim=1)
+        >>> loss = cwcl(p, q, scale=20.0)
+        >>> loss.backward()
+        >>> torch.allclose(loss, cwcl_plain(p, q, scale=20.0), atol=1e-4)
+        True
+
+    Source:
+        Srinivasa et al., CWCL, NeurIPS 2023, arXiv 2309.14580.
+    """
+    check_anchor(anchor)
+    weighting = Weighting.parse(weighting)
+    check_pair(speech, text, text_ids)
+    check_scale(scale)
+    wanted = {"speech": ("rows",), "text": ("columns",), "both": ("rows", "columns")}[anchor]
+    lse = pair_logsumexp(speech, text, scale, wanted=wanted, chunk=chunk, memory=memory)
+    targets = Targets(text.detach(), weighting, text_ids, chunk)
+    parts = [
+        lse[name].mean() - scale * matched(speech, text, targets, transposed=name == "columns")
+        for name in wanted
+    ]
+    return sum(parts[1:], parts[0]) / len(parts)
+
+
+def cwcl_plain(
+    speech: Tensor,
+    text: Tensor,
+    scale: Tensor | float,
+    *,
+    anchor: str = "speech",
+    weighting: str | Mapping | Weighting = "linear",
+    text_ids: Tensor | None = None,
+) -> Tensor:
+    """The same loss from its definition, with ``N x N`` matrices; for tests and for reading.
+
+    Args:
+        speech: as in ``cwcl``.
+        text: as in ``cwcl``.
+        scale: as in ``cwcl``.
+        anchor: as in ``cwcl``.
+        weighting: as in ``cwcl``.
+        text_ids: as in ``cwcl``.
+
+    Returns:
+        The loss, 0-d.
+
+    Example:
+        >>> import torch
+        >>> q = torch.eye(4)
+        >>> round(cwcl_plain(q, q, 10.0, weighting="identity").item(), 4)
+        0.0001
+    """
+    frozen = text.detach()
+    own = torch.arange(len(text), device=text.device)
+    weights = Weighting.parse(weighting).rows(frozen @ frozen.T, own, text_ids, 0)
+    weights = weights / weights.sum(1, keepdim=True)
+    logits = scale * speech @ text.T
+    parts = []
+    if check_anchor(anchor) != "text":
+        parts.append(-(weights * logits.log_softmax(1)).sum(1).mean())
+    if anchor != "speech":
+        parts.append(-(weights * logits.T.log_softmax(1)).sum(1).mean())
+    return sum(parts[1:], parts[0]) / len(parts)

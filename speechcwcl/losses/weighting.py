@@ -1,0 +1,254 @@
+"""Which texts a clip is pulled towards, and how hard: the weights ``w_ij`` of CWCL.
+
+A weighting turns the cosines of two texts into a weight; a row of weights divided by its sum is the
+target distribution ``y_i`` that the softmax of clip ``i`` should match. Weights are constants: they
+come from the frozen text encoder and no gradient flows through them.
+
+========= =================================================== ==========================
+name      weight of text j for item i (c = <q_i, q_j>)         option (default)
+========= =================================================== ==========================
+linear    (1 + c) / 2, the paper's                             none
+power     ((1 + c) / 2) ** exponent                            exponent (2)
+softmax   exp(c / temperature)                                 temperature (0.1)
+threshold (1 + c) / 2 where c >= minimum, else 0               minimum (0.5)
+top_k     (1 + c) / 2 for the k nearest texts, else 0          k (10)
+identity  1 for its own text, else 0: CLIP / LiT               none
+same_text 1 where the transcripts are equal, else 0: SupCon    none
+========= =================================================== ==========================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from speechcwcl.errors import UserError, closest
+from speechcwcl.losses.streaming import chunk_rows
+
+_OPTIONS: dict[str, tuple[str, float] | None] = {
+    "linear": None,
+    "power": ("exponent", 2.0),
+    "softmax": ("temperature", 0.1),
+    "threshold": ("minimum", 0.5),
+    "top_k": ("k", 10),
+    "identity": None,
+    "same_text": None,
+}
+WEIGHTINGS = tuple(_OPTIONS)
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """A named weighting and its one option.
+
+    Args:
+        name: one of ``WEIGHTINGS``.
+        value: the option in the table above; None takes the default.
+
+    Example:
+        >>> Weighting.parse({"softmax": 0.05})
+        Weighting(name='softmax', value=0.05)
+    """
+
+    name: str = "linear"
+    value: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in _OPTIONS:
+            raise UserError(
+                f"weighting: no weighting {self.name!r}{closest(str(self.name), _OPTIONS)}; "
+                f"choose from {', '.join(_OPTIONS)}"
+            )
+        option = _OPTIONS[self.name]
+        if option is None:
+            if self.value is not None:
+                raise UserError(f"weighting: {self.name} takes no option (got {self.value!r})")
+            return
+        value = option[1] if self.value is None else self.value
+        object.__setattr__(self, "value", _checked(self.name, option[0], value))
+
+    @classmethod
+    def parse(cls, given: str | Mapping | Weighting | None) -> Weighting:
+        """Read ``"softmax"``, ``{"softmax": 0.1}``, ``{"softmax": {"temperature": 0.1}}``."""
+        if isinstance(given, Weighting):
+            return given
+        if given is None:
+            return cls()
+        if isinstance(given, str):
+            return cls(given)
+        if not isinstance(given, Mapping) or len(given) != 1:
+            raise UserError(f"weighting: expected a name or {{name: option}}, got {given!r}")
+        ((name, value),) = given.items()
+        if isinstance(value, Mapping):
+            option = _OPTIONS.get(name)
+            if option is None or set(value) != {option[0]}:
+                expected = f"{{{option[0]}: number}}" if option else "no option"
+                raise UserError(f"weighting: {name} takes {expected}, got {dict(value)!r}")
+            value = value[option[0]]
+        return cls(str(name), value)
+
+    @property
+    def linear(self) -> bool:
+        """Whether the closed form applies."""
+        return self.name == "linear"
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether a weight depends on its own cosine only."""
+        return self.name in ("linear", "power", "softmax", "threshold")
+
+    def of_cosines(self, cosines: Tensor) -> Tensor:
+        """Weights of cosines, for the elementwise weightings; overwrites its argument."""
+        if self.name == "softmax":
+            # Relative to the largest value it can take, 1, which every item's own text has.
+            return cosines.sub_(1.0).div_(self.value).exp_()
+        near = cosines >= self.value if self.name == "threshold" else None
+        weights = cosines.add_(1.0).mul_(0.5).clamp_(min=0.0)
+        if self.name == "power":
+            return weights.pow_(self.value)
+        return weights if near is None else weights.mul_(near)
+
+    def rows(self, cosines: Tensor, own: Tensor, ids: Tensor | None, lo: int) -> Tensor:
+        """Weights of a block of rows; overwrites ``cosines``.
+
+        Args:
+            cosines: (rows, M) between the texts of the rows and all texts.
+            own: (rows,) the column of each row's own text.
+            ids: (M,) equal where transcripts are equal, or None.
+            lo: index of the first row.
+        """
+        here = torch.arange(len(own), device=own.device)
+        if self.name in ("identity", "same_text"):
+            weights = cosines.zero_()
+            if self.name == "same_text" and ids is not None:
+                weights.copy_(ids[lo : lo + len(own), None] == ids[None, :])
+            weights[here, own] = 1.0
+            return weights
+        if self.name == "top_k":
+            cosines[here, own] = 2.0  # its own text is always among the nearest
+            nearest = cosines.topk(min(int(self.value), cosines.shape[1]), dim=1).indices
+            cosines[here, own] = 1.0
+            chosen = torch.zeros_like(cosines).scatter_(1, nearest, 1.0)
+            return cosines.add_(1.0).mul_(0.5).clamp_(min=0.0).mul_(chosen)
+        weights = self.of_cosines(cosines)
+        if self.name == "threshold":
+            weights[here, own] = 1.0
+        return weights
+
+
+def _checked(name: str, option: str, value: object) -> float:
+    """Check one option's value."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise UserError(f"weighting: {name} needs a number for {option}, got {value!r}")
+    if name == "top_k" and (value < 1 or int(value) != value):
+        raise UserError(f"weighting: top_k needs a whole k of at least 1, got {value!r}")
+    if name in ("power", "softmax") and not 0 < value < float("inf"):
+        raise UserError(f"weighting: {name} needs a {option} above 0, got {value!r}")
+    if name == "threshold" and not -1 <= value <= 1:
+        raise UserError(f"weighting: threshold needs a minimum cosine in [-1, 1], got {value!r}")
+    return int(value) if name == "top_k" else float(value)
+
+
+class Targets:
+    """The target distributions ``Y`` (N, N) of a batch, as an operator that is never stored.
+
+    ``apply(x) = Y x`` and ``apply_transposed(x) = Y^T x``. Linear weights with ``N > dim`` use
+    ``Y = diag(1 / W) (1 1^T + Q Q^T) / 2``, so both cost O(N dim^2); everything else is computed
+    chunk by chunk of rows.
+
+    Args:
+        text: (N, dim) unit-norm, detached.
+        weighting: what turns cosines into weights.
+        ids: (N,) int64, equal where transcripts are equal; read by ``same_text`` only.
+        chunk: rows at a time; chosen to fit the cache when None.
+
+    Example:
+        >>> import torch
+        >>> q = torch.nn.functional.normalize(torch.randn(6, 3), dim=1)
+        >>> w = (1 + q @ q.T) / 2
+        >>> y = w / w.sum(1, keepdim=True)
+        >>> torch.allclose(Targets(q, Weighting("linear")).apply(q), y @ q, atol=1e-6)
+        True
+    """
+
+    def __init__(
+        self,
+        text: Tensor,
+        weighting: Weighting,
+        ids: Tensor | None = None,
+        chunk: int | None = None,
+    ) -> None:
+        if text.dtype not in (torch.float32, torch.float64):
+            text = text.float()
+        self.text, self.weighting, self.ids = text.detach(), weighting, ids
+        self.closed = weighting.linear and text.shape[0] > text.shape[1]
+        self.chunk = chunk_rows(text.shape[0], text.dtype, text.device, chunk)
+        self.mass: Tensor | None = None
+        if self.closed:
+            self.total = self.text.sum(0)
+            self.mass = (self.text @ self.total + len(text)) / 2
+
+    def apply(self, x: Tensor) -> Tensor:
+        """``Y x``: (N, dim)."""
+        x = x.detach().to(self.text.dtype)
+        if self.weighting.name == "identity":
+            return x
+        if self.closed:
+            mixed = torch.addmm(x.sum(0)[None, :], self.text, self.text.T @ x)
+            return mixed.div_(2 * self.mass[:, None])
+        result = torch.empty_like(x)
+        for lo, hi in self._spans():
+            torch.mm(self.block(lo, hi), x, out=result[lo:hi])
+        return result
+
+    def apply_transposed(self, x: Tensor) -> Tensor:
+        """``Y^T x``: (N, dim)."""
+        x = x.detach().to(self.text.dtype)
+        if self.weighting.name == "identity":
+            return x
+        if self.closed:
+            x = x / (2 * self.mass[:, None])
+            return torch.addmm(x.sum(0)[None, :], self.text, self.text.T @ x)
+        result = torch.zeros_like(x)
+        for lo, hi in self._spans():
+            result.addmm_(self.block(lo, hi).T, x[lo:hi])
+        return result
+
+    def block(self, lo: int, hi: int) -> Tensor:
+        """Rows ``lo..hi`` of ``Y``: (hi - lo, N), each summing to 1."""
+        cosines = self.text[lo:hi] @ self.text.T
+        own = torch.arange(lo, hi, device=self.text.device)
+        weights = self.weighting.rows(cosines, own, self.ids, lo)
+        return weights.div_(weights.sum(1, keepdim=True))
+
+    def _spans(self) -> list[tuple[int, int]]:
+        rows = len(self.text)
+        return [(lo, min(lo + self.chunk, rows)) for lo in range(0, rows, self.chunk)]
+
+
+def matched(speech: Tensor, text: Tensor, targets: Targets, transposed: bool = False) -> Tensor:
+    """Mean over items of the cosine that the targets ask for.
+
+    ``(1/N) sum_ij y_ij <speech_i, text_j>``, or with ``transposed`` (the text is the anchor)
+    ``(1/N) sum_ij y_ij <text_i, speech_j>``. It is linear in each side, so the gradient with
+    respect to one side is a constant of the other: no graph is recorded inside the targets.
+
+    Args:
+        speech: (N, dim) unit-norm.
+        text: (N, dim) unit-norm; its share is computed only if it asks for a gradient.
+        targets: the target distributions.
+        transposed: whether the text is the anchor.
+    """
+    forward, backward = targets.apply, targets.apply_transposed
+    if transposed:
+        forward, backward = backward, forward
+    with torch.autocast(speech.device.type, enabled=False):
+        wide = targets.text.dtype
+        value = (speech.to(wide) * forward(text)).sum()
+        if text.requires_grad and torch.is_grad_enabled():
+            pull = (text.to(wide) * backward(speech)).sum()
+            value = value + (pull - pull.detach())
+        return value / len(speech)

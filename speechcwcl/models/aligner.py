@@ -1,0 +1,375 @@
+"""The aligned model: a speech encoder whose embeddings live in a frozen text encoder's space."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from speechcwcl.errors import UserError
+from speechcwcl.models import folder as folders
+from speechcwcl.models.audio_input import Audio, batches, load_batch, samples
+from speechcwcl.models.pooling import build_pooling, build_projection
+from speechcwcl.models.sources import resolve
+from speechcwcl.models.speech import SpeechEncoder
+from speechcwcl.models.text import TextEncoder, TextInfo, describe_text
+from speechcwcl.models.towers import speech_from_tower, write_towers
+
+MAX_SCALE = 100.0
+
+
+class Aligner(nn.Module):
+    """Speech encoder, pooling and projection into the space of a frozen text encoder.
+
+    The text encoder is not part of the module: it is described by :attr:`text_info` and loaded
+    when :attr:`text_encoder` is first asked for, so that it takes no memory while training from
+    stored text embeddings.
+
+    Args:
+        speech_encoder: the speech encoder.
+        text: the text encoder: a source (see :func:`~speechcwcl.models.text.describe_text`),
+            its description, or a loaded encoder.
+        pooling: ``"mean"`` or ``"attention"``.
+        pooling_options: options of :class:`~speechcwcl.models.pooling.AttentionPooling`.
+        projection: ``"linear"``, ``"mlp"``, or options of
+            :class:`~speechcwcl.models.pooling.Projection`.
+        logit_scale: initial 1 / temperature, learnable as its logarithm.
+    """
+
+    def __init__(
+        self,
+        speech_encoder: SpeechEncoder,
+        text: str | os.PathLike | TextInfo | TextEncoder = "all-MiniLM-L6-v2",
+        *,
+        pooling: str = "attention",
+        pooling_options: dict[str, Any] | None = None,
+        projection: str | dict[str, Any] = "mlp",
+        logit_scale: float = 1 / 0.07,
+    ):
+        super().__init__()
+        self._text: list[TextEncoder] = []  # in a list, so that it is no submodule
+        if isinstance(text, TextEncoder):
+            self._text, text = [text], text.info
+        self.text_info = text if isinstance(text, TextInfo) else describe_text(text)
+        self.dim = self.text_info.dim
+        self._head_options = {
+            "pooling": pooling,
+            "pooling_options": dict(pooling_options or {}),
+            "projection": projection,
+        }
+        self.speech_encoder = speech_encoder
+        self.pooling = build_pooling(pooling, speech_encoder.dim, pooling_options)
+        self.projection = build_projection(projection, self.pooling.out_dim, self.dim)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(logit_scale)))
+        # Zero: the text space as it is.
+        self.text_mean: Tensor
+        self.register_buffer("text_mean", torch.zeros(self.dim))
+
+    @classmethod
+    def build(
+        cls,
+        speech_encoder: str | os.PathLike = "whisper-tiny.en",
+        text_encoder: str | os.PathLike = "all-MiniLM-L6-v2",
+        *,
+        text_pooling: str = "auto",
+        pooling: str = "attention",
+        pooling_options: dict[str, Any] | None = None,
+        projection: str | dict[str, Any] = "mlp",
+        logit_scale: float = 1 / 0.07,
+        **speech_options: Any,
+    ) -> Aligner:
+        """An untrained aligner from plain values, as a YAML file gives them.
+
+        Args:
+            speech_encoder: source of the speech encoder.
+            text_encoder: source of the text encoder; only its files are read and hashed.
+            text_pooling: ``auto``, ``mean``, ``cls``, ``max`` or ``last``.
+            pooling: see the class.
+            pooling_options: see the class.
+            projection: see the class.
+            logit_scale: see the class.
+            **speech_options: options of :class:`~speechcwcl.models.speech.SpeechEncoder`.
+        """
+        return cls(
+            SpeechEncoder.from_pretrained(speech_encoder, **speech_options),
+            describe_text(text_encoder, text_pooling),
+            pooling=pooling,
+            pooling_options=pooling_options,
+            projection=projection,
+            logit_scale=logit_scale,
+        )
+
+    # -- spaces -----------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.log_scale.device
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """1 / temperature, at most 100, with gradient."""
+        return self.log_scale.exp().clamp(max=MAX_SCALE)
+
+    def set_logit_scale(self, value: float) -> None:
+        """Set 1 / temperature, for instance to the one that the loss has learned."""
+        with torch.no_grad():
+            self.log_scale.fill_(math.log(value))
+
+    def set_text_mean(self, mean: Tensor | np.ndarray) -> None:
+        """Centre the text space: embeddings become ``(q - mean)`` re-normalised.
+
+        Sentence encoders put all sentences into one narrow cone; taking its axis out makes the
+        similarities between texts, which CWCL weighs by, tell more.
+
+        Args:
+            mean: (dim,), usually the mean embedding of the unique training texts.
+        """
+        self.text_mean.copy_(torch.as_tensor(mean, dtype=torch.float32))
+
+    def transform_text(self, raw: Tensor | np.ndarray) -> Tensor:
+        """(texts, dim) from the text encoder -> (texts, dim) unit-norm in the aligned space."""
+        raw = torch.as_tensor(raw)
+        return nn.functional.normalize(raw - self.text_mean.to(raw.device), dim=-1)
+
+    @property
+    def text_hash(self) -> str:
+        """Hash of the text encoder; known without loading it."""
+        return self.text_info.hash
+
+    @property
+    def text_encoder(self) -> TextEncoder:
+        """The text encoder, loaded when first asked for."""
+        if not self._text:
+            encoder = TextEncoder.from_pretrained(self.text_info.source, self.text_info.pooling)
+            if encoder.hash != self.text_info.hash:
+                raise UserError(
+                    f"text encoder {self.text_info.source!r}: not the one this model was trained "
+                    "with (its hash differs)"
+                )
+            self._text.append(encoder)
+        return self._text[0].to(self.device)
+
+    def drop_text_encoder(self) -> None:
+        """Let the text encoder's memory go; it is loaded again when it is needed."""
+        self._text.clear()
+
+    # -- training ---------------------------------------------------------------------------------
+
+    def embed_speech(self, wav: Tensor, lengths: Tensor) -> Tensor:
+        """Waveforms to the aligned space, with gradient.
+
+        Args:
+            wav: (batch, samples) float32 at 16 kHz, zero-padded.
+            lengths: (batch,) in samples.
+
+        Returns:
+            (batch, dim) unit norm.
+        """
+        return self._head(*self.speech_encoder(wav, lengths))
+
+    def embed_features(self, feats: Tensor, frame_lengths: Tensor) -> Tensor:
+        """As :meth:`embed_speech`, from ``speech_encoder.frozen_features`` (cached)."""
+        feats, frame_lengths = feats.to(self.device), frame_lengths.to(self.device)
+        return self._head(*self.speech_encoder.from_features(feats, frame_lengths))
+
+    def forward(self, wav: Tensor, lengths: Tensor) -> Tensor:
+        """Same as :meth:`embed_speech`."""
+        return self.embed_speech(wav, lengths)
+
+    def _head(self, frames: Tensor, frame_lengths: Tensor) -> Tensor:
+        projected = self.projection(self.pooling(frames, frame_lengths))
+        return nn.functional.normalize(projected.float(), dim=-1)
+
+    # -- use --------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode_speech(
+        self,
+        audio: Sequence[Audio],
+        *,
+        batch_seconds: float = 60.0,
+        sample_rate: int = 16000,
+        progress: bool = False,
+    ) -> np.ndarray:
+        """Embed recordings; the result depends neither on their order nor on the batches.
+
+        Args:
+            audio: files, or one-dimensional arrays or tensors.
+            batch_seconds: most seconds of audio, padding included, in one batch.
+            sample_rate: of the arrays, in Hz (files know theirs).
+            progress: show a progress bar.
+
+        Returns:
+            (recordings, dim) float32 unit norm, in the order given.
+        """
+        audio = list(audio)
+        rows = np.zeros((len(audio), self.dim), dtype=np.float32)
+        sizes = [samples(item, index, sample_rate) for index, item in enumerate(audio)]
+        training = self.training
+        self.eval()
+        try:
+            with tqdm(
+                total=len(audio), desc="embed speech", unit="clip", disable=not progress
+            ) as bar:
+                for chosen in batches(sizes, batch_seconds):
+                    wav, lengths = load_batch([(i, audio[i]) for i in chosen], sample_rate)
+                    embedded = self.embed_speech(wav.to(self.device), lengths.to(self.device))
+                    rows[chosen] = embedded.cpu().numpy()
+                    bar.update(len(chosen))
+        finally:
+            self.train(training)
+        return rows
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
+        """Embed texts: (texts, dim) float32 unit norm, in the aligned space."""
+        raw = torch.from_numpy(self.text_encoder.encode(texts, batch_size=batch_size))
+        return self.transform_text(raw).numpy()
+
+    def encode_labels(
+        self, labels: Sequence[str | Sequence[str]], templates: Sequence[str] = ("{}",)
+    ) -> np.ndarray:
+        """One unit-norm row a label: the mean over its texts and the templates, re-normalised.
+
+        Args:
+            labels: a text, or several texts, for each label.
+            templates: each with one ``{}``.
+        """
+        texts = [[label] if isinstance(label, str) else list(label) for label in labels]
+        for template in templates:
+            if template.count("{}") != 1:
+                raise UserError(f"template {template!r}: needs exactly one {{}}")
+        flat = [t.replace("{}", text) for group in texts for text in group for t in templates]
+        embedded = self.encode_text(flat)
+        counts = [len(group) * len(templates) for group in texts]
+        ends = np.cumsum(counts)
+        means = [embedded[e - n : e].mean(axis=0) for n, e in zip(counts, ends, strict=True)]
+        return np.stack([mean / np.linalg.norm(mean) for mean in means]).astype(np.float32)
+
+    def classify(
+        self,
+        audio: Sequence[Audio],
+        labels: Sequence[str] | Mapping[str, str | Sequence[str]],
+        templates: Sequence[str] = ("{}",),
+        top_k: int | None = None,
+        *,
+        sample_rate: int = 16000,
+    ) -> list[list[dict[str, Any]]]:
+        """Classify recordings by labels written in words, with no training.
+
+        Args:
+            audio: see :meth:`encode_speech`.
+            labels: the texts, or ``{label: text or texts}``.
+            templates: sentences with one ``{}`` to put the label into.
+            top_k: labels to return; all when ``None``.
+            sample_rate: of the arrays, in Hz.
+
+        Returns:
+            For each recording the best labels first: ``{"label", "score", "cosine"}``; ``score``
+            is the softmax over the labels at the model's temperature.
+        """
+        names = list(labels)
+        if not names:
+            raise UserError("classify: no labels given")
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UserError(f"classify: label {twice!r} is given twice")
+        texts = [labels[name] for name in names] if isinstance(labels, Mapping) else names
+        cosine = self.encode_speech(audio, sample_rate=sample_rate) @ (
+            self.encode_labels(texts, templates).T
+        )
+        logits = torch.from_numpy(cosine) * self.logit_scale.detach().cpu()
+        scores = logits.softmax(dim=-1).numpy()
+        return [
+            [
+                {"label": names[k], "score": float(s[k]), "cosine": float(c[k])}
+                for k in np.argsort(-c, kind="stable")[:top_k]
+            ]
+            for s, c in zip(scores, cosine, strict=True)
+        ]
+
+    # -- folders ----------------------------------------------------------------------------------
+
+    def learned_state(self, with_towers: bool = False) -> dict[str, Tensor]:
+        """The tensors that are not in the pretrained encoders (or all, but the text encoder's)."""
+        fixed = set() if with_towers else self.speech_encoder.pretrained_names()
+        kept = self.state_dict()
+        for name in fixed:
+            del kept[f"speech_encoder.{name}"]
+        return kept
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        with_towers: bool = False,
+        info: dict[str, Any] | None = None,
+    ) -> None:
+        """Write a folder that :meth:`from_pretrained` opens: safetensors and plain JSON.
+
+        Args:
+            folder: made, or replaced as a whole.
+            with_towers: put the frozen encoders in too, so that nothing else is needed; otherwise
+                they are named by source and hash.
+            info: anything worth knowing (JSON-able), kept under ``info``.
+        """
+        config = {
+            "dim": self.dim,
+            "speech": {
+                "source": self.speech_encoder.source,
+                "hash": self.speech_encoder.hash,
+                "options": self.speech_encoder.options(),
+            },
+            "text": asdict(self.text_info),
+            "towers": with_towers,
+            "info": info or {},
+            **self._head_options,
+        }
+        with folders.replace_folder(Path(folder)) as scratch:
+            if with_towers:
+                write_towers(scratch, self.speech_encoder, self.text_info)
+            folders.write(scratch, config, self.learned_state(with_towers))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike, *, device: str = "cpu") -> Aligner:
+        """Open a folder of :meth:`save_pretrained` (or a hub id); runs no code of it.
+
+        Args:
+            folder: the folder.
+            device: where to put the weights.
+
+        Raises:
+            UserError: not an aligner, from a newer version, truncated, changed, or its encoders
+                cannot be had or are not those it was trained with.
+        """
+        path = Path(folder).expanduser()
+        path = path if path.is_dir() else resolve(folder)
+        config, state = folders.read(path)
+        try:
+            heard, text = dict(config["speech"]), TextInfo(**config["text"])
+            if config["towers"]:
+                speech = speech_from_tower(path, heard)
+                text = TextInfo(**{**config["text"], "source": str(path / "text")})
+            else:
+                speech = SpeechEncoder.from_pretrained(heard["source"], **heard["options"])
+            options = ("pooling", "pooling_options", "projection")
+            model = cls(speech, text, **{key: config[key] for key in options})
+        except (TypeError, KeyError) as error:
+            raise UserError(f"{path / 'config.json'}: not as expected: {error}") from error
+        if speech.hash != heard["hash"]:
+            raise UserError(
+                f"speech encoder {heard['source']!r}: not the one that {path} was trained with "
+                "(its hash differs)"
+            )
+        expected = model.learned_state(config["towers"])
+        folders.check_state(path / folders.WEIGHTS, state, expected)
+        model.load_state_dict(state, strict=False)  # checked name by name just above
+        return model.to(device).eval()

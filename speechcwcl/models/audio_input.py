@@ -1,0 +1,91 @@
+"""Recordings as users hand them over (files, arrays, tensors), made into padded batches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from speechcwcl.errors import UserError
+
+Audio = str | os.PathLike | np.ndarray | Tensor
+_RATE = 16000
+
+
+def samples(item: Audio, index: int, sample_rate: int) -> int:
+    """About how many samples at 16 kHz a recording has, without decoding it."""
+    if isinstance(item, str | os.PathLike):
+        from speechcwcl.data.audio import probe
+
+        return max(1, int(probe(item).duration * _RATE))
+    return max(1, int(_array(item, index).size * _RATE / sample_rate))
+
+
+def batches(sizes: Sequence[int], batch_seconds: float) -> list[list[int]]:
+    """Indices in batches of similar length, padding included at most ``batch_seconds`` each."""
+    if batch_seconds <= 0:
+        raise UserError(f"batch_seconds: {batch_seconds} is not above 0")
+    most = batch_seconds * _RATE
+    result: list[list[int]] = []
+    for index in sorted(range(len(sizes)), key=lambda i: (sizes[i], i)):
+        # Sorted upwards, so the newcomer is the longest of its batch.
+        if result and sizes[index] * (len(result[-1]) + 1) <= most:
+            result[-1].append(index)
+        else:
+            result.append([index])
+    return result
+
+
+def load_batch(items: Sequence[tuple[int, Audio]], sample_rate: int) -> tuple[Tensor, Tensor]:
+    """Decode recordings into one batch.
+
+    Args:
+        items: pairs of the recording's number (for messages) and the recording.
+        sample_rate: of the arrays, in Hz.
+
+    Returns:
+        (batch, samples) float32 at 16 kHz, zero-padded, and (batch,) lengths in samples.
+    """
+    clips = [_load(item, index, sample_rate) for index, item in items]
+    lengths = torch.tensor([len(clip) for clip in clips])
+    wav = torch.zeros(len(clips), int(lengths.max()))
+    for row, clip in zip(wav, clips, strict=True):
+        row[: len(clip)] = torch.from_numpy(clip)
+    return wav, lengths
+
+
+def _load(item: Audio, index: int, sample_rate: int) -> np.ndarray:
+    if isinstance(item, str | os.PathLike):
+        from speechcwcl.data.audio import load_audio
+
+        return load_audio(item)
+    array = _array(item, index)
+    if np.issubdtype(array.dtype, np.integer):
+        array = array / float(np.iinfo(array.dtype).max + 1)
+    clip = np.ascontiguousarray(array, dtype=np.float32)
+    if not np.isfinite(clip).all():
+        raise UserError(f"recording {index + 1}: has NaN or infinite samples")
+    if sample_rate != _RATE:
+        from torchaudio.functional import resample
+
+        clip = resample(torch.from_numpy(clip), sample_rate, _RATE).numpy()
+    return clip
+
+
+def _array(item: Audio, index: int) -> np.ndarray:
+    if not isinstance(item, np.ndarray | Tensor):
+        raise UserError(
+            f"recording {index + 1}: a {type(item).__name__}; give a path, or a one-dimensional "
+            "array or tensor of samples"
+        )
+    array = item.detach().cpu().numpy() if isinstance(item, Tensor) else item
+    if array.ndim > 1 and max(array.shape) == array.size:
+        array = array.reshape(-1)
+    if array.ndim != 1:
+        raise UserError(f"recording {index + 1}: shape {array.shape}; give one channel of samples")
+    if array.size == 0:
+        raise UserError(f"recording {index + 1}: no samples")
+    return array

@@ -1,0 +1,171 @@
+"""wav2vec2 and its kin on raw waveforms: HuBERT, WavLM, data2vec-audio."""
+
+from __future__ import annotations
+
+import functools
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from speechcwcl.models.families.base import (
+    Family,
+    attention_mask,
+    conv_lengths,
+    masked_group_norm,
+    masked_moments,
+    receptive_field,
+    zero_beyond,
+)
+
+
+class Wav2Vec2(Family):
+    """wav2vec2 and HuBERT, with group norm (base models) or layer norm (large ones).
+
+    The group norm of the first convolution takes its statistics over the whole clip; here over its
+    true length, where transformers lets the padding of a batch in.
+    """
+
+    model_types = ("wav2vec2", "hubert")
+
+    def __init__(self, model: nn.Module, feature_config: dict[str, Any]):
+        super().__init__(model, feature_config)
+        self.min_samples = receptive_field(self.config.conv_kernel, self.config.conv_stride)
+
+    @classmethod
+    def build(cls, config: Any) -> nn.Module:
+        """A random encoder."""
+        return super().build(_without_adapter(config))
+
+    @classmethod
+    def load(cls, folder: Path, config: Any) -> nn.Module:
+        """The encoder of any of the family's folders, heads left out."""
+        return super().load(folder, _without_adapter(config))
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The transformer layers."""
+        return self.model.encoder.layers
+
+    @property
+    def _norm_last(self) -> bool:
+        return getattr(self.config, "do_stable_layer_norm", False)
+
+    @property
+    def final_modules(self) -> list[nn.Module]:
+        """The final norm of pre-norm models; post-norm layers normalise themselves."""
+        return [self.model.encoder.layer_norm] if self._norm_last else []
+
+    @property
+    def hop(self) -> int:
+        """320 samples, 50 frames a second, in every published model."""
+        return math.prod(self.config.conv_stride)
+
+    def normalise(self, wav: Tensor, lengths: Tensor) -> Tensor:
+        """Zero mean and unit variance over the true length, where the checkpoint wants it."""
+        if not self.feature_config.get("do_normalize", True):
+            return wav
+        mean, variance = masked_moments(wav[:, None], lengths, over_channels=False)
+        return (wav - mean[:, 0]) * torch.rsqrt(variance[:, 0] + 1e-7)
+
+    def front(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Convolutions, projection, convolutional positions."""
+        kernels, strides = self.config.conv_kernel, self.config.conv_stride
+        hidden = wav[:, None].to(self.model.feature_extractor.conv_layers[0].conv.weight.dtype)
+        steps = zip(self.model.feature_extractor.conv_layers, kernels, strides, strict=True)
+        for layer, kernel, stride in steps:
+            lengths = conv_lengths(lengths, [kernel], [stride])
+            norm = getattr(layer, "layer_norm", None)
+            if isinstance(norm, nn.GroupNorm):
+                hidden = masked_group_norm(norm, layer.conv(hidden), lengths)
+                hidden = layer.activation(hidden)
+            else:
+                hidden = layer(hidden)
+        projected = self.model.feature_projection(hidden.transpose(1, 2))
+        hidden = projected[0] if isinstance(projected, tuple) else projected
+        hidden = zero_beyond(hidden, lengths)
+        hidden = hidden + self._positions(hidden, lengths)
+        encoder = self.model.encoder
+        if not self._norm_last:
+            hidden = encoder.layer_norm(hidden)
+        return encoder.dropout(hidden), lengths
+
+    def _positions(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        embed = self.model.encoder.pos_conv_embed
+        if getattr(embed, "batch_norm", None) is None:
+            return embed(hidden)
+        normed = zero_beyond(embed.batch_norm(hidden.transpose(1, 2)), lengths, axis=-1)
+        return embed.activation(embed.padding(embed.conv(normed))).transpose(1, 2)
+
+    def layer(self, index: int, hidden: Tensor, context: Any) -> Tensor:
+        """Apply one layer."""
+        return self.layers[index](hidden, attention_mask=context)
+
+
+class Data2VecAudio(Wav2Vec2):
+    """data2vec-audio: its positions come from several convolutions one after the other."""
+
+    model_types = ("data2vec-audio",)
+
+    def _positions(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        hidden = hidden.transpose(1, 2)
+        for layer in self.model.encoder.pos_conv_embed.layers:
+            # A clip alone has zeros beyond its end before every one of the convolutions.
+            hidden = layer(zero_beyond(hidden, lengths, axis=-1))
+        return hidden.transpose(1, 2)
+
+
+class WavLM(Wav2Vec2):
+    """WavLM: a relative position bias, owned by the lowest layer, gated in every layer."""
+
+    model_types = ("wavlm",)
+
+    def __init__(self, model: nn.Module, feature_config: dict[str, Any]):
+        super().__init__(model, feature_config)
+        for layer in self.layers:
+            # transformers' version takes the projections' weights past their modules, so that LoRA
+            # would do nothing, and keeps (heads x frames x frames) weights that nobody reads.
+            attend = functools.partial(_attend, layer.attention)
+            layer.attention.torch_multi_head_self_attention = attend
+
+    def context(self, hidden: Tensor, frame_lengths: Tensor) -> Any:
+        """Padding mask and position bias (batch * heads, frames, frames)."""
+        batch, frames = hidden.shape[:2]
+        bias = self.layers[0].attention.compute_bias(frames, frames)
+        bias = bias.unsqueeze(0).expand(batch, -1, -1, -1).reshape(-1, frames, frames)
+        return attention_mask(hidden, frame_lengths), bias
+
+    def layer(self, index: int, hidden: Tensor, context: Any) -> Tensor:
+        """Apply one layer."""
+        mask, bias = context
+        hidden, _ = self.layers[index](hidden, attention_mask=mask, position_bias=bias, index=index)
+        return hidden
+
+
+def _attend(module: nn.Module, hidden: Tensor, mask: Tensor, bias: Tensor) -> tuple[Tensor, None]:
+    """Self-attention with a gated position bias (batch * heads, frames, frames)."""
+    batch, frames, dim = hidden.shape
+
+    def heads(projected: Tensor) -> Tensor:
+        return projected.view(batch, frames, module.num_heads, module.head_dim).transpose(1, 2)
+
+    attended = nn.functional.scaled_dot_product_attention(
+        heads(module.q_proj(hidden)),
+        heads(module.k_proj(hidden)),
+        heads(module.v_proj(hidden)),
+        attn_mask=bias.view(batch, module.num_heads, frames, frames) + mask,
+        dropout_p=module.dropout if module.training else 0.0,
+    )
+    return module.out_proj(attended.transpose(1, 2).reshape(batch, frames, dim)), None
+
+
+def _without_adapter(config: Any) -> Any:
+    # The adapter of speech translation checkpoints shortens the frames for a decoder we lack.
+    if getattr(config, "add_adapter", False):
+        config.add_adapter = False
+    return config
+
+
+__all__ = ["Data2VecAudio", "Wav2Vec2", "WavLM"]

@@ -1,0 +1,153 @@
+"""Whisper's encoder on clips of any length: log-mel in torch, positions sliced, no 30 s padding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from speechcwcl.models.families.base import Family, load_pretrained, zero_beyond
+
+_FFT = 400
+_HOP = 160
+
+
+class LogMel:
+    """Whisper's log-mel spectrogram of a batch, each clip as if it were alone.
+
+    The clip is reflected at its own end (not at the batch's), and the dynamic range is clamped to
+    8 decades below the clip's own maximum.
+
+    Args:
+        mels: number of mel bands.
+    """
+
+    def __init__(self, mels: int):
+        from transformers.audio_utils import mel_filter_bank
+
+        filters = mel_filter_bank(
+            num_frequency_bins=1 + _FFT // 2,
+            num_mel_filters=mels,
+            min_frequency=0.0,
+            max_frequency=8000.0,
+            sampling_rate=16000,
+            norm="slaney",
+            mel_scale="slaney",
+        )
+        self._filters = torch.from_numpy(filters).float().T.contiguous()
+        self._window = torch.hann_window(_FFT)
+
+    def __call__(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the spectrogram.
+
+        Args:
+            wav: (batch, samples) at 16 kHz.
+            lengths: (batch,) in samples, more than 200.
+
+        Returns:
+            (batch, mels, frames) at 100 Hz, zero beyond each clip, and (batch,) frame counts.
+        """
+        frames = torch.div(lengths, _HOP, rounding_mode="floor")
+        most = int(frames.max())
+        filters, window = self._filters.to(wav.device), self._window.to(wav.device)
+        padded = _reflect(wav.float(), lengths, (most - 1) * _HOP + _FFT)
+        spectrum = torch.stft(padded, _FFT, _HOP, window=window, center=False, return_complex=True)
+        power = torch.view_as_real(spectrum).square().sum(-1)
+        mel = (filters @ power).clamp_(min=1e-10).log10_()
+        floor = mel.masked_fill(
+            torch.arange(most, device=wav.device) >= frames[:, None, None], -torch.inf
+        )
+        mel = torch.maximum(mel, floor.amax(dim=(1, 2), keepdim=True) - 8.0)
+        return zero_beyond((mel + 4.0) / 4.0, frames, axis=-1), frames
+
+
+def _reflect(wav: Tensor, lengths: Tensor, size: int) -> Tensor:
+    """Pad by half a window on both sides, mirroring at each clip's own ends."""
+    position = (torch.arange(size, device=wav.device) - _FFT // 2).abs()[None, :]
+    last = lengths[:, None] - 1
+    mirrored = torch.where(position > last, 2 * last - position, position)
+    return wav.gather(1, mirrored.clamp_(min=0).minimum(last))
+
+
+class Whisper(Family):
+    """Whisper encoders; a full checkpoint works too, its decoder is never read into memory.
+
+    Clips longer than the position table (30 s) are encoded in windows of that length, whose frames
+    are put one after the other; the spectrogram is still taken over the whole clip.
+    """
+
+    model_types = ("whisper",)
+    min_samples = 2 * _HOP
+    # It was trained on clips inside 30 s of silence. A little silence on both sides gives most of
+    # that back: spoken digits of unseen speakers, linear probe on the mean frame: 91.6 % without,
+    # 97.2 % with 0.2 s, 97.8 % with 0.3 s before and 1 s after.
+    silence = (0.2, 0.2)
+
+    def __init__(self, model: nn.Module, feature_config: dict[str, Any]):
+        super().__init__(model, feature_config)
+        self.window_frames = self.config.max_source_positions
+        self.log_mel = LogMel(self.config.num_mel_bins)
+        model.embed_positions.requires_grad_(False)  # sinusoids
+
+    @classmethod
+    def build(cls, config: Any) -> nn.Module:
+        """A random encoder."""
+        from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+        config._attn_implementation = "sdpa"
+        return WhisperEncoder(config)
+
+    @classmethod
+    def load(cls, folder: Path, config: Any) -> nn.Module:
+        """The encoder of a ``WhisperModel`` or ``WhisperForConditionalGeneration`` folder."""
+        from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+        mapping = {r"^(model\.)?encoder\.": ""}
+        return load_pretrained(WhisperEncoder, folder, config, mapping)
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The transformer layers."""
+        return self.model.layers
+
+    @property
+    def final_modules(self) -> list[nn.Module]:
+        """The final layer norm."""
+        return [self.model.layer_norm]
+
+    @property
+    def dim(self) -> int:
+        """Width of a frame."""
+        return self.config.d_model
+
+    @property
+    def hop(self) -> int:
+        """320 samples: 50 frames a second."""
+        return 2 * _HOP
+
+    def front(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-mel, two convolutions, sinusoidal positions."""
+        mel, mel_frames = self.log_mel(wav, lengths)
+        window = 2 * self.window_frames
+        count = -(-mel.shape[-1] // window)
+        parts = []
+        for index in range(count):
+            part = mel[..., index * window : (index + 1) * window]
+            parts.append(self._convolve(part, (mel_frames - index * window).clamp(min=0)))
+        # An odd frame count only occurs in a clip's last window, so the windows' counts add up.
+        return torch.cat(parts, dim=1), torch.div(mel_frames + 1, 2, rounding_mode="floor")
+
+    def _convolve(self, mel: Tensor, mel_frames: Tensor) -> Tensor:
+        model = self.model
+        hidden = F.gelu(model.conv1(mel.to(model.conv1.weight.dtype)))
+        # The second convolution must see zeros after the clip, as it does when it is alone.
+        hidden = F.gelu(model.conv2(zero_beyond(hidden, mel_frames, axis=-1))).transpose(1, 2)
+        hidden = hidden + model.embed_positions.weight[: hidden.shape[1]]
+        return zero_beyond(hidden, torch.div(mel_frames + 1, 2, rounding_mode="floor"))
+
+    def layer(self, index: int, hidden: Tensor, context: Any) -> Tensor:
+        """Apply one layer."""
+        return self.layers[index](hidden, context)

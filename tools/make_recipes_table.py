@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""Write recipes/README.md: which method on which corpus, by which command, with what result.
+
+Methods are the YAML files of recipes/cwcl/hparams, corpora the folders of egs; the first line of
+either says what it is. A result is what egs/<corpus>/cwcl1/RESULTS.md holds.
+
+Example:
+    python tools/make_recipes_table.py --write
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from speechcwcl.files import atomic_write
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAD = """\
+# Recipes
+
+This page is generated: `python tools/make_recipes_table.py --write`.
+
+- `cwcl/`: train under CWCL, or CLIP, SigLIP, SupCon, cosine: `train.py`, `hparams/`, `ablation/`.
+- `zeroshot/`: protocols, label wordings and their text upper bounds.
+
+A method is a training YAML, a corpus a folder of `egs/`; any method runs on any corpus:
+`egs/<corpus>/cwcl1/run.sh --train_config ../../../recipes/cwcl/hparams/<method>.yaml`.
+
+## Methods
+| method | what |
+|---|---|
+"""
+
+
+def first_line(path: Path) -> str:
+    """The first line of a file without its comment sign."""
+    return path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ").strip()
+
+
+def measured(folder: Path) -> str:
+    """A link to the results, or that there are none."""
+    results = folder / "RESULTS.md"
+    if not results.exists() or "No result was measured here" in results.read_text("utf-8"):
+        return "not measured here: the corpus was not at hand"
+    return f"[RESULTS.md](../{results.relative_to(ROOT).as_posix()})"
+
+
+def build() -> str:
+    """The page."""
+    lines = [HEAD.rstrip("\n")]
+    for path in sorted((ROOT / "recipes/cwcl/hparams").glob("*.yaml")):
+        lines.append(f"| [{path.stem}](cwcl/hparams/{path.name}) | {first_line(path)} |")
+    lines += ["", "## Corpora and results", "| corpus | command | result |", "|---|---|---|"]
+    for run in sorted(ROOT.glob("egs/*/cwcl1/run.sh")):
+        name = run.parent.parent.name
+        if name != "TEMPLATE":
+            lines.append(f"| {name} | `egs/{name}/cwcl1/run.sh` | {measured(run.parent)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Print the page, or write it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--write", action="store_true", help="write it instead of printing it")
+    page = build()
+    if parser.parse_args().write:
+        with atomic_write(ROOT / "recipes/README.md") as stream:
+            stream.write(page)
+    else:
+        print(page, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
