@@ -35,7 +35,7 @@ EXTRAS = {
     "tensorboard": ["tensorboard>=2.15"],
     "mini": ["onnxruntime>=1.17", "hibari-tts==0.2.1"],  # only to make the mini corpus again
     "bench": ["open_clip_torch>=2.30", "sentence-transformers>=5"],
-    "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff==0.14.5", "peft>=0.17", "tensorboard>=2.15"],
+    "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff==0.17.6", "peft>=0.17", "tensorboard>=2.15"],
 }
 
 setup(

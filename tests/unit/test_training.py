@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -192,7 +191,8 @@ def test_the_learning_rate_warms_up_and_comes_down(schedule, last):
 def test_metrics_of_a_repeated_epoch_are_replaced(tmp_path):
     for epoch in (1, 2, 3, 2):
         append_metrics(tmp_path / "m.jsonl", {"epoch": epoch, "x": epoch})
-    assert [json.loads(t)["epoch"] for t in Path(tmp_path / "m.jsonl").read_text().split("\n")[:-1]] == [1, 2]  # fmt: skip
+    lines = (tmp_path / "m.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
 
 
 def test_running_means_travel_within_an_epoch_only(tmp_path):

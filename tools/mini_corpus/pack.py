@@ -91,8 +91,18 @@ def write_file(
         assert position % GRID == 0 and samples.size % GRID == 0
         start, end = position / SAMPLE_RATE, (position + samples.size) / SAMPLE_RATE
         segments.append(
-            Segment(clip.id, file, round(start, 3), round(end, 3), clip.split, clip.set,
-                    clip.voice, clip.kind, clip.label, clip.text)  # fmt: skip
+            Segment(
+                clip.id,
+                file,
+                round(start, 3),
+                round(end, 3),
+                clip.split,
+                clip.set,
+                clip.voice,
+                clip.kind,
+                clip.label,
+                clip.text,
+            )  # fmt: skip
         )
         parts += [samples, np.zeros(GAP, np.int16)]
         position += samples.size + GAP

@@ -21,7 +21,7 @@ QUESTION = re.compile(
     r"^(what|who|whose|where|when|why|which|how|is|are|am|was|were|do|does|did|can|could|will"
     r"|would|should|shall|may|has|have|had|isn't|aren't|don't|doesn't|won't|can't)\b"
 )
-NO_SOUND = set(".,;:!?—…\"()“” ˈˌː")
+NO_SOUND = set('.,;:!?—…"()“” ˈˌː')
 TAKES = 4
 
 
