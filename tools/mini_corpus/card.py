@@ -122,9 +122,9 @@ pip install numpy scipy soundfile pyyaml tqdm onnx onnxruntime hibari-tts==0.2.1
 python tools/make_mini_corpus.py --work WORK   {options}
 python tools/make_mini_corpus.py --check --thorough
 ```
-The first command takes {minutes}; finished clips stay in `WORK`, so it can be
-interrupted. The same lists and seed give the same voices, speeds and splits; the sound may differ
-in the last bits with other versions of onnxruntime or libopus.
+The first command takes {minutes}; finished clips stay in
+`WORK`, so it can be interrupted. The same lists and seed give the same voices, speeds and splits;
+the sound may differ in the last bits with other versions of onnxruntime or libopus.
 
 ## Licences
 - Kokoro-82M by hexgrad (model and voices): Apache-2.0; its int8 ONNX export by thewh1teagle
@@ -139,8 +139,8 @@ in the last bits with other versions of onnxruntime or libopus.
 - A word alone is the hardest thing for this model. {words_note}
 - The blended voices are not people, and hibari's five settings are one speaker.
 - Opus at {kbits:g} kbit/s can be told from the original in a direct comparison.
-- Most training clips are hibari's, because it is fast; the other {voices} voices (and the blends)
-  speak the smaller part. More of them: raise `--kokoro_words`, `--kokoro_phrases` and
+- Most training clips are hibari's, because it is fast; Kokoro's training voices and the
+  blends speak the smaller part. More of them: raise `--kokoro_words`, `--kokoro_phrases` and
   `--kokoro_sentences` (Kokoro makes about 1.6 seconds of sound a second and core).
 """
 WORDS_NOTE = """Whisper tiny.en (4 s windows, after coding)
@@ -173,7 +173,7 @@ def write_card(out: Path, corpus: dict[str, Any], segments: list[Segment]) -> No
         hibari=len(HIBARI_VOICES),
         peak=PEAK,
         options=" ".join(options),
-        minutes="about an hour on two cores",
+        minutes="about 45 minutes (estimated) on two free cores",
         words_note=WORDS_NOTE,
     )
     lines = [line.rstrip() for line in text.splitlines()]
