@@ -79,7 +79,7 @@ def cwcl(
         True
 
     Source:
-        Srinivasa et al., CWCL, NeurIPS 2023, arXiv 2309.14580.
+        CWCL, NeurIPS 2023, arXiv 2309.14580.
     """
     check_anchor(anchor)
     weighting = Weighting.parse(weighting)

@@ -49,9 +49,9 @@ class ContrastiveObjective(nn.Module):
     """A weighted sum of named loss terms over one batch of (speech, text) embeddings.
 
     Under torch.distributed, batches are gathered over ranks while training (see ``gather.py``),
-    unless ``speech`` comes straight from ``gather_rows``;
-    wrap the module in DistributedDataParallel like every other one, so that a learnable scale
-    stays the same everywhere.
+    unless ``speech`` comes straight from ``gather_rows``. Wrap the module in
+    DistributedDataParallel like every other one, so that a learnable scale stays the same
+    everywhere.
 
     Args:
         terms: what to add up.

@@ -333,6 +333,10 @@ def build_term(name: str, given: Any) -> Term:
     options = (
         dict(given) if isinstance(given, Mapping) else {"weight": 1.0 if given is None else given}
     )
+    require(
+        name.isidentifier() and not hasattr(nn.ModuleDict, name),
+        f"loss: {name!r} cannot name a term; use letters, digits and underscores",
+    )
     kind = options.pop("kind", name)
     kind = "clip" if kind == "lit" else kind
     if kind not in TERMS:

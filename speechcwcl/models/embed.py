@@ -28,6 +28,7 @@ def feature_cache(
     *,
     copies: int = 0,
     augment: Augmenter | None = None,
+    share: float = 0.0,
 ) -> FeatureCache:
     """Open the cache of an encoder's frozen features of a manifest; compute what is missing.
 
@@ -35,16 +36,26 @@ def feature_cache(
         encoder: its part below the cut is what is cached.
         manifest: the utterances.
         folder: holds caches of any number of keys (encoder, cut, manifest, augmentation).
-        copies: augmented copies beside the clean one (copy 0).
+        copies: augmented copies beside the first one (copy 0).
         augment: makes the copies; needed when there are any.
+        share: of the utterances whose copy 0 is augmented instead of clean, which costs nothing.
     """
-    changed = augment.hash if copies and augment else None
+    changed = [augment.hash, share] if augment and (copies or share) else None
     key = sha256_json([encoder.cache_key, manifest.hash, changed])
+
+    def version(utterance_id: str, copy: int) -> int:
+        """Which augmented version it is; 0 is clean. Copies count on after the first."""
+        first = bool(augment) and int(sha256_json(utterance_id)[:8], 16) < share * 2**32
+        return copy + 1 if first else copy
 
     def extract(utterances: list[Any], copy: int) -> list[np.ndarray]:
         wavs = [load_audio(u.audio, u.start, u.end) for u in utterances]
-        if copy:
-            wavs = [augment(wav, u.id, copy) for wav, u in zip(wavs, utterances, strict=True)]
+        versions = [version(u.id, copy) for u in utterances]
+        if augment:
+            wavs = [
+                augment(wav, u.id, number)
+                for wav, u, number in zip(wavs, utterances, versions, strict=True)
+            ]
         wav, lengths = pad_waves(wavs)
         feats, frames = encoder.frozen_features(wav.to(encoder.device), lengths.to(encoder.device))
         feats = feats.cpu().numpy()

@@ -53,7 +53,8 @@ class TrainConfig:
     num_workers: int = 0
     # augmentation
     augment: dict | None = None  # options of speechcwcl.data.augment.Augmenter
-    augment_copies: int = 0  # augmented copies beside the clean one in the feature cache
+    augment_copies: int = 0  # augmented copies beside the first one in the feature cache
+    augment_share: float = 0.0  # of the utterances whose first cached copy is augmented, not clean
     feature_mask: dict | None = None  # SpecAugment-like masks on cached features
     # optimisation
     epochs: int = 10
@@ -85,6 +86,10 @@ class TrainConfig:
         for name in ("batch_size", "epochs", "num_buckets", "frame_stride", "grad_accumulation"):
             value = getattr(self, name)
             require(value >= 1, f"{name}: {value} is not a positive whole number")
+        require(
+            0 <= self.augment_share <= 1,
+            f"augment_share: {self.augment_share} is not between 0 and 1",
+        )
         whole = isinstance(self.freeze, int) and not isinstance(self.freeze, bool)
         require(
             self.freeze in ("all", "none") or (whole and self.freeze >= 0),

@@ -179,6 +179,7 @@ def build_dataset(
             folder,
             copies=copies,
             augment=augment,
+            share=config.augment_share,
         )
     elif config.augment_copies:
         raise UserError(

@@ -10,7 +10,7 @@ import pytest
 
 from speechcwcl.corpora import get_corpus
 from speechcwcl.corpora.slurp import Slurp
-from speechcwcl.corpora.speech_commands import SpeechCommands, which_set
+from speechcwcl.corpora.speech_commands import SpeechCommands
 from speechcwcl.corpora.stop import COLUMNS, first_intent
 from speechcwcl.data.datadir import check_datadir, read_corpus, read_datadir
 from speechcwcl.data.manifest import Manifest, compile_manifest
@@ -318,90 +318,6 @@ def test_stop_bad_input(copy, tmp_path):
     table.write_text("file_id\tdomain\tutterance\tnormalized_seqlogical\n")
     with pytest.raises(UserError, match="no column 'decoupled_normalized_seqlogical'"):
         prepared("stop", source, tmp_path / "data", "test")
-
-
-def test_speech_commands_words(fakes, tmp_path):
-    source = fakes["speech_commands"]
-    sets = {s: prepared("speech_commands", source, tmp_path, s) for s in SpeechCommands.splits}
-    words = ("train", "valid", "test")
-    assert len(sets["all"]) == 72 == sum(len(sets[s]) for s in words)
-    speakers = [{u.speaker for u in sets[s]} for s in words]
-    assert not speakers[0] & speakers[1] and not speakers[0] & speakers[2]
-    for split in words:
-        labels = {u.labels["label"] for u in sets[split]}
-        assert labels == {"yes", "no", "left", "stop", "seven", "tree"}
-        assert not any("noise" in u.audio for u in sets[split])
-        assert all(u.text == u.labels["label"] for u in sets[split])
-        assert all(which_set(Path(u.audio).name) == split for u in sets[split])
-
-
-def test_speech_commands_silence_is_cut_from_the_noise(fakes, tmp_path):
-    source = fakes["speech_commands"]
-    for split, noise in (("train12", "white_noise"), ("valid12", "running_tap")):
-        got = prepared("speech_commands", source, tmp_path, split)
-        pieces = [u for u in got if u.labels["label"] == "_silence_"]
-        assert [(u.start, u.end) for u in pieces] == [(0.0, 1.0), (1.0, 2.0)], "2.5 s of it"
-        assert {Path(u.audio).stem for u in pieces} == {noise}
-        assert all(u.text == "silence" for u in pieces)
-        assert len(got) - 2 == len(prepared("speech_commands", source, tmp_path, split[:-2]))
-
-
-def test_speech_commands_official_twelve(fakes, tmp_path):
-    got = prepared("speech_commands", fakes["speech_commands"], tmp_path, "test12")
-    labels = [u.labels["label"] for u in got]
-    assert sorted(labels) == ["_silence_", "_unknown_", "left", "stop", "yes"]
-    unknown = next(u for u in got if u.labels["label"] == "_unknown_")
-    assert unknown.audio.endswith("tree_0000000a_nohash_1.wav.wav")
-    assert unknown.speaker == "0000000a" and unknown.text is None
-    folder = fakes["speech_commands"] / "speech_commands_test_set_v0.02"
-    assert prepared("speech_commands", folder, tmp_path, "test12") == got
-
-
-def test_speech_commands_without_lists(copy, tmp_path):
-    """v0.01 has lists too; a plain folder of word folders has none and is split by the rule."""
-    source = copy("speech_commands")
-    root = source / "speech_commands_v0.02"
-    with_lists = {
-        s: prepared("speech_commands", source, tmp_path / "a", s) for s in ("train", "test")
-    }
-    for name in ("validation_list.txt", "testing_list.txt"):
-        (root / name).unlink()
-    shutil.rmtree(root / "_background_noise_")
-    for split, before in with_lists.items():
-        assert prepared("speech_commands", root, tmp_path / "b", split) == before
-    with pytest.raises(UserError, match="_background_noise_: no WAV files"):
-        prepared("speech_commands", root, tmp_path / "b", "train12")
-    with pytest.raises(UserError, match="12-class test set is not there"):
-        prepared("speech_commands", root, tmp_path / "b", "test12")
-
-
-def test_speech_commands_plain_names_and_empty_lists(tmp_path, copy):
-    root = tmp_path / "mine"
-    source = copy("speech_commands") / "speech_commands_v0.02"
-    for word in ("yes", "no"):
-        (root / word).mkdir(parents=True)
-        for number, path in enumerate(sorted((source / word).iterdir())[:2]):
-            shutil.copy(path, root / word / f"my clip {number}.wav")
-    got = prepared("speech_commands", root, tmp_path / "data", "all")
-    assert [u.id for u in got] == [
-        "no-my_clip_0", "no-my_clip_1", "yes-my_clip_0", "yes-my_clip_1",
-    ]  # fmt: skip
-
-
-def test_speech_commands_bad_input(copy, tmp_path):
-    source = copy("speech_commands")
-    root = source / "speech_commands_v0.02"
-    listed = (root / "testing_list.txt").read_text().splitlines()
-    (root / listed[1]).unlink()
-    with pytest.raises(UserError, match=r"testing_list.txt:2: .*is not there"):
-        prepared("speech_commands", source, tmp_path / "data", "test")
-    got = prepared("speech_commands", source, tmp_path / "data", "test", skip_bad=True)
-    assert len(got) == len(listed) - 1
-    (source / "speech_commands_test_set_v0.02" / "maybe").mkdir()
-    with pytest.raises(UserError, match="maybe: not a class"):
-        prepared("speech_commands", source, tmp_path / "data", "test12")
-    with pytest.raises(UserError, match="no release 'v0.2'.*v0.02"):
-        SpeechCommands("v0.2")
 
 
 def test_archives_follow_the_splits():

@@ -363,6 +363,8 @@ def test_supcon_needs_ids():
         ({"cwcl": {"anchor": "txt"}}, {}, "anchor: 'txt' is not one of speech, text, both"),
         ({"cl": {"direction": "both ways"}}, {}, "direction: 'both ways'"),
         ({"relational": {"source": "speech"}}, {}, "source: 'speech'"),
+        ({"cwcl.bank": {"kind": "cwcl"}}, {}, "'cwcl.bank' cannot name a term"),
+        ({"keys": {"kind": "cwcl"}}, {}, "'keys' cannot name a term"),
         ({"cwcl": -1}, {}, "a weight of at least 0, got -1"),
         ({"cwcl": "much"}, {}, "a weight of at least 0, got 'much'"),
         ({"cwcl": 0}, {}, "no term has a weight above 0"),

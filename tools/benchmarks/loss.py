@@ -204,9 +204,10 @@ class Memory:
             return None
 
 
-def timed(run: Run, clock: str, cuda: bool) -> float:
+def timed(run: Run, options: argparse.Namespace) -> float:
     """Seconds of wall clock, or of this process's own time on the processor."""
-    now = time.process_time if clock == "cpu" else time.perf_counter
+    now = time.process_time if options.clock == "cpu" else time.perf_counter
+    cuda = options.device.startswith("cuda")
     if cuda:
         torch.cuda.synchronize()
     start = now()
@@ -226,17 +227,18 @@ def measure(rows: int, dim: int, names: list[str], options: argparse.Namespace) 
         if matrices * rows * rows * case.text.element_size() <= options.limit * 2**30:
             runs[name] = maker(case)
     memory = Memory(options.device)
-    peaks, start = {}, time.perf_counter()
+    peaks, first = {}, {}
     for name, run in runs.items():
-        peaks[name] = memory.measure(run)
+        first[name] = timed(lambda r=run, n=name: peaks.update({n: memory.measure(r)}), options)
         case.speech.grad = None
-    took = time.perf_counter() - start
-    rounds = max(options.rounds[0], min(options.rounds[1], int(options.seconds / took)))
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    rounds = int(options.seconds / max(sum(first.values()), 1e-9))
+    rounds = max(options.rounds[0], min(options.rounds[1], rounds))
+    # With no round to come (hours for the largest sizes) the run that took the memory counts.
+    times = {name: [] if rounds else [first[name]] for name in runs}
     order = list(runs)
     for _ in range(rounds):
         for name in order:
-            times[name].append(timed(runs[name], options.clock, memory.cuda))
+            times[name].append(timed(runs[name], options))
         order.append(order.pop(0))  # nobody always comes after the same one
     seconds = {name: [round(value, 7) for value in values] for name, values in times.items()}
     return {"rows": rows, "dim": dim, "rounds": rounds, "seconds": seconds, "peak_mb": peaks}
@@ -365,7 +367,9 @@ def arguments(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--chunk", type=int, default=256, help="rows a chunk: floor, Cached MNRL")
     parser.add_argument("--limit", type=float, default=8.0, help="GiB that a contender may take")
-    parser.add_argument("--rounds", type=int, nargs=2, default=[3, 31], help="least and most")
+    parser.add_argument(
+        "--rounds", type=int, nargs=2, default=[3, 31], help="least and most; 0 0: one run"
+    )
     parser.add_argument("--seconds", type=float, default=60, help="aimed at, for each N and dim")
     parser.add_argument("--json", type=Path, help="add the figures to this file")
     parser.add_argument("--write", action="store_true", help="write the table into the README")
