@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST_ARGS ?=
+# two workers, each file on one of them
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .PHONY: help demo test test-slow lint format install clean
 help:
