@@ -99,6 +99,9 @@ class Server:
         body: bytes,
         asked: str | None,
     ) -> None:
+        cut = self.cut.pop(0) if self.cut else None
+        sent = body if cut is None else body[:cut]
+        self.log.append((request.path, asked, len(sent)))  # before the client can be done
         request.send_response(status)
         for name, value in headers.items():
             request.send_header(name, value)
@@ -107,9 +110,6 @@ class Server:
             request.send_header("Content-Length", str(length))
         request.send_header("Connection", "close")
         request.end_headers()
-        cut = self.cut.pop(0) if self.cut else None
-        sent = body if cut is None else body[:cut]
-        self.log.append((request.path, asked, len(sent)))  # before the client can be done
         request.wfile.write(sent)
         request.close_connection = True
 

@@ -221,7 +221,11 @@ def onnx_file(encoder):
         step = module.replace("self_attn.o_proj", "self_attn.dense")
         anonymous = (
             ("groupnorm" in name, {"weight": "Mul", "bias": "Add"}[kind], tensor[:, None]),
-            ("layers." in name and tensor.dim() == 2, "MatMul", tensor.T.contiguous()),
+            (
+                "layers." in name and tensor.dim() == 2,
+                "MatMul",
+                tensor.transpose(0, -1).contiguous(),
+            ),
         )
         for applies, operation, exported in anonymous:
             if applies:
