@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import multiprocessing
+import signal
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -74,15 +75,23 @@ def measure(
 
 @contextlib.contextmanager
 def _pool(nj: int, context: multiprocessing.context.BaseContext) -> Iterator[ProcessPoolExecutor]:
-    pool = ProcessPoolExecutor(nj, mp_context=context)
+    pool = ProcessPoolExecutor(nj, mp_context=context, initializer=_leave_interrupts_to_parent)
     try:
         yield pool
     except BrokenProcessPool as error:
         raise UserError(
             "a process that measured audio was ended from outside (out of memory?); lower nj"
         ) from error
+    except BaseException:  # Ctrl-C above all: a hung disk must not make it wait
+        for worker in list((getattr(pool, "_processes", None) or {}).values()):
+            worker.kill()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _leave_interrupts_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # or Ctrl-C prints a traceback a worker
 
 
 def _take(

@@ -1,10 +1,13 @@
 """Manifests: compiled in parallel, filtered, checked; read lazily."""
 
+import errno
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -395,6 +398,54 @@ def test_an_ended_process_leaves_no_manifest(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True)
     assert done.returncode == -9
     assert not (tmp_path / "m.jsonl").exists()
+
+
+def test_ctrl_c_ends_it_in_silence_and_leaves_nothing(tmp_path):
+    folder, _ = recordings(tmp_path, [0.3] * 200)
+    code = (
+        "import os, signal, sys, time\n"
+        "from speechcwcl.data import compiling, probing\n"
+        "probing._CHUNK = 2\n"
+        "probing.probe = lambda path: time.sleep(300)\n"
+        "print('ready', flush=True)\n"
+        "try:\n"
+        "    compiling.compile_manifest(sys.argv[1], sys.argv[2], nj=2, progress=False)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('stopped', flush=True); os._exit(0)\n"
+    )
+    command = [sys.executable, "-c", code, str(folder), str(tmp_path / "m.jsonl")]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(2)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    out, err = process.communicate(timeout=50)
+    assert (out, err) == ("stopped\n", "")
+    assert not (tmp_path / "m.jsonl").exists()
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    folder, _ = recordings(tmp_path, [0.5] * 3)
+
+    def full(self, utterance):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("speechcwcl.data.compiling._ManifestWriter.add", full)
+    with pytest.raises(UserError, match="m.jsonl: cannot write: No space left") as caught:
+        compile_manifest(folder, tmp_path / "dump" / "m.jsonl", progress=False)
+    assert "\n" not in str(caught.value) and os.listdir(tmp_path / "dump") == []
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    folder, _ = recordings(tmp_path, [0.5])
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write"):
+        compile_manifest(folder, tmp_path / "file" / "m.jsonl", progress=False)
 
 
 SCALE = """
