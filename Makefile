@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# two workers, each file on one of them
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# two workers, the tests of a file on either of them
+PYTEST_ARGS ?= -n 2 --dist worksteal
 
 .PHONY: help demo test test-slow lint format install clean
 help:

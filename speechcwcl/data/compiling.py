@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-from speechcwcl.data.datadir import check_datadir, scan_datadir
+from speechcwcl.data.datadir import Report, check_datadir, scan_datadir
 from speechcwcl.data.manifest_index import write_index
 from speechcwcl.data.probing import measure
 from speechcwcl.data.problems import Problems
@@ -98,26 +98,18 @@ def compile_manifest(
         UserError: the folder or its audio is unsound, or nothing is left after filtering.
     """
     datadir, out = Path(datadir), Path(out_jsonl)
+    low, high = _limits(min_duration, max_duration)
     report = check_datadir(datadir, allow_pipe=allow_pipe)  # cheap, and better before the hours
     report.raise_if_bad()
-    low = 0.0 if min_duration is None else min_duration
-    high = float("inf") if max_duration is None else max_duration
-    if not low < high:
-        raise UserError(f"min_duration {low:g} s must be below max_duration {high:g} s")
-    summary = Summary(str(out))
-    bad, dropped = Problems(), Problems()
-    problems = Problems()
-    pipe_folder = out.parent / f"{out.stem}.audio" if allow_pipe else None
+    summary, lists = Summary(str(out)), _Lists(out, bad_list)
+    bad, dropped, problems = Problems(), Problems(), Problems()
     measured = measure(
         scan_datadir(datadir, problems, allow_pipe=allow_pipe),
         nj=nj,
-        pipe_folder=pipe_folder,
+        pipe_folder=out.parent / f"{out.stem}.audio" if allow_pipe else None,
         decode=decode,
     )
-    bar = tqdm(
-        measured, total=report.utterances, unit="utt", desc=datadir.name, disable=not progress
-    )
-    lists = _Lists(out, bad_list)
+    bar = _bar(measured, report, progress)
     with atomic_write(out, "wb") as stream:
         writer = _ManifestWriter(stream)
         for utterance in _kept(bar, low, high, summary, bad, dropped):
@@ -127,13 +119,23 @@ def compile_manifest(
             raise UserError(_bad_message(bad, lists.bad))
         if not writer.offsets:
             raise UserError(_nothing_left(datadir, summary, low, high))
-    summary.hash = writer.digest.hexdigest()
-    summary.utterances, summary.seconds = len(writer.offsets), writer.seconds
-    summary.fields = dict(sorted(writer.fields.items()))
-    write_index(out, writer.offsets, writer.durations, summary.hash)
+    writer.finish(summary, out)
     summary.dropped_list = _keep_list(dropped, lists.dropped)
     summary.bad_list = _keep_list(bad, lists.bad)
     return summary
+
+
+def _bar(measured: Iterable[Any], report: Report, progress: bool) -> tqdm:
+    name = Path(report.folder).name
+    return tqdm(measured, desc=name, total=report.utterances, unit="utt", disable=not progress)
+
+
+def _limits(low: float | None, high: float | None) -> tuple[float, float]:
+    low = 0.0 if low is None else low
+    high = float("inf") if high is None else high
+    if not low < high:
+        raise UserError(f"min_duration {low:g} s must be below max_duration {high:g} s")
+    return low, high
 
 
 class _Lists:
@@ -225,6 +227,13 @@ class _ManifestWriter:
         for name in utterance.labels:
             self.fields[name] = self.fields.get(name, 0) + 1
 
+    def finish(self, summary: Summary, path: Path) -> None:
+        """Write the index beside the finished manifest and fill in the summary."""
+        summary.hash = self.digest.hexdigest()
+        summary.utterances, summary.seconds = len(self.offsets), self.seconds
+        summary.fields = dict(sorted(self.fields.items()))
+        write_index(path, self.offsets, self.durations, summary.hash)
+
 
 def check_audio(
     datadir: str | Path,
@@ -248,13 +257,7 @@ def check_audio(
     problems = Problems()
     utterances = scan_datadir(datadir, problems, allow_pipe=allow_pipe)
     files = (u for u in utterances if not u.audio.endswith("|"))
-    bar = tqdm(
-        measure(files, nj=nj, decode=decode),
-        total=report.utterances,
-        unit="utt",
-        desc=Path(datadir).name,
-        disable=not progress,
-    )
+    bar = _bar(measure(files, nj=nj, decode=decode), report, progress)
     for utterance, fault in bar:
         if fault is not None:
             problems.add(f"{utterance.id}: {fault}")

@@ -26,11 +26,12 @@ def average_run(expdir: Path, best: int = 1) -> str:
     Raises:
         UserError: there is no finished epoch.
     """
-    checkpointer = Checkpointer(str(expdir / "checkpoints"))
+    folder = expdir / "checkpoints"
+    nothing = f"{folder}: no checkpoint of a finished epoch; train first"
+    require(folder.is_dir(), nothing)  # SpeechBrain would make it
+    checkpointer = Checkpointer(str(folder))
     found = checkpointer.find_checkpoints(max_key="score", max_num_checkpoints=best)
-    require(
-        bool(found), f"{expdir / 'checkpoints'}: no checkpoint of a finished epoch; train first"
-    )
+    require(bool(found), nothing)
     config = TrainConfig(**read_json(expdir / "hparams.json"))
     aligner = build_aligner(config)
     side = SpeechSide(aligner, config.feature_mask)

@@ -1,8 +1,6 @@
 """Augmentation: repeatable, bounded, and each effect does what its name says."""
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -301,15 +299,9 @@ def test_masks_off_and_three_dimensions():
     assert mask_features(feats, lengths).shape == feats.shape
 
 
-REAL = Path(
-    os.environ.get("SPEECHCWCL_REAL_DATA", Path(__file__).parents[2].parent / "shared" / "data")
-)
-
-
-@pytest.mark.skipif(not (REAL / "fsdd").is_dir(), reason="no real data (SPEECHCWCL_REAL_DATA)")
-def test_real_speech_stays_speech(tmp_path):
+def test_real_speech_stays_speech(real_data):
     """Augmented digits still resemble themselves more than other digits (long-term spectrum)."""
-    paths = [REAL / "fsdd" / f"{digit}_george_0.wav" for digit in range(10)]
+    paths = [real_data / "fsdd" / f"{digit}_george_0.wav" for digit in range(10)]
     clean = [load_audio(path) for path in paths]
     augment = Augmenter({"noise": {"prob": 1, "range": [15, 30]}, "gain": True, "pad": True})
     envelopes = [np.log(_spectrum(wav)) for wav in clean]

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -291,98 +290,6 @@ def test_commands_that_fail_or_want_a_shell_are_refused(tmp_path, command, what)
     assert not mark.exists() and not (tmp_path / "m.jsonl").exists()
 
 
-def test_positions_work_like_those_of_a_list(tmp_path):
-    _, manifest, utterances = compiled(tmp_path)
-    assert manifest[-1].id == "u002" and manifest[np.int64(1)].id == "u001"
-    for wrong in (3, -4):
-        with pytest.raises(IndexError):
-            manifest[wrong]
-
-
-def test_a_manifest_can_be_pickled_and_read_by_forked_and_spawned_workers(tmp_path):
-    torch = pytest.importorskip("torch")
-    _, manifest, utterances = compiled(tmp_path, [0.2] * 30)
-    manifest[3]
-    assert len(pickle.dumps(manifest)) < 2000
-    assert pickle.loads(pickle.dumps(manifest))[5].id == "u005"
-    loader = torch.utils.data.DataLoader(
-        manifest, batch_size=4, num_workers=2, collate_fn=_ids, multiprocessing_context="fork"
-    )
-    assert [key for batch in loader for key in batch] == manifest.ids
-
-
-def _ids(batch):
-    return [u.id for u in batch]
-
-
-def test_the_index_is_made_again_when_it_is_missing_stale_or_broken(tmp_path):
-    summary, manifest, _ = compiled(tmp_path, [0.5] * 6)
-    index = tmp_path / "dump" / "manifest.jsonl.index.npz"
-    assert index.exists()
-    index.write_bytes(index.read_bytes()[:100])
-    assert Manifest(manifest.path).ids == manifest.ids
-    index.unlink()
-    again = Manifest(manifest.path)
-    assert again.hash == summary.hash and np.array_equal(again.durations, manifest.durations)
-    compile_manifest(tmp_path / "train", manifest.path, progress=False)
-    lines = manifest.path.read_text().splitlines(keepends=True)
-    manifest.path.write_text("".join(lines[3:]))
-    shorter = Manifest(manifest.path)
-    assert shorter.ids == ["u003", "u004", "u005"] and shorter[0].id == "u003"
-    assert shorter.hash == sha256_file(manifest.path)
-
-
-def test_a_copied_manifest_keeps_its_index(tmp_path, monkeypatch):
-    _, manifest, _ = compiled(tmp_path)
-    for name in ("manifest.jsonl", "manifest.jsonl.index.npz"):
-        raw = (tmp_path / "dump" / name).read_bytes()
-        (tmp_path / name).write_bytes(raw)
-    monkeypatch.setattr("speechcwcl.data.manifest_index._scan", lambda path: pytest.fail("scanned"))
-    assert Manifest(tmp_path / "manifest.jsonl").hash == manifest.hash
-
-
-def test_a_manifest_written_by_hand_needs_only_id_and_audio(tmp_path):
-    path = tmp_path / "m.jsonl"
-    path.write_text('{"id": "a", "audio": "a.wav"}\n\n{"audio": "b.wav", "id": "b"}')
-    manifest = Manifest(path)
-    assert (
-        list(manifest)
-        == [manifest[0], manifest[1]]
-        == [
-            Utterance("a", "a.wav", speaker="a"),
-            Utterance("b", "b.wav", speaker="b"),
-        ]
-    )
-    assert np.isnan(manifest.durations).all() and manifest.seconds == 0
-
-
-@pytest.mark.parametrize(
-    "raw, what",
-    [
-        (b'{"id": "a", "audio": "x"}\n{"id": ]\n', ":2: not valid JSON"),
-        (b'{"id": "a", "audio": "x"}\n{"id": "b"}\n', ":2: a JSON object with a text for 'audio'"),
-        (b'{"id": "a", "audio": "x"}\n["b"]\n', ":2: a JSON object"),
-        (b'{"id": "a", "audio": "\xe9"}\n', ":1: not UTF-8"),
-        (b"", "zero utterances"),
-    ],
-)
-def test_broken_manifests_are_named_with_their_line(tmp_path, raw, what):
-    path = tmp_path / "m.jsonl"
-    path.write_bytes(raw)
-    with pytest.raises(UserError, match=what) as caught:
-        Manifest(path)
-    assert str(caught.value).startswith(str(path))
-
-
-def test_unknown_keys_and_missing_files_are_explained(tmp_path):
-    path = tmp_path / "m.jsonl"
-    path.write_text('{"id": "a", "audio": "x", "speakr": "s"}\n')
-    with pytest.raises(UserError, match=r":1: unknown key 'speakr' \(closest: 'speaker'\)"):
-        Manifest(path)[0]
-    with pytest.raises(UserError, match="no such manifest .*run stage 2"):
-        Manifest(tmp_path / "none.jsonl")
-
-
 def test_an_ended_process_leaves_no_manifest(tmp_path):
     folder, _ = recordings(tmp_path, [0.5] * 5)
     code = (
@@ -448,53 +355,8 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
         compile_manifest(folder, tmp_path / "file" / "m.jsonl", progress=False)
 
 
-SCALE = """
-import random, resource, sys
-from speechcwcl.data.datadir import Utterance, write_datadir
-from speechcwcl.data.manifest import Manifest, compile_manifest
-count, folder = int(sys.argv[1]), sys.argv[2]
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-def utterances():
-    for k in range(count):
-        i = k * 7919 % count  # scattered, so that sorting has something to do
-        yield Utterance(f"utterance-{i:09d}", f"/corpora/some/audio/part{i % 997}/{i:09d}.flac",
-            "some words that are as long as a sentence is, " * 2, f"speaker{i % 5000}",
-            duration=1 + i % 20, labels={"label": f"l{i % 60}"})
-start = peak()
-write_datadir(folder + "/set", utterances(), corpus={})
-compile_manifest(folder + "/set", folder + "/m.jsonl", nj=2, progress=False)
-manifest = Manifest(folder + "/m.jsonl")
-assert len(manifest) == count and manifest[count // 2].id == f"utterance-{count // 2:09d}"
-print(peak() - start)
-"""
-
-
-def growth(tmp_path, count):
-    """MB of memory that preparing ``count`` utterances adds."""
-    done = subprocess.run(
-        [sys.executable, "-c", SCALE, str(count), str(tmp_path)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return float(done.stdout)
-
-
-def test_memory_is_bounded(tmp_path, monkeypatch):
-    assert growth(tmp_path, 60_000) < 60  # as lists they take over 100
-
-
-@pytest.mark.slow
-def test_a_million_utterances_take_less_than_a_gigabyte(tmp_path):
-    assert growth(tmp_path, 1_000_000) < 250
-
-
-REAL = Path(
-    os.environ.get("SPEECHCWCL_REAL_DATA", Path(__file__).parents[2].parent / "shared" / "data")
-)
-
-
-@pytest.mark.skipif(not (REAL / "fsdd").is_dir(), reason="no real data (SPEECHCWCL_REAL_DATA)")
-def test_real_digits_compile(tmp_path):
-    paths = sorted((REAL / "fsdd").glob("*.wav"))
+def test_real_digits_compile(tmp_path, real_data):
+    paths = sorted((real_data / "fsdd").glob("*.wav"))
     folder = write_datadir(
         tmp_path / "fsdd", (Utterance(p.stem, str(p), text=p.stem[0]) for p in paths), corpus={}
     )

@@ -1,0 +1,129 @@
+"""Reading manifests: lazily, by position, in workers; broken ones are named."""
+
+import pickle
+
+import numpy as np
+import pytest
+import soundfile
+
+from speechcwcl.data.datadir import Utterance, write_datadir
+from speechcwcl.data.manifest import Manifest, compile_manifest
+from speechcwcl.errors import UserError
+from speechcwcl.files import sha256_file
+
+
+def recordings(tmp_path, seconds, **changes):
+    """A data folder with one 8 kHz recording for each length."""
+    audio = tmp_path / "audio"
+    audio.mkdir(exist_ok=True)
+    utterances = []
+    for i, length in enumerate(seconds):
+        path = audio / f"u{i:03}.wav"
+        soundfile.write(path, np.zeros(round(8000 * length), np.float32), 8000)
+        utterances.append(
+            Utterance(
+                f"u{i:03}", str(path), f"text {i}", f"s{i % 3}", labels={"label": f"l{i % 2}"}
+            )
+        )
+    for u in utterances:
+        for name, value in changes.items():
+            setattr(u, name, value)
+    return write_datadir(tmp_path / "train", utterances, corpus={}), utterances
+
+
+def compiled(tmp_path, seconds=(0.5, 1.0, 1.5), **options):
+    folder, utterances = recordings(tmp_path, seconds)
+    out = tmp_path / "dump" / "manifest.jsonl"
+    return compile_manifest(folder, out, progress=False, **options), Manifest(out), utterances
+
+
+def test_positions_work_like_those_of_a_list(tmp_path):
+    _, manifest, utterances = compiled(tmp_path)
+    assert manifest[-1].id == "u002" and manifest[np.int64(1)].id == "u001"
+    for wrong in (3, -4):
+        with pytest.raises(IndexError):
+            manifest[wrong]
+
+
+def test_a_manifest_can_be_pickled_and_read_by_forked_and_spawned_workers(tmp_path):
+    torch = pytest.importorskip("torch")
+    _, manifest, utterances = compiled(tmp_path, [0.2] * 30)
+    manifest[3]
+    assert len(pickle.dumps(manifest)) < 2000
+    assert pickle.loads(pickle.dumps(manifest))[5].id == "u005"
+    loader = torch.utils.data.DataLoader(
+        manifest, batch_size=4, num_workers=2, collate_fn=_ids, multiprocessing_context="fork"
+    )
+    assert [key for batch in loader for key in batch] == manifest.ids
+
+
+def _ids(batch):
+    return [u.id for u in batch]
+
+
+def test_the_index_is_made_again_when_it_is_missing_stale_or_broken(tmp_path):
+    summary, manifest, _ = compiled(tmp_path, [0.5] * 6)
+    index = tmp_path / "dump" / "manifest.jsonl.index.npz"
+    assert index.exists()
+    index.write_bytes(index.read_bytes()[:100])
+    assert Manifest(manifest.path).ids == manifest.ids
+    index.unlink()
+    again = Manifest(manifest.path)
+    assert again.hash == summary.hash and np.array_equal(again.durations, manifest.durations)
+    compile_manifest(tmp_path / "train", manifest.path, progress=False)
+    lines = manifest.path.read_text().splitlines(keepends=True)
+    manifest.path.write_text("".join(lines[3:]))
+    shorter = Manifest(manifest.path)
+    assert shorter.ids == ["u003", "u004", "u005"] and shorter[0].id == "u003"
+    assert shorter.hash == sha256_file(manifest.path)
+
+
+def test_a_copied_manifest_keeps_its_index(tmp_path, monkeypatch):
+    _, manifest, _ = compiled(tmp_path)
+    for name in ("manifest.jsonl", "manifest.jsonl.index.npz"):
+        raw = (tmp_path / "dump" / name).read_bytes()
+        (tmp_path / name).write_bytes(raw)
+    monkeypatch.setattr("speechcwcl.data.manifest_index._scan", lambda path: pytest.fail("scanned"))
+    assert Manifest(tmp_path / "manifest.jsonl").hash == manifest.hash
+
+
+def test_a_manifest_written_by_hand_needs_only_id_and_audio(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"id": "a", "audio": "a.wav"}\n\n{"audio": "b.wav", "id": "b"}')
+    manifest = Manifest(path)
+    assert (
+        list(manifest)
+        == [manifest[0], manifest[1]]
+        == [
+            Utterance("a", "a.wav", speaker="a"),
+            Utterance("b", "b.wav", speaker="b"),
+        ]
+    )
+    assert np.isnan(manifest.durations).all() and manifest.seconds == 0
+
+
+@pytest.mark.parametrize(
+    "raw, what",
+    [
+        (b'{"id": "a", "audio": "x"}\n{"id": ]\n', ":2: not valid JSON"),
+        (b'{"id": "a", "audio": "x"}\n{"id": "b"}\n', ":2: a JSON object with a text for 'audio'"),
+        (b'{"id": "a", "audio": "x"}\n["b"]\n', ":2: a JSON object"),
+        (b'{"id": "a", "audio": "\xe9"}\n', ":1: not UTF-8"),
+        (b"", "zero utterances"),
+    ],
+)
+def test_broken_manifests_are_named_with_their_line(tmp_path, raw, what):
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(raw)
+    with pytest.raises(UserError, match=what) as caught:
+        Manifest(path)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_unknown_keys_and_missing_files_are_explained(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"id": "a", "audio": "x", "speakr": "s"}\n')
+    with pytest.raises(UserError, match=r":1: unknown key 'speakr' \(closest: 'speaker'\)"):
+        Manifest(path)[0]
+    with pytest.raises(UserError, match="no such manifest .*run stage 2"):
+        Manifest(tmp_path / "none.jsonl")
