@@ -8,7 +8,9 @@ from speechcwcl.losses import build_loss
 from speechcwcl.training.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = sorted(ROOT.glob("recipes/cwcl/hparams/*.yaml")) + sorted(ROOT.glob("egs/*/cwcl1/conf/*.yaml"))
+FILES = sorted(ROOT.glob("recipes/cwcl/hparams/*.yaml")) + sorted(
+    ROOT.glob("egs/*/cwcl1/conf/*.yaml")
+)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
