@@ -1,4 +1,4 @@
-"""Check data folders: ids, texts, segments and audio; say what is wrong, by file and line."""
+"""Check data folders: ids, texts, segments and labels; say what is wrong, by file and line."""
 
 from __future__ import annotations
 
@@ -15,5 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     for folder in args.folders:
-        print(check_datadir(folder, allow_pipe=args.allow_pipe))
+        report = check_datadir(folder, allow_pipe=args.allow_pipe)
+        report.raise_if_bad()
+        print(report)
     return 0
