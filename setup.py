@@ -33,10 +33,22 @@ EXTRAS = {
     "demo": [],
     "lora": ["peft>=0.17"],
     "tensorboard": ["tensorboard>=2.15"],
+    "web": ["gradio>=6,<7"],  # the page of `speechcwcl demo`
+    "search": ["usearch>=2.16"],  # the index of `speechcwcl search`
+    "mic": ["sounddevice>=0.5"],  # `speechcwcl listen` from a microphone
+    "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
+    "shards": ["webdataset>=1"],
     "mini": ["onnxruntime>=1.17", "hibari-tts==0.2.1"],  # only to make the mini corpus again
     "bench": ["open_clip_torch>=2.30", "sentence-transformers>=5"],
-    "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff==0.17.6", "peft>=0.17", "tensorboard>=2.15"],
 }
+EXTRAS["all"] = sorted(
+    {
+        line
+        for name in ("lora", "tensorboard", "web", "search", "mic", "onnx", "shards")
+        for line in EXTRAS[name]
+    }
+)
+EXTRAS["test"] = [*EXTRAS["all"], "pytest>=8", "pytest-xdist>=3.6", "ruff==0.17.6"]
 
 setup(
     name="speechcwcl",
