@@ -8,7 +8,9 @@ import logging
 import os
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol
@@ -23,10 +25,12 @@ from speechcwcl.files import atomic_write, cannot_write, read_json, write_json
 
 VERSION = 1
 _UNKNOWN_SECONDS = 10.0
+_AHEAD = 2  # batches under way at a time
 _log = logging.getLogger(__name__)
 
 Extract = Callable[[list[Utterance], int], Sequence[np.ndarray]]
-"""``extract(utterances, copy)`` returns one ``(frames, ...)`` float array an utterance."""
+"""``extract(utterances, copy)`` returns one ``(frames, ...)`` float array an utterance. It is
+called from two threads, so that one batch is decoded while another is encoded."""
 
 
 class ManifestLike(Protocol):
@@ -150,8 +154,7 @@ class _Builder:
         temporary, at = None, 0
         try:
             temporary = _temporary(name)
-            for batch in self._batches(first, last):
-                arrays = self._extract([int(i) for i in batch], copy)
+            for batch, arrays in self._extracted(first, last, copy):
                 for i, array in zip(batch, arrays, strict=True):
                     temporary.write(memoryview(array).cast("B") if array.size else b"")
                     table[i - first] = at, len(array)
@@ -174,6 +177,26 @@ class _Builder:
                 with suppress(FileNotFoundError):
                     os.unlink(temporary.name)
         return float(self._shard_seconds(shard).sum())
+
+    def _extracted(
+        self, first: int, last: int, copy: int
+    ) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+        """Batches of positions with their features; while one is in the encoder, the next is
+        decoded in another thread."""
+        with ThreadPoolExecutor(max_workers=_AHEAD) as pool:
+            waiting: deque[tuple[np.ndarray, Future[list[np.ndarray]]]] = deque()
+            try:
+                for batch in self._batches(first, last):
+                    positions = [int(i) for i in batch]
+                    waiting.append((batch, pool.submit(self._extract, positions, copy)))
+                    if len(waiting) == (_AHEAD if self._room_checked else 1):
+                        done, future = waiting.popleft()
+                        yield done, future.result()
+                while waiting:
+                    done, future = waiting.popleft()
+                    yield done, future.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def _batches(self, first: int, last: int) -> Iterator[np.ndarray]:
         """Positions in batches of like length, the longest first (too little memory shows soon)."""

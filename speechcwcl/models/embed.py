@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ def feature_cache(
     changed = [augment.hash, share] if augment and (copies or share) else None
     key = sha256_json([encoder.cache_key, manifest.hash, changed])
 
+    encoding = threading.Lock()  # one batch at a time, with all cores
+
     def version(utterance_id: str, copy: int) -> int:
         """Which augmented version it is; 0 is clean. Copies count on after the first."""
         first = bool(augment) and int(sha256_json(utterance_id)[:8], 16) < share * 2**32
@@ -57,7 +60,10 @@ def feature_cache(
                 for wav, u, number in zip(wavs, utterances, versions, strict=True)
             ]
         wav, lengths = pad_waves(wavs)
-        feats, frames = encoder.frozen_features(wav.to(encoder.device), lengths.to(encoder.device))
+        with encoding:
+            feats, frames = encoder.frozen_features(
+                wav.to(encoder.device), lengths.to(encoder.device)
+            )
         feats = feats.cpu().numpy()
         return [feats[i, : int(n)] for i, n in enumerate(frames)]
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from speechcwcl.errors import UserError, closest
+from speechcwcl.models.context import build_context
 from speechcwcl.models.families.base import valid
 
 _STATS = ("mean", "max", "std")
@@ -46,6 +47,8 @@ class AttentionPooling(nn.Module):
         stats: any of ``mean``, ``max``, ``std``, put beside the weighted means.
         norm: layer-normalise the frames first.
         dropout: on the frames.
+        context: options of :class:`~speechcwcl.models.context.Context`, layers over the frames
+            before they are pooled; None for none.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class AttentionPooling(nn.Module):
         stats: Sequence[str] = (),
         norm: bool = True,
         dropout: float = 0.0,
+        context: dict[str, Any] | None = None,
     ):
         super().__init__()
         if heads < 1 or queries < 1 or dim % heads:
@@ -65,6 +69,7 @@ class AttentionPooling(nn.Module):
             if stat not in _STATS:
                 raise UserError(f"pooling: no statistic {stat!r}{closest(stat, _STATS)}")
         self.heads, self.queries, self.stats = heads, queries, tuple(stats)
+        self.context = build_context(context, dim)
         self.norm = nn.LayerNorm(dim) if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         if hidden:
@@ -82,6 +87,8 @@ class AttentionPooling(nn.Module):
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
         """(batch, frames, dim), (batch,) -> (batch, out_dim)."""
         mask = valid(lengths, frames.shape[1])[:, :, None]
+        if self.context is not None:
+            frames = self.context(frames, lengths)
         frames = self.dropout(self.norm(frames))
         scores = self.score(frames).float().masked_fill(~mask, -torch.inf)
         weights = scores.softmax(dim=1).to(frames.dtype)
@@ -94,8 +101,8 @@ class AttentionPooling(nn.Module):
 
 
 def _statistic(name: str, frames: Tensor, mask: Tensor) -> Tensor:
-    if name == "max":
-        return frames.masked_fill(~mask, -torch.inf).amax(dim=1)
+    if name == "max":  # not amax: its backward pass goes over all frames several times
+        return frames.masked_fill(~mask, -torch.inf).max(dim=1).values
     count = mask.sum(dim=1).to(frames.dtype)
     mean = frames.masked_fill(~mask, 0.0).sum(dim=1) / count
     if name == "mean":

@@ -21,6 +21,9 @@ from speechcwcl.training.config import TrainConfig
 from speechcwcl.training.dataset import Batch
 from speechcwcl.training.state import RandomState, RunningMeans
 
+# what the one line an epoch shows, beside the validation scores
+SHOWN = {"loss", "cwcl", "cl", "clip", "cosine", "accuracy"}
+
 
 class SpeechSide(nn.Module):
     """The trained half as one module with a ``forward``, which is what DDP can wrap."""
@@ -198,7 +201,7 @@ class AlignBrain(sb.Brain):
             }
             append_metrics(self.expdir / "metrics.jsonl", line)
             shown = "  ".join(
-                f"{k} {v:.3f}" for k, v in (train | valid).items() if k in SHOWN(valid)
+                f"{k} {v:.3f}" for k, v in (train | valid).items() if k in SHOWN or k in valid
             )
             print(f"epoch {epoch}: {shown}  ({seconds:.1f} s)", flush=True)
         if self.checkpointer is not None:
@@ -210,11 +213,6 @@ class AlignBrain(sb.Brain):
                 num_to_keep=self.config.keep_checkpoints,
                 verbosity=10,
             )
-
-
-def SHOWN(valid: dict[str, float]) -> set[str]:  # noqa: N802
-    """The names that the one line an epoch shows."""
-    return {"loss", "cwcl", "cl", "clip", "cosine", "accuracy"} | set(valid)
 
 
 def lr_factor(step: int, total: int, warmup: float, schedule: str) -> float:

@@ -68,6 +68,7 @@ def training_texts(
     store = TextStore.open(store_folder, aligner.text_hash)
     if store.missing(unique):
         store.add(unique, aligner.text_encoder, progress=True)
+        aligner.drop_text_encoder()
     raw = torch.from_numpy(store.lookup(unique))
     if center:
         aligner.set_text_mean(raw.mean(dim=0))

@@ -9,7 +9,7 @@ import torch
 
 from speechcwcl.data import effects
 from speechcwcl.data.audio import load_audio
-from speechcwcl.data.augment import DEFAULTS, Augmenter, check_config, mask_features
+from speechcwcl.data.augment import DEFAULTS, Augmenter, check_config
 from speechcwcl.errors import UserError
 
 
@@ -270,33 +270,6 @@ def test_a_missing_noise_file_is_named():
     augment = Augmenter({"noise": {"prob": 1, "kinds": ["file"], "files": ["/no/such.wav"]}})
     with pytest.raises(UserError, match="/no/such.wav: no such audio file"):
         augment(voice(), "u")
-
-
-def test_masks_are_within_their_widths_and_within_the_utterance():
-    feats = torch.ones(8, 100, 2, 40)
-    lengths = torch.tensor([100, 80, 60, 50, 40, 30, 20, 10])
-    generator = torch.Generator().manual_seed(0)
-    options = {"time_masks": 1, "time_width": 0.2, "dim_masks": 1, "dim_width": 0.25}
-    widest = torch.zeros(8, dtype=torch.long)
-    for _ in range(200):
-        out = mask_features(feats, lengths, generator=generator, **options)
-        assert torch.equal(out[:, :, 0], out[:, :, 1])
-        time = (out[:, :, 0] == 0).all(dim=2)
-        dims = (out[:, :, 0] == 0).all(dim=1)
-        for i, length in enumerate(lengths.tolist()):
-            assert time[i].sum() <= 0.2 * length and not time[i, length:].any()
-        assert dims.sum(dim=1).max() <= 10
-        widest = torch.maximum(widest, time.sum(dim=1))
-    assert widest.tolist() == [int(0.2 * length) for length in lengths.tolist()]
-    assert feats.eq(1).all()
-
-
-def test_masks_off_and_three_dimensions():
-    feats = torch.randn(2, 30, 5)
-    lengths = torch.tensor([30, 20])
-    assert torch.equal(mask_features(feats, lengths, time_masks=0, dim_masks=0), feats)
-    torch.manual_seed(0)
-    assert mask_features(feats, lengths).shape == feats.shape
 
 
 def test_real_speech_stays_speech(real_data):

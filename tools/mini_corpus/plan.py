@@ -28,6 +28,12 @@ SPLIT_OF_SET = {
     "test_words": "test",
     "test_intents": "test",
     "test_sentences": "test",
+    # of tools/make_intent_speech.py
+    "intents_train": "train",
+    "valid_slurp": "valid",
+    "valid_topv2": "valid",
+    "test_slurp": "test",
+    "test_topv2": "test",
 }
 LIST_FILES = {
     "commands": "commands.txt",
@@ -86,7 +92,9 @@ class Clip:
 
     @property
     def engine(self) -> str:
-        return "hibari" if self.voice.startswith("hibari") else "kokoro"
+        """``hibari``, ``flite`` or ``espeak`` by the voice's first part; else Kokoro."""
+        head = self.voice.partition("_")[0]
+        return head if head in ("hibari", "flite", "espeak") else "kokoro"
 
     @property
     def key(self) -> str:

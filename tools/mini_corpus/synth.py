@@ -15,6 +15,7 @@ import numpy as np
 from .clips import SAMPLE_RATE, finish, problem_with, resample
 from .fetch import fetch_model, fetch_styles, style_of
 from .plan import Clip
+from .programs import PROGRAMS, speak_by_program
 from .voices import is_british, pitch_factor
 
 QUESTION = re.compile(
@@ -94,6 +95,8 @@ class Speaker:
             if clip.engine == "hibari":
                 audio = self._by_hibari(phonemes, clip.voice, speed, take)
                 audio = resample(audio, pitch_factor(clip.voice))
+            elif clip.engine in PROGRAMS:
+                audio = speak_by_program(clip.engine, clip.voice, clip.text, speed)
             else:
                 audio = resample(self._by_kokoro(phonemes, clip.voice, speed, take))
             samples, seconds = finish(audio)

@@ -3,11 +3,15 @@
 
 Every run is an ordinary experiment folder OUT/<variant>/<seed>; one that is finished is not run
 again, one that was interrupted goes on. The table gives the mean over seeds and half the width of
-the 95 % interval of that mean (Student's t). Choose by the validation columns only.
+the 95 % interval of that mean (Student's t). The variant with the best validation mean is named;
+the test columns choose nothing.
 
-Example:
-    cd egs/mini/cwcl1 && ./run.sh --stop_stage 4
-    python ../../../recipes/cwcl/ablation/ablate.py --out exp/ablation
+Examples:
+    recipes/cwcl/ablation/run.sh DATA exp/ablation        # makes the sets, then runs grid.yaml
+    recipes/cwcl/ablation/run.sh DATA exp/ablation --only cosine --seeds 1
+    cd egs/mini/cwcl1 && ./run.sh --stop_stage 4          # on the mini corpus alone:
+    python ../../../recipes/cwcl/ablation/ablate.py --out exp/ablation \\
+        --grid ../../../recipes/cwcl/ablation/mini.yaml
 """
 
 from __future__ import annotations
@@ -16,7 +20,9 @@ import argparse
 import json
 import re
 import sys
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -24,47 +30,91 @@ from scipy import stats
 from tqdm import tqdm
 
 from speechcwcl.cli.main import main as speechcwcl
-from speechcwcl.errors import UserError, require
-from speechcwcl.files import atomic_write, read_json
+from speechcwcl.errors import UserError, closest, require
+from speechcwcl.files import atomic_write, read_json, read_text, write_json
 
 HERE = Path(__file__).resolve().parent
-VALID = ["valid_words:mini_words_valid", "valid_intents:mini_intents_valid",
-         "valid_sentences:retrieval"]  # fmt: skip
-TEST = ["test_words:mini_words", "test_intents:mini_intents", "test_sentences:retrieval"]
 
 
-def run_one(folder: Path, config: Path, changes: dict, seed: int, args: argparse.Namespace) -> None:
+@dataclass
+class Grid:
+    """A grid file.
+
+    Attributes:
+        defaults: the training YAML that all variants start from, relative to the grid file.
+        train: name of the training set.
+        valid: set:protocol pairs that choose the checkpoints, and the winner.
+        test: set:protocol pairs that are only reported.
+        words: the pairs whose mean is the plot's horizontal axis.
+        intents: the pairs whose mean is its vertical axis.
+        seeds: each variant runs once a seed.
+        average: how many checkpoints are averaged.
+        variants: name -> the keys of the training YAML that it changes.
+    """
+
+    defaults: Path
+    train: str
+    valid: list[str]
+    test: list[str]
+    words: list[str]
+    intents: list[str]
+    seeds: list[int]
+    average: int
+    variants: dict[str, dict[str, Any]]
+
+    @property
+    def pairs(self) -> list[str]:
+        """All columns of the table."""
+        return self.valid + self.test
+
+    @classmethod
+    def read(cls, path: Path) -> Grid:
+        """Read a grid file; every key must be there, and no other."""
+        values = yaml.safe_load(read_text(path))
+        known = [f.name for f in fields(cls)]
+        for key in values:
+            require(key in known, f"{path}: no such key {key!r}{closest(key, known)}")
+        missing = [key for key in known if key not in values]
+        require(not missing, f"{path}: {', '.join(missing)}: not given")
+        grid = cls(**values | {"defaults": (path.parent / values["defaults"]).resolve()})
+        for pair in grid.words + grid.intents:
+            require(pair in grid.pairs, f"{path}: {pair!r} is none of the valid and test pairs")
+        return grid
+
+
+def run_one(folder: Path, changes: dict, seed: int, grid: Grid, args: argparse.Namespace) -> None:
     """Train, average and score one variant with one seed, unless that was done."""
     done = folder / "done.json"
-    wanted = {"changes": changes, "seed": seed, "config": config.read_text(encoding="utf-8")}
+    wanted = {"changes": changes, "seed": seed, "config": read_text(grid.defaults),
+              "train": grid.train, "pairs": grid.pairs}  # fmt: skip
     if done.exists() and read_json(done) == wanted:
         return
     overrides = [w for k, v in changes.items() for w in (f"--{k}", json.dumps(v))]
-    sets = sorted({pair.split(":")[0] for pair in args.valid + args.test})
+    sets = sorted({pair.split(":")[0] for pair in grid.pairs})
     common = ["--dumpdir", str(args.dumpdir)]
     for words in (
-        ["train", str(config), "--train", str(args.dumpdir / args.train / "manifest.jsonl"),
-         "--valid", *args.valid, "--expdir", str(folder), *common, "--device", args.device,
+        ["train", str(grid.defaults), "--train", str(args.dumpdir / grid.train / "manifest.jsonl"),
+         "--valid", *grid.valid, "--expdir", str(folder), *common, "--device", args.device,
          "--seed", str(seed), *overrides],
-        ["average", str(folder), "--best", "3"],
+        ["average", str(folder), "--best", str(grid.average)],
         ["embed-speech", str(folder), "--sets", *sets, *common],
-        ["evaluate", str(folder), "--evals", *args.valid, *args.test, *common],
+        ["evaluate", str(folder), "--evals", *grid.pairs, *common],
     ):  # fmt: skip
         code = speechcwcl(words)
         require(code == 0, f"{folder}: `speechcwcl {words[0]}` failed with code {code}")
-    with atomic_write(done) as stream:
-        json.dump(wanted, stream)
+    write_json(done, wanted)
 
 
-def scores_of(folder: Path, pairs: list[str]) -> list[float]:
-    """Top-1 accuracy or retrieval R@1 of each set:protocol pair, in percent."""
-    found = []
+def scores_of(folder: Path, pairs: list[str]) -> tuple[list[float], list[float]]:
+    """Top-1 accuracy or retrieval R@1 of each pair, and its text upper bound; in percent."""
+    found, bounds = [], []
     for pair in pairs:
         name, protocol = pair.split(":")
         scores = read_json(folder / "eval" / name.replace("/", ".") / protocol / "scores.json")
-        value = scores["speech_to_text"]["R@1"] if protocol == "retrieval" else scores["top1"]
-        found.append(100 * value)
-    return found
+        retrieval = protocol == "retrieval"
+        found.append(100 * (scores["speech_to_text"]["R@1"] if retrieval else scores["top1"]))
+        bounds.append(100.0 if retrieval else 100 * scores["text_bound"]["top1"])
+    return found, bounds
 
 
 def mean_and_half_width(values: np.ndarray) -> tuple[float, float]:
@@ -75,76 +125,91 @@ def mean_and_half_width(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1) * spread)
 
 
-def table(results: dict[str, np.ndarray], pairs: list[str]) -> str:
-    """Markdown: a row a variant, a column a set:protocol pair."""
-    head = "| variant | " + " | ".join(pairs) + " | runs |"
-    lines = [head, "|---" * (len(pairs) + 2) + "|"]
+def cell(values: np.ndarray) -> str:
+    """``mean ± half width``."""
+    mean, half = mean_and_half_width(values)
+    return f"{mean:.1f}" + ("" if np.isnan(half) else f" ± {half:.1f}")
+
+
+def table(results: dict[str, np.ndarray], bounds: list[float], grid: Grid) -> str:
+    """Markdown: a row a variant, a column a set:protocol pair, the validation mean first."""
+    head = "| variant | validation mean | " + " | ".join(grid.pairs) + " | runs |"
+    lines = [head, "|---" * (len(grid.pairs) + 3) + "|"]
+    count = len(grid.valid)
     for name, values in results.items():
-        cells = []
-        for column in range(len(pairs)):
-            mean, half = mean_and_half_width(values[:, column])
-            cells.append(f"{mean:.1f}" + ("" if np.isnan(half) else f" ± {half:.1f}"))
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {len(values)} |")
-    return "\n".join(lines)
+        cells = [cell(values[:, column]) for column in range(len(grid.pairs))]
+        first = cell(values[:, :count].mean(axis=1))
+        lines.append(f"| {name} | {first} | " + " | ".join(cells) + f" | {len(values)} |")
+    lines.append("| *text bound* | | " + " | ".join(f"{b:.1f}" for b in bounds) + " | |")
+    best = max(results, key=lambda name: results[name][:, :count].mean())
+    runs = sum(len(values) for values in results.values())
+    return "\n".join([
+        *lines, "",
+        f"{len(results)} variants, {runs} runs, trained on `{grid.train}`. Best mean of the "
+        f"{count} validation columns: **{best}**. The other columns chose nothing.",
+    ])  # fmt: skip
 
 
-def plot(results: dict[str, np.ndarray], pairs: list[str], path: Path) -> None:
+def plot(results: dict[str, np.ndarray], grid: Grid, path: Path) -> None:
     """Words against intents on the test sets: the trade-off front."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    words = next(i for i, pair in enumerate(pairs) if pair.startswith("test") and "words" in pair)
-    intents = next(
-        i for i, pair in enumerate(pairs) if pair.startswith("test") and "intent" in pair
-    )
+    across = [grid.pairs.index(pair) for pair in grid.words]
+    upward = [grid.pairs.index(pair) for pair in grid.intents]
     figure, axes = plt.subplots(figsize=(9, 7))
     for name, values in results.items():
-        mean = values.mean(axis=0)
-        axes.scatter(mean[words], mean[intents], s=22)
-        axes.annotate(name, (mean[words], mean[intents]), fontsize=7, xytext=(4, 3),
+        x, y = values[:, across].mean(axis=1), values[:, upward].mean(axis=1)
+        (dx, dy) = (mean_and_half_width(v)[1] for v in (x, y))
+        axes.errorbar(x.mean(), y.mean(), xerr=dx, yerr=dy, fmt="o", ms=4, lw=0.7, alpha=0.8)
+        axes.annotate(name, (x.mean(), y.mean()), fontsize=7, xytext=(4, 3),
                       textcoords="offset points")  # fmt: skip
-    axes.set_xlabel(f"{pairs[words]}, top-1 %")
-    axes.set_ylabel(f"{pairs[intents]}, top-1 %")
+    axes.set_xlabel(f"words: mean of {', '.join(grid.words)}, top-1 %")
+    axes.set_ylabel(f"intents: mean of {', '.join(grid.intents)}, top-1 %")
+    axes.grid(alpha=0.3)
     figure.tight_layout()
     with atomic_write(path, "wb") as stream:
         figure.savefig(stream, format="png", dpi=150)
+    plt.close(figure)
 
 
-def main() -> int:
+def run_grid(grid: Grid, args: argparse.Namespace) -> str:
+    """Run what is chosen; table and plot are written anew after each variant."""
+    chosen = {n: c or {} for n, c in grid.variants.items() if re.search(args.only or "", n)}
+    require(bool(chosen), f"--only {args.only}: no variant of {args.grid} has such a name")
+    results: dict[str, np.ndarray] = {}
+    text = ""
+    for name, changes in tqdm(chosen.items(), desc="variants"):
+        rows = []
+        for seed in args.seeds or grid.seeds:
+            folder = args.out / re.sub(r"[^\w.]+", "_", name) / str(seed)
+            run_one(folder, changes, seed, grid, args)
+            found, bounds = scores_of(folder, grid.pairs)
+            rows.append(found)
+        results[name] = np.array(rows)
+        text = table(results, bounds, grid)
+        with atomic_write(args.out / "table.md") as stream:
+            stream.write(text + "\n")
+        plot(results, grid, args.out / "front.png")
+    return text
+
+
+def main(argv: list[str] | None = None) -> int:
     """Run the grid; exit code 2 for what the user can put right."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--grid", type=Path, default=HERE / "grid.yaml", help="variants and seeds")
+    parser.add_argument("--grid", type=Path, default=HERE / "grid.yaml", help="the grid file")
     parser.add_argument("--out", type=Path, required=True, help="runs, table and plot go here")
     parser.add_argument("--dumpdir", type=Path, default=Path("dump"), help="manifests and caches")
-    parser.add_argument("--train", default="train", help="name of the training set")
-    parser.add_argument("--valid", nargs="+", default=VALID, help="set:protocol pairs")
-    parser.add_argument("--test", nargs="+", default=TEST, help="set:protocol pairs")
     parser.add_argument("--only", help="run the variants whose name matches this pattern")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of those of the grid")
     parser.add_argument("--device", default="cpu", help="cpu, cuda:0, ...")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     try:
-        grid = yaml.safe_load(args.grid.read_text(encoding="utf-8"))
-        config = (args.grid.parent / grid["defaults"]).resolve()
-        chosen = {n: c for n, c in grid["variants"].items() if re.search(args.only or "", n)}
-        require(bool(chosen), f"--only {args.only}: no variant of {args.grid} has such a name")
-        pairs, results = args.valid + args.test, {}
-        for name, changes in tqdm(chosen.items(), desc="variants"):
-            folders = []
-            for seed in args.seeds or grid["seeds"]:
-                folder = args.out / re.sub(r"[^\w.]+", "_", name) / str(seed)
-                run_one(folder, config, changes, seed, args)
-                folders.append(folder)
-            results[name] = np.array([scores_of(folder, pairs) for folder in folders])
-            text = table(results, pairs)
-            with atomic_write(args.out / "table.md") as stream:
-                stream.write(text + "\n")
-            plot(results, pairs, args.out / "front.png")
-        print(text)
+        print(run_grid(Grid.read(args.grid), args))
         return 0
     except UserError as error:
         print(f"ablate: {error}", file=sys.stderr)

@@ -1,0 +1,265 @@
+#!/usr/bin/env python3
+"""Make the training and test sets of the ablation: made speech over real intent texts.
+
+Everything spoken here is synthetic; the texts are real. DIR holds text/slurp (jsonl), text/topv2
+(tsv), text/snips and, if it is there, librispeech_tc5_subset (real speech). Sets, as data folders
+under OUT/data with FLAC files under OUT/audio:
+  intents_train  SLURP-train, TOPv2-eval and Snips-train sentences by hibari and espeak-ng, and
+                 some of them by Kokoro's training voices as well
+  train          the mini corpus' training set, LibriSpeech's training utterances, intents_train
+  valid_slurp, valid_topv2   SLURP-devel and held-out TOPv2-eval sentences, Kokoro's valid voices
+  test_slurp, test_topv2     SLURP-test and TOPv2-test sentences by flite, an engine that is
+                             heard nowhere else
+  test_retrieval             800 of test_slurp
+  digits, words, sentences   real recordings, as in tools/real_speech.py
+  train_grid                 a part of train, for many runs: mini, some of LibriSpeech and intents
+No sentence of a valid or test set is in training. Finished clips stay in WORK: run again to go on.
+Needs flite and espeak-ng (apt-get install flite espeak-ng) and pip install -e ".[mini]" onnx.
+
+Example:
+  tools/make_intent_speech.py --data DIR --work WORK --out exp/intents
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import soundfile
+from mini_corpus import UserError as ToolError
+from mini_corpus.fetch import check_hibari, check_voices
+from mini_corpus.plan import Clip
+from mini_corpus.programs import check_programs
+from mini_corpus.synth import cached, load_clip, synthesize, was_given_up
+from mini_corpus.voices import (
+    HIBARI_VOICES,
+    TRAIN_VOICES,
+    VALID_VOICES,
+    blended_voices,
+    rng_for,
+)
+from real_speech import SETS as REAL
+from tqdm import tqdm
+
+from speechcwcl.corpora.mini import Mini
+from speechcwcl.corpora.slurp import read_sentences
+from speechcwcl.corpora.stop import read_topv2
+from speechcwcl.data.datadir import Utterance, write_datadir
+from speechcwcl.data.problems import Problems
+from speechcwcl.errors import UserError
+
+SPEEDS = (0.85, 1.2)
+FLITE_VOICES = ("flite_slt", "flite_rms", "flite_awb")
+ESPEAK_VOICES = tuple(
+    f"espeak_{accent}+{variant}"
+    for accent in ("en-us", "en-gb", "en-gb-scotland")
+    for variant in ("m1", "m3", "m5", "m7", "f1", "f2", "f4", "klatt4")
+)
+Row = tuple[str, dict[str, str]]  # text, labels
+
+
+def spoken_form(text: str) -> str | None:
+    """Lower case, no marks, as in SLURP and STOP; None where it holds digits or other signs."""
+    text = " ".join(re.sub(r"[.,?!;]", " ", text.lower().replace("’", "'")).split())
+    return text if re.fullmatch(r"[a-z' ]+", text) and 1 <= len(text.split()) <= 20 else None
+
+
+def slurp_rows(path: Path) -> list[Row]:
+    """Sentences of a SLURP annotation file with label, scenario and action; each text once.
+
+    The reconstructed training file has no scenario and action of its own; its ``intent`` will do,
+    since nothing trains on labels.
+    """
+    problems = Problems()
+    found: dict[str, dict[str, str]] = {}
+    if "train" in path.name:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            found.setdefault(entry["sentence"], {"label": entry["intent"]})
+    else:
+        for _, entry in read_sentences(path, problems):
+            label = f"{entry['scenario']}_{entry['action']}"
+            labels = {"label": label, "scenario": entry["scenario"], "action": entry["action"]}
+            found.setdefault(entry["sentence"], labels)
+    return clean(found.items())
+
+
+def clean(rows: Iterable[Row]) -> list[Row]:
+    """Spoken forms, each once."""
+    found: dict[str, dict[str, str]] = {}
+    for text, labels in rows:
+        spoken = spoken_form(text)
+        if spoken:
+            found.setdefault(spoken, labels)
+    return list(found.items())
+
+
+def topv2_rows(folder: Path, split: str) -> list[Row]:
+    """Sentences of TOPv2 with intent and domain."""
+    return clean((t, {"label": i, "domain": d}) for d, t, i in read_topv2(folder, split))
+
+
+def sampled(rows: list[Row], count: int, *purpose: object) -> list[Row]:
+    """``count`` rows drawn from the seed."""
+    rows = sorted(rows)
+    rng_for(0, *purpose).shuffle(rows)
+    return rows[:count]
+
+
+def plan(args: argparse.Namespace) -> tuple[list[Clip], dict[str, dict[str, str]]]:
+    """All clips, and the labels of each by id."""
+    text = args.data / "text"
+    test_topv2 = sampled(topv2_rows(text / "topv2", "test"), args.topv2_test, "test_topv2")
+    held_out = topv2_rows(text / "topv2", "eval")
+    valid_topv2 = sampled(held_out, args.valid, "valid_topv2")
+    devel, test = slurp_rows(text / "slurp/devel.jsonl"), slurp_rows(text / "slurp/test.jsonl")
+    valid_slurp = sampled(devel, args.valid, "valid_slurp")
+    taken = {t for rows in (test_topv2, valid_topv2, devel, test) for t, _ in rows}
+    snips = (text / "snips/train/seq.in").read_text(encoding="utf-8").splitlines()
+    train = [row for row in slurp_rows(text / "slurp/train_reconstructed.jsonl")
+             if row[0] not in taken]  # fmt: skip
+    known = taken | {t for t, _ in train}
+    for rows, count, name in (
+        (held_out, args.topv2, "topv2"), (clean((t, {}) for t in snips), args.snips, "snips"),
+    ):  # fmt: skip
+        train += sampled([row for row in rows if row[0] not in known], count, name)
+        known |= {t for t, _ in train}
+    clips: list[Clip] = []
+    labels: dict[str, dict[str, str]] = {}
+
+    def add(name: str, voice: str, row: Row, label: str) -> None:
+        number = sum_of[name] = sum_of[name] + 1
+        speed = round(rng_for(0, name, voice, row[0]).uniform(*SPEEDS), 3)
+        key = f"{voice}-{name}-{number:05d}"
+        clips.append(Clip(key, name, voice, "intent", label, row[0], speed))
+        labels[key] = row[1]
+
+    sum_of: Counter[str] = Counter()
+    for name, rows, voices in (
+        ("test_slurp", test, FLITE_VOICES), ("test_topv2", test_topv2, FLITE_VOICES),
+        ("valid_slurp", valid_slurp, VALID_VOICES), ("valid_topv2", valid_topv2, VALID_VOICES),
+    ):  # fmt: skip
+        for row in rows:
+            add(name, rng_for(0, "voice", name, row[0]).choice(voices), row, "-")
+    kokoro = [*TRAIN_VOICES, *blended_voices(0, 30)]
+    for row in train:
+        rng = rng_for(0, "voice", "train", row[0])
+        cheap = ESPEAK_VOICES if rng.random() < args.espeak else HIBARI_VOICES
+        add("intents_train", rng.choice(cheap), row, "-")
+    for row in sampled(train, args.kokoro, "kokoro"):
+        add("intents_train", rng_for(0, "kokoro", row[0]).choice(kokoro), row, "-")
+    return clips, labels
+
+
+def speak(clips: list[Clip], work: Path, jobs: int) -> list[Clip]:
+    """Make what is missing, the fast engines first; return those that came out well."""
+    check_hibari()
+    check_programs({clip.engine for clip in clips})
+    if any(clip.engine == "kokoro" for clip in clips):
+        check_voices(work)
+    for engines in (("flite", "espeak"), ("hibari",), ("kokoro",)):
+        chosen = [clip for clip in clips if clip.engine in engines]
+        missing = sum(not cached(work, clip).is_file() for clip in chosen)
+        bar = tqdm(total=missing, desc=" and ".join(engines), unit="clip", disable=not missing)
+        for clip, _, problem in synthesize(chosen, work, jobs):
+            bar.update()
+            if problem:
+                bar.write(f"gave up {clip.id} {clip.text!r}: {problem}", file=sys.stderr)
+        bar.close()
+    return [clip for clip in clips if not was_given_up(work, clip)]
+
+
+def utterances(
+    clips: list[Clip], labels: dict[str, dict[str, str]], args: argparse.Namespace
+) -> Iterator[Utterance]:
+    """Write each clip as FLAC unless it is there, and yield it."""
+    for clip in tqdm(clips, desc=clips[0].set, unit="clip"):
+        path = args.out.resolve() / "audio" / clip.set / f"{clip.id}.flac"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".partial")
+            soundfile.write(partial, load_clip(args.work, clip), 16000, format="FLAC")
+            partial.replace(path)
+        yield Utterance(clip.id, str(path), clip.text, clip.voice, labels=labels[clip.id])
+
+
+def librispeech(data: Path) -> Iterator[Utterance]:
+    """The real training utterances."""
+    table = data / "librispeech_tc5_subset/manifest.tsv"
+    if table.exists():
+        with table.open(encoding="utf-8") as stream:
+            for row in csv.DictReader(stream, delimiter="\t"):
+                if row["split"] == "train":
+                    path = (data / row["path"]).resolve()
+                    yield Utterance(path.stem, str(path), row["text"], row["speaker"])
+
+
+def write_sets(clips: list[Clip], labels: dict, args: argparse.Namespace) -> None:
+    """The data folders."""
+    made: dict[str, list[Utterance]] = {}
+    for name in dict.fromkeys(clip.set for clip in clips):
+        made[name] = list(utterances([c for c in clips if c.set == name], labels, args))
+        card = {"name": name, "licence": "texts: see their corpora", "made_speech": True}
+        write_datadir(args.out / "data" / name, made[name], corpus=card)
+    mini = Mini()
+    problems = Problems()
+    own = list(mini.utterances(mini.download(args.out), "train", problems))
+    everything = [*own, *librispeech(args.data), *made["intents_train"]]
+    card = {"name": "ablation", "licence": "see its parts", "made_speech": True}
+    heard = {u.text for name, rows in made.items() if name != "intents_train" for u in rows}
+    everything = [u for u in everything if u.text not in heard]
+    for utterance in everything:
+        utterance.labels = {}
+    write_datadir(args.out / "data" / "train", everything, corpus=card)
+    mine = {u.id for u in own}
+    others = [u for u in everything if u.id not in mine]
+    rng_for(0, "grid").shuffle(others)
+    grid = [u for u in everything if u.id in mine] + others[: args.grid]
+    write_datadir(args.out / "data" / "train_grid", grid, corpus=card)
+    few = list(made["test_slurp"])
+    rng_for(0, "retrieval").shuffle(few)
+    write_datadir(
+        args.out / "data" / "test_retrieval", few[:800], corpus={"name": "test_retrieval"}
+    )
+    for name, (read, folder, _) in REAL.items():
+        if (args.data / folder).is_dir():
+            write_datadir(args.out / "data" / name, read(args.data), corpus={"name": name})
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run; exit code 2 for what the user can put right."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="folder with the texts")
+    add("--out", type=Path, required=True, help="data folders and FLAC files go here")
+    add("--work", type=Path, required=True, help="downloads and finished clips are kept here")
+    add("--jobs", type=int, default=2, help="processes (default: %(default)s)")
+    add("--topv2", type=int, default=5000, help="TOPv2 training texts (default: %(default)s)")
+    add("--snips", type=int, default=3000, help="Snips training texts (default: %(default)s)")
+    add("--kokoro", type=int, default=600, help="also by Kokoro (default: %(default)s)")
+    add("--espeak", type=float, default=0.25, help="share of espeak-ng (default: %(default)s)")
+    add("--valid", type=int, default=300, help="texts a validation set (default: %(default)s)")
+    add("--grid", type=int, default=6000, help="of train_grid, not mini (default: %(default)s)")
+    add("--topv2_test", type=int, default=1600, help="TOPv2 test texts (default: %(default)s)")
+    args = parser.parse_args(argv)
+    try:
+        clips, labels = plan(args)
+        for name, count in Counter((c.set, c.engine) for c in clips).items():
+            print(f"{name[0]:14} {name[1]:8} {count:6} clips")
+        write_sets(speak(clips, args.work, args.jobs), labels, args)
+        return 0
+    except (UserError, ToolError) as error:
+        print(f"make_intent_speech: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
