@@ -232,8 +232,8 @@ def write_sets(clips: list[Clip], labels: dict, args: argparse.Namespace) -> Non
             write_datadir(args.out / "data" / name, read(args.data), corpus={"name": name})
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run; exit code 2 for what the user can put right."""
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Command line; see --help."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -249,7 +249,12 @@ def main(argv: list[str] | None = None) -> int:
     add("--valid", type=int, default=300, help="texts a validation set (default: %(default)s)")
     add("--grid", type=int, default=6000, help="of train_grid, not mini (default: %(default)s)")
     add("--topv2_test", type=int, default=1600, help="TOPv2 test texts (default: %(default)s)")
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run; exit code 2 for what the user can put right."""
+    args = parse_arguments(argv)
     try:
         clips, labels = plan(args)
         for name, count in Counter((c.set, c.engine) for c in clips).items():

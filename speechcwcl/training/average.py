@@ -39,7 +39,7 @@ def average_run(expdir: Path, best: int = 1) -> str:
     objective = build_loss(config.loss, **config.loss_options)
     objective.load_state_dict(without_ddp(average_checkpoints(found, "objective")), strict=True)
     if objective.scale is not None:
-        aligner.set_logit_scale(float(objective.scale()))
+        aligner.set_logit_scale(objective.scale().item())
     epochs = sorted(c.meta["epoch"] for c in found)
     score = max(c.meta["score"] for c in found)
     info = {"epochs": epochs, "validation_score": score, "loss": config.loss}

@@ -24,6 +24,7 @@ OPTIONS = [
     {"heads": 2, "queries": 3},
     {"heads": 1, "hidden": 0, "norm": False},
     {"stats": ["mean", "max", "std"]},
+    {"context": {"layers": 2, "heads": 2, "hidden": 8, "kernel": 3}},
 ]
 
 
@@ -131,3 +132,25 @@ def test_layer_mix_begins_as_the_plain_mean():
     mix = LayerMix(3)
     states = torch.randn(2, 5, 3, 4)
     assert torch.allclose(mix(states), states.mean(2), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"heads": 3}, "3 heads do not divide 8"), ({"kernel": 4, "heads": 2}, "kernel 4 is not odd"),
+     ({"depth": 2}, "there is layers, heads")],
+)  # fmt: skip
+def test_a_wrong_context_is_named(options, message):
+    with pytest.raises(UserError, match=message):
+        AttentionPooling(8, context=options)
+
+
+def test_context_lets_frames_see_one_another():
+    from speechcwcl.models.context import Context
+
+    torch.manual_seed(0)
+    context = Context(8, heads=2, hidden=8).eval()
+    changed = FRAMES.clone()
+    changed[0, 9] += 1
+    before, after = context(FRAMES, LENGTHS), context(changed, LENGTHS)
+    assert (before[0, 0] - after[0, 0]).abs().max() > 1e-4  # through attention
+    assert torch.allclose(before[1:], after[1:], atol=1e-6)
