@@ -91,13 +91,22 @@ class AttentionPooling(nn.Module):
             frames = self.context(frames, lengths)
         frames = self.dropout(self.norm(frames))
         scores = self.score(frames).float().masked_fill(~mask, -torch.inf)
-        weights = scores.softmax(dim=1).to(frames.dtype)
-        batch, time, dim = frames.shape
-        weights = weights.view(batch, time, self.queries, self.heads)
-        values = frames.masked_fill(~mask, 0.0).view(batch, time, self.heads, dim // self.heads)
-        pooled = torch.einsum("btqh,bthd->bqhd", weights, values).reshape(batch, -1)
-        parts = [_statistic(name, frames, mask) for name in self.stats]
-        return torch.cat([pooled, *parts], dim=-1)
+        # Each query and head weighs all channels, and its own are kept: a few products more, but
+        # none of the copies that turning the frames into heads would take. The mean is one more.
+        rows = scores.softmax(dim=1)
+        if "mean" in self.stats:
+            rows = torch.cat([rows, mask / lengths.clamp(min=1)[:, None, None]], dim=2)
+        means = torch.bmm(rows.to(frames.dtype).transpose(1, 2), frames)
+        count = self.queries * self.heads
+        parts = [self._own_channels(means[:, :count])]
+        for name in self.stats:
+            parts.append(means[:, count] if name == "mean" else _statistic(name, frames, mask))
+        return torch.cat(parts, dim=-1)
+
+    def _own_channels(self, means: Tensor) -> Tensor:
+        """(batch, queries * heads, dim) -> (batch, queries * dim): of each head its channels."""
+        shape = (len(means), self.queries, self.heads, self.heads, means.shape[2] // self.heads)
+        return means.view(shape).diagonal(dim1=2, dim2=3).transpose(2, 3).reshape(len(means), -1)
 
 
 def _statistic(name: str, frames: Tensor, mask: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import platform
@@ -17,7 +18,7 @@ import torch
 from speechcwcl.data.augment import Augmenter
 from speechcwcl.data.manifest import Manifest
 from speechcwcl.errors import UserError, require
-from speechcwcl.files import write_json
+from speechcwcl.files import read_json, write_json
 from speechcwcl.losses import TextBank, build_loss
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.embed import feature_cache
@@ -97,6 +98,7 @@ def train(
     Raises:
         UserError: anything in the configuration or the data that the user can put right.
     """
+    refuse_other_settings(config, expdir)
     if "RANK" in os.environ:
         sb.utils.distributed.ddp_init_group({"distributed_backend": _backend()})
     if config.threads:
@@ -132,6 +134,29 @@ def train(
     torch.manual_seed(config.seed)
     brain.fit(counter, loader)
     return brain
+
+
+# what may change between the parts of one run without making it another run
+FREE_KEYS = {"epochs", "threads", "num_workers", "keep_checkpoints", "ckpt_interval_steps"}
+
+
+def refuse_other_settings(config: TrainConfig, expdir: Path) -> None:
+    """Refuse to go on with a run under other settings than it began with.
+
+    Raises:
+        UserError: there are checkpoints of other settings; names the keys.
+    """
+    known = expdir / "hparams.json"
+    if not known.exists() or not any((expdir / "checkpoints").glob("CKPT+*")):
+        return
+    before, now = read_json(known), json.loads(json.dumps(config.as_dict()))
+    changed = [k for k in now if k not in FREE_KEYS and before.get(k) != now[k]]
+    require(
+        not changed,
+        f"{expdir}: holds a run with other settings ("
+        + ", ".join(f"{k}: {before.get(k)!r}, now {now[k]!r}" for k in changed[:3])
+        + "); give another folder (run.sh: --tag NAME) or delete this one",
+    )
 
 
 def run_options(config: TrainConfig, device: str | None) -> dict[str, Any]:

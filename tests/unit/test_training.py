@@ -104,6 +104,18 @@ def test_a_fully_trained_encoder_moves_and_a_frozen_one_does_not(config, dump, t
         assert moved == moves
 
 
+def test_other_settings_do_not_go_on_with_an_old_run(config, dump, tmp_path, capsys):
+    expdir = tmp_path / "exp"
+    assert main(words(config(epochs=1), dump, expdir)) == 0
+    before, _ = latest(expdir)
+    assert main(words(config(epochs=1, lr=5e-4, loss="clip"), dump, expdir)) == 2
+    message = capsys.readouterr().err
+    assert "loss: 'cwcl', now 'clip'" in message and "--tag" in message
+    assert same(latest(expdir)[0], before)
+    assert main(words(config(epochs=2), dump, expdir)) == 0  # longer is the same run
+    assert latest(expdir)[1] == 2
+
+
 def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(config, dump, tmp_path):
     path = config(ckpt_interval_steps=1, augment_copies=1, augment={"noise": {"prob": 1.0}})
     assert main(words(path, dump, tmp_path / "whole")) == 0

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -84,11 +85,14 @@ class Grid:
 
 def run_one(folder: Path, changes: dict, seed: int, grid: Grid, args: argparse.Namespace) -> None:
     """Train, average and score one variant with one seed, unless that was done."""
-    done = folder / "done.json"
+    asked, done = folder / "asked.json", folder / "done.json"
     wanted = {"changes": changes, "seed": seed, "config": read_text(grid.defaults),
               "train": grid.train, "pairs": grid.pairs}  # fmt: skip
-    if done.exists() and read_json(done) == wanted:
+    if folder.exists() and not (asked.exists() and read_json(asked) == wanted):
+        shutil.rmtree(folder)  # another question
+    if done.exists():
         return
+    write_json(asked, wanted)
     overrides = [w for k, v in changes.items() for w in (f"--{k}", json.dumps(v))]
     sets = sorted({pair.split(":")[0] for pair in grid.pairs})
     common = ["--dumpdir", str(args.dumpdir)]
@@ -102,7 +106,7 @@ def run_one(folder: Path, changes: dict, seed: int, grid: Grid, args: argparse.N
     ):  # fmt: skip
         code = speechcwcl(words)
         require(code == 0, f"{folder}: `speechcwcl {words[0]}` failed with code {code}")
-    write_json(done, wanted)
+    write_json(done, {"command": sys.argv})
 
 
 def scores_of(folder: Path, pairs: list[str]) -> tuple[list[float], list[float]]:
