@@ -80,12 +80,13 @@ def private_folder() -> Iterator[Path]:
 
     SIGTERM then ends the program in order, so that the folder goes in that case too.
     """
-    signal.signal(signal.SIGTERM, _leave)
+    before = signal.signal(signal.SIGTERM, _leave)
     folder = Path(tempfile.mkdtemp(prefix="speechcwcl-demo-"))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        signal.signal(signal.SIGTERM, before)
 
 
 def _leave(number: int, frame: object) -> None:
@@ -101,7 +102,7 @@ def sweep(folder: Path, older_than: float = _LEFT_OVER) -> None:
     """
     for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder before the folder
         with contextlib.suppress(OSError):  # in use, not empty, or gone meanwhile
-            if time.time() - path.lstat().st_mtime > older_than:
+            if time.time() - path.lstat().st_mtime >= older_than:
                 path.rmdir() if path.is_dir() else path.unlink()
 
 
