@@ -72,10 +72,12 @@ def parse_labels(typed: str, limits: Limits, unknown_below: float = 0.0) -> Labe
     Raises:
         UserError: none, too few, too many, too long, or two that could not be told apart.
     """
-    pieces = [piece.strip() for piece in re.split(r"[\n;]", typed or "")]
+    pieces = list(filter(None, map(str.strip, re.split(r"[\n;]", typed or ""))))
+    if len(pieces) > limits.labels:
+        raise UserError(f"{len(pieces)} labels are too many; at most {limits.labels} are allowed.")
     labels: Labels = {}
     owner: dict[str, str] = {}
-    for piece in filter(None, pieces):
+    for piece in pieces:
         label, texts = _one_label(piece)
         if label.casefold() in map(str.casefold, labels):
             raise UserError(f"The label {label!r} is given twice; keep one of them.")
@@ -94,8 +96,6 @@ def parse_labels(typed: str, limits: Limits, unknown_below: float = 0.0) -> Labe
             "One label leaves nothing to choose from. Type a second one, or set a threshold for "
             "“unknown”."
         )
-    if len(labels) > limits.labels:
-        raise UserError(f"{len(labels)} labels are too many; at most {limits.labels} are allowed.")
     return labels
 
 

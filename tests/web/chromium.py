@@ -108,7 +108,7 @@ class Page:
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
-    def wait(self, expression: str, timeout: float = 60):
+    def wait(self, expression: str, timeout: float = 120):
         """Ask until the expression is true; its value."""
         end = time.monotonic() + timeout
         while not (value := self.js(expression)):
@@ -126,13 +126,12 @@ class Page:
         self.js(f"document.querySelector({json.dumps(selector)}).click()")
 
     def type(self, selector: str, text: str) -> None:
-        """Replace what stands in a text field, key events included."""
+        """Replace what stands in a text field."""
         self.js(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.focus(); "
-            "e.select(); document.execCommand('delete'); })()"
+            f"(() => {{ const field = document.querySelector({json.dumps(selector)}); "
+            f"field.focus(); field.value = {json.dumps(text)}; "
+            "field.dispatchEvent(new InputEvent('input', {bubbles: true})); })()"
         )
-        if text:
-            self.send("Input.insertText", text=text)
 
     def upload(self, selector: str, path: Path) -> None:
         """Choose a file in a file input."""

@@ -40,6 +40,13 @@ class Server:
         words += ["--max_seconds", "2", "--max_megabytes", "0.5"]
         environment = {**os.environ, "TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1"}
         environment["PYTHONPATH"] = os.fspath(repository)
+        self.trap = socket.create_server(("127.0.0.1", 0))  # whoever calls out, calls here
+        self.trap.setblocking(False)
+        proxy = f"http://127.0.0.1:{self.trap.getsockname()[1]}"
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            environment |= {name: proxy, name.upper(): proxy}
+        for name in ("no_proxy", "NO_PROXY"):
+            environment.pop(name, None)
         log = folder / "log"
         with log.open("wb") as stream:
             self.process = subprocess.Popen(
@@ -68,6 +75,7 @@ def server(tmp_path_factory, tiny_speech, tiny_text, repository):
     yield running
     running.process.kill()
     running.process.wait()
+    running.trap.close()
 
 
 @pytest.fixture(scope="module")
@@ -157,9 +165,13 @@ def test_it_fits_a_telephone_and_asks_nobody_else(page, server, clips):
         ".map(e => [e.getBoundingClientRect().left, e.getBoundingClientRect().right])"
     )
     assert len(boxes) == 6 and all(0 <= left < right <= 375 for left, right in boxes)
+    page.js("[...document.querySelectorAll('footer button')][0].click()")  # "Use via API"
+    page.wait("document.body.innerText.includes('/classify')")
     requests = page.requests()
     assert len(requests) > 10
     assert [url for url in requests if not url.startswith(server.address)] == []
+    with pytest.raises(BlockingIOError):  # nor did the server call anyone
+        server.trap.accept()
     assert list(server.cwd.iterdir()) == []
 
 
