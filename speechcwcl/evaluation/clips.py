@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import soundfile
 
 from speechcwcl.data.audio import SAMPLE_RATE, load_audio
@@ -135,7 +136,12 @@ def embed_audio(row: dict[str, str], budget: Budget) -> tuple[str, bool]:
     except UserError:
         return "", False  # moved or deleted since: the report shows the labels without a player
     longest = int(LONGEST * SAMPLE_RATE)
-    stream = io.BytesIO()
-    soundfile.write(stream, wav[:longest], SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    address = "data:audio/flac;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    address = audio_address(wav[:longest])
     return (address, len(wav) > longest) if budget.take(len(address)) else ("", False)
+
+
+def audio_address(wav: np.ndarray) -> str:
+    """(samples,) at 16 kHz as FLAC in a ``data:`` address, for a player inside a page."""
+    stream = io.BytesIO()
+    soundfile.write(stream, wav, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return "data:audio/flac;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 
 import pytest
+from chromium import BROWSER, command
 from report_runs import make_run
 
 from speechcwcl.evaluation.report import build_report
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-BROWSER = next((path for path in map(shutil.which, NAMES) if path), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 
 # Runs inside the page, in a frame as wide as a telephone; tells what it finds to the page around.
@@ -61,14 +58,10 @@ def page(tmp_path_factory):
 def probe(page: str, folder, width: int, *, dark: bool) -> dict:
     (folder / "page.html").write_text(page.replace("</body>", PROBE), encoding="utf-8")
     (folder / "around.html").write_text(AROUND.replace("WIDTH", str(width)), encoding="utf-8")
-    command = [BROWSER, "--headless", "--disable-gpu", "--disable-quic", "--no-first-run"]
-    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    command += [f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=20000"]
-    command += [f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        command.append("--no-sandbox")
-    command += ["--window-size=1400,1000", "--dump-dom", (folder / "around.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    options = ["--virtual-time-budget=20000", "--window-size=1400,1000", "--dump-dom"]
+    options += [f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
+    called = command(folder / "profile", *options, (folder / "around.html").as_uri())
+    done = subprocess.run(called, capture_output=True, text=True, timeout=300, check=False)
     found = re.search(r'<pre id="found">(.+?)</pre>', done.stdout, re.DOTALL)
     assert found, done.stderr[-2000:]
     return json.loads(found[1].replace("&gt;", ">").replace("&lt;", "<").replace("&amp;", "&"))

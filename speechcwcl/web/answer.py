@@ -1,0 +1,296 @@
+"""The function behind the page: a recording and typed labels in, ranked labels out."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from speechcwcl.data.audio import SAMPLE_RATE, load_audio, probe
+from speechcwcl.errors import UserError
+from speechcwcl.evaluation.clips import audio_address
+from speechcwcl.models.aligner import Aligner
+from speechcwcl.web.ask import Labels, Limits, check_size, parse_labels, parse_templates
+
+SHORTEST = 0.05  # seconds: less is a click, not a word
+POINTS = 180  # columns of the drawn waveform
+_FORMATS = "use wav, flac, ogg, opus or mp3"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A recording, decoded and checked.
+
+    Attributes:
+        name: of the file, without its folder.
+        seconds: its length.
+        wav: (samples,) float32 at 16 kHz.
+    """
+
+    name: str
+    seconds: float
+    wav: np.ndarray
+
+    @property
+    def peak(self) -> float:
+        """The largest sample, 0 to 1."""
+        return float(np.abs(self.wav).max())
+
+    def envelope(self) -> np.ndarray:
+        """(2, columns): lowest and highest sample of each stretch of the recording."""
+        parts = np.array_split(self.wav, min(POINTS, len(self.wav)))
+        return np.array([[part.min() for part in parts], [part.max() for part in parts]])
+
+    def address(self) -> str:
+        """The recording as a ``data:`` address, for a player."""
+        return audio_address(self.wav)
+
+
+def read_clip(path: str | os.PathLike | None, limits: Limits) -> Clip:
+    """Decode a file that a stranger gave us.
+
+    Raises:
+        UserError: there is none; it is too large, too long or too short, not audio, or corrupt.
+            The message names the file without its folder.
+    """
+    if path is None:
+        raise UserError("There is no recording. Record or upload one first.")
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+    except OSError:
+        raise UserError("The recording is gone from the server. Upload it again.") from None
+    if size > limits.bytes:
+        raise UserError(
+            f"{path.name} has {size / 2**20:.1f} MB; at most {limits.megabytes:g} MB are allowed."
+        )
+    try:
+        seconds = probe(path).duration  # before decoding: an hour of silence is a small file
+        if seconds > limits.seconds:
+            raise UserError(
+                f"{path.name} lasts {seconds:.1f} s; at most {limits.seconds:g} s are allowed."
+            )
+        wav = load_audio(path)
+    except UserError as error:
+        message = str(error).replace(str(path), path.name)
+        hint = f"; {_FORMATS}" if "not audio" in message else ""
+        raise UserError(message + hint) from error
+    if len(wav) < SHORTEST * SAMPLE_RATE:
+        raise UserError(f"{path.name} lasts {len(wav) / SAMPLE_RATE:.3f} s; that is too short.")
+    return Clip(path.name, len(wav) / SAMPLE_RATE, wav)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One label of an answer.
+
+    Attributes:
+        label: as typed.
+        score: softmax over the labels at the model's temperature.
+        cosine: similarity of the speech and the label (the mean of its texts and templates).
+        by_template: similarity with each template alone, in the order of the templates.
+    """
+
+    label: str
+    score: float
+    cosine: float
+    by_template: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one model says.
+
+    Attributes:
+        model: its name.
+        about: its encoders.
+        ranked: best label first.
+        answer: the best label, or None for "unknown".
+    """
+
+    model: str
+    about: dict[str, Any]
+    ranked: list[Ranked]
+    answer: str | None
+
+
+class Judge:
+    """A model with a name, ready to answer; labels that were asked before cost nothing.
+
+    Args:
+        aligner: the model.
+        name: what the page calls it.
+    """
+
+    def __init__(self, aligner: Aligner, name: str):
+        self.aligner = aligner
+        self.name = name
+        self._rows = functools.lru_cache(maxsize=16)(self._embed_labels)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The encoders, by name (a folder without the folders above it), and the dimension."""
+        return {
+            "speech_encoder": _without_folder(self.aligner.speech_encoder.source),
+            "text_encoder": _without_folder(self.aligner.text_info.source),
+            "dim": self.aligner.dim,
+        }
+
+    def warm_up(self) -> None:
+        """Load what is loaded late, so that the first answer is as quick as the others."""
+        self.embed(np.zeros(SAMPLE_RATE, dtype=np.float32))
+        self.aligner.encode_text(["warm up"])
+
+    def embed(self, wav: np.ndarray) -> np.ndarray:
+        """(samples,) at 16 kHz -> (dim,) unit norm."""
+        return self.aligner.encode_speech([wav])[0]
+
+    def decide(
+        self, speech: np.ndarray, labels: Labels, templates: Sequence[str], unknown_below: float
+    ) -> Verdict:
+        """Rank the labels for an embedded recording.
+
+        Args:
+            speech: (dim,) of :meth:`embed`.
+            labels: label -> texts.
+            templates: each with one ``{}``.
+            unknown_below: the answer is None when no label is at least so similar (cosine).
+        """
+        whole, parts = self._rows(tuple(labels.values()), tuple(templates))
+        cosine, by_template = whole @ speech, parts @ speech  # (labels,), (templates, labels)
+        logits = cosine * float(self.aligner.logit_scale.detach())
+        scores = np.exp(logits - logits.max())
+        scores /= scores.sum()
+        names = list(labels)
+        ranked = [
+            Ranked(
+                names[k], float(scores[k]), float(cosine[k]), tuple(map(float, by_template[:, k]))
+            )
+            for k in np.argsort(-cosine, kind="stable")
+        ]
+        known = not unknown_below > 0 or ranked[0].cosine >= unknown_below
+        return Verdict(self.name, self.about, ranked, ranked[0].label if known else None)
+
+    def _embed_labels(
+        self, texts: tuple[tuple[str, ...], ...], templates: tuple[str, ...]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(labels, dim) over all templates, and (templates, labels, dim) for each alone."""
+        sentences = [t.replace("{}", text) for group in texts for text in group for t in templates]
+        rows = self.aligner.encode_text(sentences).reshape(-1, len(templates), self.aligner.dim)
+        groups = np.split(rows, np.cumsum([len(group) for group in texts])[:-1])
+        whole = np.stack([group.mean(axis=(0, 1)) for group in groups])
+        parts = np.stack([group.mean(axis=0) for group in groups], axis=1)
+        return _unit(whole), _unit(parts)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def _without_folder(source: str) -> str:
+    """A hub id stays, of a folder only its name is told to strangers."""
+    is_folder = os.path.isabs(source) or os.path.isdir(source)
+    return Path(source).name if is_folder else source
+
+
+def open_judges(folders: Sequence[str | os.PathLike], device: str = "cpu") -> list[Judge]:
+    """Open models under names that tell them apart: the end of their paths.
+
+    Raises:
+        UserError: a folder is given twice, or holds no model, or there is no such device.
+    """
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).strip().splitlines()[0]
+        raise UserError(f"--device {device}: {why}; try cpu") from error
+    paths = [Path(folder).expanduser() for folder in folders]
+    whole = [path.resolve().parts if path.is_dir() else path.parts for path in paths]
+    for number, parts in enumerate(whole):
+        if parts in whole[:number]:
+            raise UserError(f"--model {folders[number]}: given twice; name two different models")
+    length = 2
+    while len({parts[-length:] for parts in whole}) < len(whole):
+        length += 1
+    names = ["/".join(parts[-length:]) for parts in whole]
+    return [
+        Judge(Aligner.from_pretrained(folder, device=device), name)
+        for folder, name in zip(folders, names, strict=True)
+    ]
+
+
+def decide_all(
+    judges: Sequence[Judge],
+    vectors: Sequence[np.ndarray],
+    typed_labels: str,
+    typed_templates: str,
+    unknown_below: float,
+    limits: Limits,
+) -> list[Verdict]:
+    """What each model says of a recording that it has embedded.
+
+    Args:
+        judges: the models.
+        vectors: the recording's embedding by each of them.
+        typed_labels: see :func:`~speechcwcl.web.ask.parse_labels`.
+        typed_templates: one a line.
+        unknown_below: see :meth:`Judge.decide`.
+        limits: what may be asked.
+
+    Raises:
+        UserError: something that was typed cannot be used.
+    """
+    labels = parse_labels(typed_labels, limits, unknown_below)
+    templates = parse_templates(typed_templates)
+    check_size(labels, templates)
+    return [
+        judge.decide(speech, labels, templates, unknown_below)
+        for judge, speech in zip(judges, vectors, strict=True)
+    ]
+
+
+def classify(
+    judges: Sequence[Judge],
+    path: str | os.PathLike | None,
+    typed_labels: str,
+    typed_templates: str = "{}",
+    unknown_below: float = 0.0,
+    limits: Limits | None = None,
+) -> dict[str, Any]:
+    """One recording by labels in words, as plain JSON: what the endpoint ``/classify`` returns.
+
+    Returns:
+        ``{"name", "seconds", "templates", "models": [{"model", "speech_encoder", "text_encoder",
+        "dim", "answer", "labels": [{"label", "score", "cosine", "by_template"}]}]}``; ``answer``
+        is null for "unknown".
+
+    Raises:
+        UserError: see :func:`read_clip` and :func:`decide_all`.
+    """
+    limits = limits or Limits()
+    parse_labels(typed_labels, limits, unknown_below)  # before the costly part
+    clip = read_clip(path, limits)
+    vectors = [judge.embed(clip.wav) for judge in judges]
+    verdicts = decide_all(judges, vectors, typed_labels, typed_templates, unknown_below, limits)
+    return {
+        "name": clip.name,
+        "seconds": round(clip.seconds, 3),
+        "templates": list(parse_templates(typed_templates)),
+        "models": [
+            {
+                "model": verdict.model,
+                **verdict.about,
+                "answer": verdict.answer,
+                "labels": [
+                    {**vars(row), "by_template": list(row.by_template)} for row in verdict.ranked
+                ],
+            }
+            for verdict in verdicts
+        ],
+    }

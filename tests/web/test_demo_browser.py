@@ -1,0 +1,203 @@
+"""`speechcwcl demo` from outside: a process of its own, used by Chromium and by gradio's client."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from chromium import BROWSER, Page
+
+from speechcwcl.models.aligner import Aligner
+
+pytest.importorskip("gradio", reason="gradio is not installed: pip install speechcwcl[web]")
+LABELS = ["turn on the light", "stop", "zz top"]
+ANSWER = "document.querySelector('#cw-answer')"
+
+
+class Server:
+    """The running command; its temporary folder and its working folder are below ``folder``."""
+
+    def __init__(self, folder, models, repository):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.models = models
+        self.address = f"http://127.0.0.1:{port}/"
+        self.temporary, self.cwd = folder / "tmp", folder / "cwd"
+        self.temporary.mkdir()
+        self.cwd.mkdir()
+        words = [sys.executable, "-m", "speechcwcl.cli.main", "demo", "--port", str(port)]
+        words += [word for model in models for word in ("--model", str(model))]
+        words += ["--max_seconds", "2", "--max_megabytes", "0.5"]
+        environment = {**os.environ, "TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1"}
+        environment["PYTHONPATH"] = os.fspath(repository)
+        self.trap = socket.create_server(("127.0.0.1", 0))  # whoever calls out, calls here
+        self.trap.setblocking(False)
+        proxy = f"http://127.0.0.1:{self.trap.getsockname()[1]}"
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            environment |= {name: proxy, name.upper(): proxy}
+        for name in ("no_proxy", "NO_PROXY"):
+            environment.pop(name, None)
+        log = folder / "log"
+        with log.open("wb") as stream:
+            self.process = subprocess.Popen(
+                words, cwd=self.cwd, env=environment, stdout=stream, stderr=stream
+            )
+        end = time.monotonic() + 300
+        while "The page is at" not in log.read_text():
+            assert self.process.poll() is None and time.monotonic() < end, log.read_text()
+            time.sleep(0.2)
+
+    def uploads(self):
+        """What lies in the private folder."""
+        (folder,) = self.temporary.glob("speechcwcl-demo-*")
+        return list(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, tiny_speech, tiny_text, repository):
+    models = []
+    for seed, name in enumerate(("cwcl", "clip")):
+        torch.manual_seed(seed)
+        models.append(tmp_path_factory.mktemp("exp") / name / "model")
+        aligner = Aligner.build(tiny_speech, tiny_text, projection={"hidden": [16]})
+        aligner.save_pretrained(models[-1], with_towers=True)
+    running = Server(tmp_path_factory.mktemp("server"), models, repository)
+    yield running
+    running.process.kill()
+    running.process.wait()
+    running.trap.close()
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """A sound recording, one that is too long, and one that is none."""
+    folder = tmp_path_factory.mktemp("clips")
+    wave = 0.3 * np.sin(2 * np.pi * 330 * np.arange(40000) / 16000)
+    soundfile.write(folder / "good.wav", wave[:12000], 16000)
+    soundfile.write(folder / "long.wav", wave, 16000)
+    (folder / "text.wav").write_text("not audio at all")
+    return folder
+
+
+@pytest.fixture
+def page(tmp_path, server):
+    if BROWSER is None:
+        pytest.skip("no Chromium on this machine")
+    with Page(tmp_path) as opened:
+        opened.open(server.address)
+        opened.wait("!!document.querySelector('#cw-go')")
+        opened.wait("!!document.querySelector('#cw-audio [aria-label=\"Upload file\"]')")
+        opened.click('#cw-audio [aria-label="Upload file"]')
+        opened.wait("!!document.querySelector('#cw-audio input[type=file]')")
+        yield opened
+
+
+def upload(page, path):
+    page.wait("!!document.querySelector('#cw-audio input[type=file]')")
+    page.upload("#cw-audio input[type=file]", path)
+
+
+def test_a_visitor_gets_an_answer(page, server, clips):
+    page.type("#cw-labels textarea", f"{LABELS[0]}\n{LABELS[1]}; {LABELS[2]}")
+    upload(page, clips / "good.wav")
+    page.wait("document.querySelectorAll('#cw-answer .cw-card').length == 2")
+    says = page.js("[...document.querySelectorAll('#cw-answer .cw-says')].map(e => e.innerText)")
+    aligners = [Aligner.from_pretrained(model) for model in server.models]
+    templates = page.js("document.querySelectorAll('#cw-answer .cw-heat thead th').length")
+    assert templates == 2 * (1 + 1 + 4)  # corner, all, the four of the first label set
+    names = page.js("[...document.querySelectorAll('#cw-answer h2')].map(e => e.innerText)")
+    assert [name.split("/")[-2:] for name in names] == [["cwcl", "model"], ["clip", "model"]]
+    assert page.js("document.querySelector('#cw-clip audio').src.startsWith('data:audio/flac')")
+    assert "good.wav" in page.js("document.querySelector('#cw-clip').innerText")
+    assert set(says) <= set(LABELS) and server.uploads() == []
+
+    # other templates, the same recording: its file is gone, its embedding is not
+    page.click(".label-wrap")  # opens "Templates"
+    page.wait("!!document.querySelector('#cw-templates textarea')")
+    page.type("#cw-templates textarea", "{}")
+    page.click("#cw-go")
+    page.wait("document.querySelectorAll('#cw-answer .cw-heat thead th').length == 4")
+    says = page.js("[...document.querySelectorAll('#cw-answer .cw-says')].map(e => e.innerText)")
+    wanted = [a.classify([clips / "good.wav"], LABELS)[0][0]["label"] for a in aligners]
+    assert says == wanted
+    values = page.js(
+        "[...document.querySelectorAll('.cw-value')].map(e => parseFloat(e.innerText))"
+    )
+    assert len(values) == 6 and sum(values) == pytest.approx(200, abs=0.4)
+
+
+def test_errors_stand_in_the_page(page, server, clips):
+    page.click("#cw-go")
+    page.wait(f"{ANSWER}.innerText.includes('There is no recording')")
+    for name, message in (
+        ("text.wav", "text.wav: not audio that can be read"),
+        ("long.wav", "long.wav lasts 2.5 s; at most 2 s are allowed"),
+    ):
+        upload(page, clips / name)
+        page.wait(f"{ANSWER}.innerText.includes({message!r})")
+        assert page.js(f"{ANSWER}.querySelector('[role=alert]') !== null")
+        assert server.uploads() == []
+    upload(page, clips / "good.wav")
+    page.wait("!!document.querySelector('#cw-answer .cw-card')")
+    for typed, message in (("", "There are no labels"), ("on\nON", "is given twice")):
+        page.type("#cw-labels textarea", typed)
+        page.click("#cw-go")
+        page.wait(f"{ANSWER}.innerText.includes({message!r})")
+
+
+def test_it_fits_a_telephone_and_asks_nobody_else(page, server, clips):
+    page.resize(375, 812)
+    upload(page, clips / "good.wav")
+    page.wait("!!document.querySelector('#cw-answer .cw-card')")
+    assert page.js("document.documentElement.scrollWidth") <= 375
+    boxes = page.js(
+        "[...document.querySelectorAll('.cw-card, .cw-clip, .cw-head, #cw-go, #cw-labels')]"
+        ".map(e => [e.getBoundingClientRect().left, e.getBoundingClientRect().right])"
+    )
+    assert len(boxes) == 6 and all(0 <= left < right <= 375 for left, right in boxes)
+    page.js("[...document.querySelectorAll('footer button')][0].click()")  # "Use via API"
+    page.wait("document.body.innerText.includes('/classify')")
+    requests = page.requests()
+    assert len(requests) > 10
+    assert [url for url in requests if not url.startswith(server.address)] == []
+    with pytest.raises(BlockingIOError):  # nor did the server call anyone
+        server.trap.accept()
+    assert list(server.cwd.iterdir()) == []
+
+
+def test_other_programs_may_ask(server, clips):
+    from gradio_client import Client, handle_file
+    from gradio_client.exceptions import AppError
+
+    client = Client(server.address, verbose=False, analytics_enabled=False, download_files=False)
+    answer = client.predict(
+        handle_file(clips / "good.wav"), "\n".join(LABELS), "{}", 0, api_name="/classify"
+    )
+    for model, said in zip(server.models, answer["models"], strict=True):
+        wanted = Aligner.from_pretrained(model).classify([clips / "good.wav"], LABELS)[0]
+        assert said["answer"] == wanted[0]["label"]
+        assert [row["label"] for row in said["labels"]] == [row["label"] for row in wanted]
+    with pytest.raises(AppError, match="given twice"):
+        client.predict(handle_file(clips / "good.wav"), "a;A", "{}", 0, api_name="/classify")
+    assert server.uploads() == []
+    named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert list(named) == ["/classify"]
+    with urllib.request.urlopen(server.address) as page:
+        assert "default-src 'self'" in page.headers["content-security-policy"]
+
+
+def test_a_signal_ends_it_and_leaves_nothing(server):
+    assert server.process.poll() is None
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(timeout=60) == 0
+    assert list(server.temporary.glob("speechcwcl-demo-*")) == []

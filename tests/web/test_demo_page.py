@@ -1,0 +1,357 @@
+"""The function behind the page of `speechcwcl demo`, with no browser: answers and every error."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import sys
+import time
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from speechcwcl.cli.main import main
+from speechcwcl.errors import UserError
+from speechcwcl.models.aligner import Aligner
+from speechcwcl.web import drawing
+from speechcwcl.web.answer import Judge, classify, open_judges, read_clip
+from speechcwcl.web.ask import (
+    EXAMPLES,
+    Limits,
+    check_size,
+    fill_in,
+    label_sets,
+    parse_labels,
+    parse_templates,
+)
+from speechcwcl.web.serve import private_folder, sweep
+
+LIMITS = Limits(seconds=2, megabytes=0.5, labels=4)
+TYPED = "lights on = turn on the light | lamp on; music\nstop"
+
+
+@pytest.fixture(scope="module")
+def judges(tiny_speech, tiny_text):
+    models = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        models.append(Aligner.build(tiny_speech, tiny_text, projection={"hidden": [16]}).eval())
+    return [
+        Judge(model, name) for model, name in zip(models, ("exp/cwcl", "exp/clip"), strict=True)
+    ]
+
+
+@pytest.fixture
+def clip(tmp_path):
+    time_axis = np.arange(12000) / 16000
+    path = tmp_path / "four.wav"
+    soundfile.write(path, 0.3 * np.sin(2 * np.pi * 440 * time_axis), 16000)
+    return path
+
+
+# -- what is typed --------------------------------------------------------------------------------
+
+
+def test_labels_are_read_by_line_and_semicolon():
+    assert parse_labels(" yes ;no\n\n b = one | two |one;", LIMITS) == {
+        "yes": ("yes",),
+        "no": ("no",),
+        "b": ("one", "two"),
+    }
+    assert parse_labels("on | lamp on\noff", LIMITS) == {"on": ("on", "lamp on"), "off": ("off",)}
+    assert list(parse_labels("only", LIMITS, unknown_below=0.2)) == ["only"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("", "There are no labels"),
+        (" ;\n; ", "There are no labels"),
+        ("one", "One label leaves nothing to choose from"),
+        ("yes\nno\nYES", "'YES' is given twice"),
+        ("on = lamp\nlight = Lamp", "'on' and 'light' have the same text"),
+        ("a\nb\nc\nd\ne", "5 labels are too many; at most 4"),
+        ("a\n= b", "one side is empty"),
+        ("a\nb = ", "one side is empty"),
+        ("a\n" + "b " * 200, "399 characters long"),
+    ],
+)
+def test_labels_that_cannot_be_used(typed, message):
+    with pytest.raises(UserError, match=message):
+        parse_labels(typed, LIMITS)
+
+
+def test_templates():
+    assert parse_templates("") == ("{}",)
+    assert parse_templates("{}\n\nthe word {}\n{}") == ("{}", "the word {}")
+    for typed, message in (
+        ("say", "must hold {} once"),
+        ("{} {}", "must hold {} once"),
+        ("{}" + "x" * 400, "at most 300"),
+        ("\n".join(f"{n} {{}}" for n in range(21)), "21 templates are too many"),
+    ):
+        with pytest.raises(UserError, match=message):
+            parse_templates(typed)
+    many = {str(n): tuple(f"{n} {k}" for k in range(50)) for n in range(100)}
+    with pytest.raises(UserError, match="5000 sentences"):
+        check_size(many, ("{}",))
+
+
+def test_every_set_to_pick_from_reads_back_as_it_is():
+    names = label_sets(Limits())
+    assert set(EXAMPLES) < set(names) and "slurp_intent" in names and "digits_10" in names
+    for name in names:
+        labels, templates = fill_in(name)
+        assert len(parse_labels(labels, Limits())) >= 2
+        check_size(parse_labels(labels, Limits()), parse_templates(templates))
+    assert fill_in("gsc_v2_35")[1].splitlines()[2] == "the word {}"
+    assert label_sets(Limits(labels=10)) == [*EXAMPLES, "digits_10", "stop_domain"]
+
+
+@pytest.mark.parametrize("wrong", [{"seconds": 0}, {"megabytes": -1}, {"labels": 0}])
+def test_limits_are_above_0(wrong):
+    with pytest.raises(UserError, match="is not above 0"):
+        Limits(**wrong)
+
+
+# -- what is answered -----------------------------------------------------------------------------
+
+
+def test_the_answer_is_the_aligners(judges, clip):
+    templates = ["{}", "please {}"]
+    found = classify(judges, clip, TYPED, "\n".join(templates), limits=LIMITS)
+    assert (found["name"], found["seconds"], found["templates"]) == ("four.wav", 0.75, templates)
+    labels = {"lights on": ["turn on the light", "lamp on"], "music": "music", "stop": "stop"}
+    for judge, said in zip(judges, found["models"], strict=True):
+        wanted = judge.aligner.classify([clip], labels, templates)[0]
+        assert said["answer"] == wanted[0]["label"] == said["labels"][0]["label"]
+        for row, true in zip(said["labels"], wanted, strict=True):
+            assert row["label"] == true["label"]
+            assert row["score"] == pytest.approx(true["score"], abs=1e-5)
+            assert row["cosine"] == pytest.approx(true["cosine"], abs=1e-5)
+        for column, template in enumerate(templates):
+            alone = judge.aligner.classify([clip], labels, [template])[0]
+            cosine = {row["label"]: row["cosine"] for row in alone}
+            for row in said["labels"]:
+                assert row["by_template"][column] == pytest.approx(cosine[row["label"]], abs=1e-5)
+    assert [said["model"] for said in found["models"]] == ["exp/cwcl", "exp/clip"]
+    assert found["models"][0]["labels"] != found["models"][1]["labels"]
+
+
+def test_unknown_below_the_threshold(judges, clip):
+    best = classify(judges[:1], clip, TYPED, limits=LIMITS)["models"][0]["labels"][0]
+    for threshold, answer in (
+        (best["cosine"] - 1e-4, best["label"]),
+        (best["cosine"] + 1e-4, None),
+    ):
+        assert threshold > 0
+        said = classify(judges[:1], clip, TYPED, "", threshold, LIMITS)["models"][0]
+        assert said["answer"] == answer
+
+
+def test_folders_are_not_told_to_strangers(judges, tiny_speech):
+    about = judges[0].about
+    assert about["speech_encoder"] == tiny_speech.name
+    assert "/" not in about["text_encoder"]
+
+
+def test_models_get_names_that_tell_them_apart(judges, tmp_path):
+    folders = [tmp_path / name / "exp" / "model" for name in ("a", "b")]
+    for folder, judge in zip(folders, judges, strict=True):
+        judge.aligner.save_pretrained(folder)
+    assert [judge.name for judge in open_judges(folders)] == ["a/exp/model", "b/exp/model"]
+    assert open_judges(folders[:1])[0].name == "exp/model"
+    with pytest.raises(UserError, match="given twice"):
+        open_judges([folders[0], folders[0]])
+    with pytest.raises(UserError, match="--device gpu: .+; try cpu"):
+        open_judges(folders, "gpu")
+
+
+def broken(folder, kind):
+    """A file of the given fault."""
+    path = folder / "clip.wav"
+    if kind == "text":
+        path.write_text("not audio at all")
+    elif kind == "header":
+        path.write_bytes(b"RIFF\x24\x00\x00\x00WAVEfmt " + b"x" * 300)
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "nan":
+        soundfile.write(path, np.full(9000, np.nan, "f4"), 16000, subtype="FLOAT")
+    elif kind != "gone":
+        samples = {"long": 40000, "large": 300000, "click": 100, "cut": 16000}[kind]
+        soundfile.write(path, np.full(samples, 0.1), 16000)
+        if kind == "cut":
+            path.write_bytes(path.read_bytes()[:9000])
+    return path
+
+
+FAULTS = {
+    "text": "clip.wav: not audio that can be read: .+; use wav, flac, ogg, opus or mp3",
+    "header": "clip.wav: not audio that can be read",
+    "empty": "clip.wav: empty file",
+    "cut": "clip.wav: truncated",
+    "nan": "clip.wav: 9000 samples are NaN",
+    "long": "clip.wav lasts 2.5 s; at most 2 s are allowed",
+    "large": "clip.wav has 0.6 MB; at most 0.5 MB are allowed",
+    "click": "clip.wav lasts 0.006 s; that is too short",
+    "gone": "gone from the server",
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_recordings_that_cannot_be_used(tmp_path, kind):
+    with pytest.raises(UserError, match=FAULTS[kind]) as caught:
+        read_clip(broken(tmp_path, kind), LIMITS)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_no_recording(judges):
+    with pytest.raises(UserError, match="There is no recording"):
+        classify(judges, None, TYPED, limits=LIMITS)
+
+
+# -- how it looks ---------------------------------------------------------------------------------
+
+
+def test_names_and_labels_are_escaped(judges, clip):
+    evil = clip.with_name("<b>x.wav")
+    clip.rename(evil)
+    recording = read_clip(evil, LIMITS)
+    speech = judges[0].embed(recording.wav)
+    labels = {"<script>1": ("<script>1",), "b": ("b",)}
+    verdict = judges[0].decide(speech, labels, ["<i>{}"], 0.0)
+    page = drawing.answers([verdict, verdict], ["<i>{}"]) + drawing.clip_card(recording)
+    page += drawing.error("<script>")
+    assert "<script" not in page and "<b>x" not in page and "<i>" not in page
+    assert "&lt;script&gt;1" in page and "The models agree" in page
+
+
+def test_the_drawing_shows_what_was_found(judges, clip, tmp_path):
+    recording = read_clip(clip, LIMITS)
+    low, high = recording.envelope()
+    assert low.shape == (180,) and high.max() == pytest.approx(0.3, abs=0.01) == -low.min()
+    assert recording.address().startswith("data:audio/flac;base64,")
+    labels = {str(n): (str(n),) for n in range(11)}
+    verdict = judges[0].decide(judges[0].embed(recording.wav), labels, ["{}", "say {}"], 0.999)
+    page = drawing.answers([verdict], ["{}", "say {}"], 0.999)
+    assert ">unknown<" in page and "3 more labels" in page
+    assert page.count("<td") == 11 * 3 and "<th>say …</th>" in page
+    silent = tmp_path / "silent.wav"
+    soundfile.write(silent, np.zeros(16000), 16000)
+    assert "nearly silent" in drawing.clip_card(read_clip(silent, LIMITS))
+    assert "nearly silent" not in drawing.clip_card(recording)
+
+
+# -- what the page calls --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def desk(judges):
+    pytest.importorskip("gradio", reason="gradio is not installed: pip install speechcwcl[web]")
+    from speechcwcl.web.page import Desk
+
+    return Desk(judges, LIMITS)
+
+
+def test_a_recording_is_deleted_and_can_be_asked_about_again(desk, clip):
+    upload = clip.parent / "hash" / clip.name
+    upload.parent.mkdir()
+    clip.rename(upload)
+    emptied, card, answer, heard = desk.receive(str(upload), TYPED, "{}", 0.0)
+    assert emptied is None and "four.wav" in card["value"] and "cw-card" in answer
+    assert not upload.exists() and not upload.parent.exists()
+    assert desk.answer(heard, TYPED, "{}", 0.0) == answer
+    assert "given twice" in desk.answer(heard, "a;a", "{}", 0.0)
+    assert "must hold {} once" in desk.answer(heard, TYPED, "x", 0.0)
+    assert "There is no recording" in desk.answer(None, TYPED, "{}", 0.0)
+    assert "cw-error" not in desk.refresh(None, TYPED, "{}", 0.0)
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_faulty_recording_is_deleted_too(desk, tmp_path, kind):
+    path = broken(tmp_path, kind)
+    _, card, answer, heard = desk.receive(str(path), TYPED, "{}", 0.0)
+    assert 'role="alert"' in answer and heard is None and card["visible"] is False
+    assert not path.exists()
+
+
+def test_a_recording_with_bad_labels_is_kept_in_mind(desk, clip):
+    _, card, answer, heard = desk.receive(str(clip), "", "{}", 0.0)
+    assert "There are no labels" in answer and "four.wav" in card["value"]
+    assert "cw-card" in desk.answer(heard, TYPED, "{}", 0.0)
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+def demo(*words):
+    return main(["demo", "--model", "nowhere", *words])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--port", "0"], "--port 0: give a number from 1 to 65535"),
+        (["--host", "no.such.host.invalid"], "no such host"),
+        (["--max_labels", "0"], "max_labels: 0 is not above 0"),
+        (["--unknown_below", "2"], "--unknown_below 2.0: not between 0 and 1"),
+    ],
+)
+def test_wrong_options_are_one_line(capsys, words, message):
+    assert demo(*words) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_port_in_use_is_one_line(capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert demo("--port", str(port)) == 2
+    error = capsys.readouterr().err
+    assert f"127.0.0.1:{port}: Address already in use; choose another --port" in error
+    assert error.count("\n") == 1
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_without_gradio_one_line_says_what_to_install(capsys, monkeypatch):
+    import speechcwcl.web
+
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY"):
+        monkeypatch.setenv(name, "")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "speechcwcl.web.page", raising=False)
+    monkeypatch.delattr(speechcwcl.web, "page", raising=False)
+    assert demo("--port", str(free_port())) == 2
+    error = capsys.readouterr().err
+    assert "the page needs gradio: pip install speechcwcl[web]" in error
+    assert error.count("\n") == 1
+
+
+def test_the_temporary_folder_is_private_swept_and_goes():
+    with private_folder() as folder:
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        for name, age in (("old", 100), ("new", 0)):
+            (folder / name).mkdir()
+            path = folder / name / "clip.wav"
+            path.write_bytes(b"x")
+            for thing in (path, path.parent):
+                os.utime(thing, (time.time() - age,) * 2)
+        sweep(folder, 60)
+        assert [p.parent.name for p in folder.rglob("*") if p.is_file()] == ["new"]
+        sweep(folder, 0)
+        assert not list(folder.iterdir())
+        (folder / "left.wav").write_bytes(b"x")
+    assert not folder.exists()
