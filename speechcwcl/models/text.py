@@ -22,7 +22,7 @@ from speechcwcl.models.text_store import TextStore
 __all__ = ["TextEncoder", "TextInfo", "TextStore", "describe_text", "text_files"]
 
 _POOLINGS = ("mean", "cls", "max", "last")
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -90,7 +90,7 @@ def text_files(folder: Path) -> list[Path]:
     index = sorted(folder.glob("*.safetensors.index.json"))
     if not weights:
         raise UserError(f"{folder}: no weights (model.safetensors) there")
-    tokenizer = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
+    tokenizer = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
     return [folder / "config.json", *tokenizer, *index, *weights]
 
 
