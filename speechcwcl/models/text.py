@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -235,6 +235,10 @@ class TextEncoder(nn.Module):
             max_length=self.info.max_tokens,
             return_tensors="pt",
         ).to(self.device)
+        return self.embed_tokens(tokens)
+
+    def embed_tokens(self, tokens: Mapping[str, Tensor]) -> Tensor:
+        """(texts, dim) unit norm of what the tokenizer gives for a padded batch."""
         hidden = self.model(**tokens).last_hidden_state
         pooled = _pool(hidden, tokens["attention_mask"], self.info.pooling)
         return nn.functional.normalize(pooled.float(), dim=-1)
