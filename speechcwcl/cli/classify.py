@@ -13,8 +13,9 @@ answer is `unknown` where no label's cosine reaches it. Calibrate it once on rec
 none of the labels, and use it again; it holds for that model and those labels:
     speechcwcl classify --model M --labels "yes;no" --calibrate yes_no.json --negatives other/
     speechcwcl classify --model M --labels "yes;no" --threshold_file yes_no.json new/
-Without --negatives, made noises and the recordings themselves played backwards stand in for them:
-handy, but only negatives of your own show the false accept rate that you will have.
+Without --negatives, made noises and the recordings themselves played backwards stand in for them.
+That is stricter than it needs to be (more answers are unknown), and only negatives of your own show
+the false accept rate that you will have.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from tqdm import tqdm
 
 from speechcwcl.cli.labels import add_label_arguments, read_labels
 from speechcwcl.cli.opening import add_model_arguments, model_folder, open_model
+from speechcwcl.data.audio import SAMPLE_RATE
 from speechcwcl.data.recordings import Reader, find_recordings
 from speechcwcl.errors import UserError, require
 from speechcwcl.evaluation.results import escape
@@ -38,7 +40,7 @@ from speechcwcl.models.threshold import Threshold, best_cosines, made_negatives
 from speechcwcl.models.zeroshot import UNKNOWN, rank, scale_of, split_labels
 
 FAR = 0.05
-_BACKWARDS = 300  # recordings that are played backwards, at most
+_BACKWARDS = (300, 1800.0)  # recordings, and seconds of them, that are played backwards at most
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -151,14 +153,15 @@ def _calibrate(
     """Set the threshold, write it, say what it is worth."""
     far = FAR if args.far is None else args.far
     bar = _bar(paths, "calibrate")
-    cosines, kept = [], []
+    cosines, kept, seconds = [], [], 0.0
     for found, wavs in reader.chunks(paths):
         if args.negatives:
             cosines.append(best_cosines(model, wavs, rows))
         else:
             kept += wavs
+            seconds += sum(map(len, wavs)) / SAMPLE_RATE
         bar.update(len(found))
-        if len(kept) >= _BACKWARDS:
+        if len(kept) >= _BACKWARDS[0] or seconds >= _BACKWARDS[1]:
             break
     bar.close()
     if args.negatives:

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     source = args.model or args.expdir / "model"
-    if not source.is_dir():
+    if not args.model and not source.is_dir():
         raise UserError(f"{source}: no model there; train and average first (stages 5, 6)")
     aligner = Aligner.from_pretrained(source)
     out = args.out or args.expdir / "packed"

@@ -141,10 +141,16 @@ def test_with_towers_opens_alone(expdir, tmp_path, monkeypatch):
     assert not (tmp_path / "empty").exists()
 
 
+def test_nothing_trained_yet(tmp_path, capsys):
+    assert pack(tmp_path / "exp" / "run", "--out", tmp_path / "out") == 2
+    assert "no model there; train and average first" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--model", "NOWHERE"], "no model there"),
+        (["--model", "NOWHERE"], "no such folder"),
         (["--results", "NOWHERE"], "cannot read"),
         (["--out", "MODEL"], "would overwrite the model"),
     ],
