@@ -66,10 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibrate", type=Path, metavar="FILE", help="set the threshold and write it there"
     )
     group.add_argument(
-        "--negatives", nargs="+", metavar="PATH", help="recordings that say none of the labels"
+        "--negatives",
+        action="append",
+        metavar="PATH",
+        help="file or folder of recordings that say none of the labels; may be repeated",
     )
     group.add_argument(
-        "--far", type=float, help=f"false accept rate of --calibrate (default {FAR})"
+        "--far", type=float, metavar="SHARE", help=f"false accepts to aim at; left out: {FAR}"
     )
     group.add_argument("--unknown", default=UNKNOWN, help="what to call the answer below it")
 
