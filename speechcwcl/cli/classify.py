@@ -31,11 +31,12 @@ import numpy as np
 from tqdm import tqdm
 
 from speechcwcl.cli.labels import add_label_arguments, read_labels
-from speechcwcl.cli.opening import add_model_arguments, model_folder, open_model
+from speechcwcl.cli.opening import add_model_arguments, open_model
 from speechcwcl.data.audio import SAMPLE_RATE
 from speechcwcl.data.recordings import Reader, find_recordings
 from speechcwcl.errors import UserError, require
 from speechcwcl.evaluation.results import escape
+from speechcwcl.models.sources import locate
 from speechcwcl.models.threshold import Threshold, best_cosines, made_negatives
 from speechcwcl.models.zeroshot import UNKNOWN, rank, scale_of, split_labels
 
@@ -79,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     _check(args)
-    folder = model_folder(args.model)
+    folder = locate(args.model)
     labels, templates = read_labels(args, None if args.onnx else folder)
     stored = Threshold.load(args.threshold_file) if args.threshold_file else None
     names, texts = split_labels(labels)

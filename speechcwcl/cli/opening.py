@@ -9,7 +9,6 @@ from typing import Any
 
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.sources import resolve
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,12 +20,6 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--onnx", action="store_true", help="MODEL is a folder of `speechcwcl export`"
     )
-
-
-def model_folder(model: str) -> Path:
-    """The folder of a model, fetched if it is a hub id."""
-    path = Path(model).expanduser()
-    return path if path.is_dir() else resolve(model)
 
 
 def open_model(folder: str | Path, device: str = "cpu", onnx: bool = False) -> Any:

@@ -18,7 +18,7 @@ from speechcwcl.errors import UserError
 from speechcwcl.models import folder as folders
 from speechcwcl.models.audio_input import Audio, batches, load_batch, samples
 from speechcwcl.models.pooling import build_pooling, build_projection
-from speechcwcl.models.sources import resolve
+from speechcwcl.models.sources import locate
 from speechcwcl.models.speech import SpeechEncoder
 from speechcwcl.models.text import TextEncoder, TextInfo, describe_text
 from speechcwcl.models.towers import speech_from_tower, write_towers
@@ -293,8 +293,7 @@ class Aligner(ZeroShot, nn.Module):
             UserError: not an aligner, from a newer version, truncated, changed, or its encoders
                 cannot be had or are not those it was trained with.
         """
-        path = Path(folder).expanduser()
-        path = path if path.is_dir() else resolve(folder)
+        path = locate(folder)
         config, state = folders.read(path)
         try:
             heard, text = dict(config["speech"]), TextInfo(**config["text"])

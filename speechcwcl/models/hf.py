@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,7 +40,7 @@ from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.audio_input import load_batch
 from speechcwcl.models.folder import MODEL_TYPE, read_config
-from speechcwcl.models.sources import resolve
+from speechcwcl.models.sources import locate, resolve
 from speechcwcl.models.text import TextInfo
 
 
@@ -107,7 +106,7 @@ class LabelTokenizer:
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike, **_: Any) -> LabelTokenizer:
         """Load it from where the aligner in ``folder`` has its text encoder."""
-        path = _folder(folder)
+        path = locate(folder)
         config = read_config(path)
         info = TextInfo(**config["text"])
         source = path / "text" if config["towers"] else resolve(info.source)
@@ -175,7 +174,7 @@ class SpeechCwclModel(PreTrainedModel):
         dtype = options.get("dtype", options.get("torch_dtype"))
         if dtype not in (None, "auto", "float32", torch.float32):
             raise UserError(f"dtype {dtype}: speechcwcl models compute in float32")
-        path = _folder(folder)
+        path = locate(folder)
         config = config or SpeechCwclConfig(**read_config(path))
         return cls(config, Aligner.from_pretrained(path)).eval()
 
@@ -218,11 +217,6 @@ class SpeechCwclModel(PreTrainedModel):
             audio_embeds=audio,
             text_embeds=text,
         )
-
-
-def _folder(folder: str | os.PathLike) -> Path:
-    path = Path(folder).expanduser()
-    return path if path.is_dir() else resolve(folder)
 
 
 def register() -> None:
