@@ -25,18 +25,18 @@ def results_markdown(
         " used in training: the texts of the labels are the classifier. *Text bound*: the true"
         " words through the same frozen text encoder, so what is missing to 100 % there is the"
         " wording of the labels, and what is missing to the bound is the speech side.",
-        _table(header, rows),
+        markdown_table(header, rows),
     ]
     parts += [f"**{t.title}**: not comparable: {t.mismatch}." for t in tests if t.mismatch]
     classified = [test for test in tests if not test.is_retrieval]
     if classified:
-        parts += ["## Classification", _table(*_detail_rows(runs, classified))]
+        parts += ["## Classification", markdown_table(*_detail_rows(runs, classified))]
     retrieved = [test for test in tests if test.is_retrieval]
     if retrieved:
-        parts += ["## Retrieval", _table(*_retrieval_rows(runs, retrieved))]
-    parts += ["## Runs", _table(*_run_rows(runs))]
+        parts += ["## Retrieval", markdown_table(*_retrieval_rows(runs, retrieved))]
+    parts += ["## Runs", markdown_table(*_run_rows(runs))]
     if cards:
-        parts += ["## Corpora", _table(*_card_rows(cards))]
+        parts += ["## Corpora", markdown_table(*_card_rows(cards))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -108,7 +108,8 @@ def _speech_note(card: dict[str, Any]) -> str:
     return f" ({speech_kind(card)})" if speech_kind(card) else ""
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; no cell can break out of it."""
     lines = ["| " + " | ".join(map(_cell, header)) + " |", "|" + "---|" * len(header)]
     lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in rows]
     return "\n".join(lines)

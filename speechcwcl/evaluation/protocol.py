@@ -238,6 +238,22 @@ def load_protocol(name_or_path: str | Path) -> Protocol:
     )
 
 
+def load_labels(path: str | Path) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...] | None]:
+    """Labels from a YAML file: a whole protocol, or nothing but ``label: text`` lines.
+
+    Returns:
+        Label -> its texts, and the protocol's templates (None where the file is not a protocol).
+
+    Raises:
+        UserError: a fault in the file (with its line).
+    """
+    document = StrictYaml(path)
+    if {"name", "labels"} <= set(document.mapping(document.root, "the file")):
+        protocol = load_protocol(path)
+        return protocol.labels, protocol.templates
+    return _read_labels(document, document.root), None
+
+
 def load_templates(name_or_path: str | Path) -> tuple[str, ...]:
     """Read a template file: a name from :func:`list_templates`, or a path.
 

@@ -245,7 +245,7 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]
     """Write a tab-separated table, atomically."""
     with atomic_write(path) as stream:
         for row in itertools.chain([header], rows):
-            stream.write("\t".join(_escape(value) for value in row) + "\n")
+            stream.write("\t".join(escape(value) for value in row) + "\n")
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
@@ -261,7 +261,8 @@ def read_table(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _escape(value: Any) -> str:
+def escape(value: Any) -> str:
+    """A value as a cell of a tab-separated table."""
     text = str(value)
     if not any(character in text for character in _ESCAPES):
         return text

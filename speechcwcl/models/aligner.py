@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,20 +18,22 @@ from speechcwcl.errors import UserError
 from speechcwcl.models import folder as folders
 from speechcwcl.models.audio_input import Audio, batches, load_batch, samples
 from speechcwcl.models.pooling import build_pooling, build_projection
-from speechcwcl.models.sources import resolve
+from speechcwcl.models.sources import locate
 from speechcwcl.models.speech import SpeechEncoder
 from speechcwcl.models.text import TextEncoder, TextInfo, describe_text
 from speechcwcl.models.towers import speech_from_tower, write_towers
+from speechcwcl.models.zeroshot import ZeroShot
 
 MAX_SCALE = 100.0
 
 
-class Aligner(nn.Module):
+class Aligner(ZeroShot, nn.Module):
     """Speech encoder, pooling and projection into the space of a frozen text encoder.
 
     The text encoder is not part of the module: it is described by :attr:`text_info` and loaded
     when :attr:`text_encoder` is first asked for, so that it takes no memory while training from
-    stored text embeddings.
+    stored text embeddings. Classification by labels written in words is
+    :meth:`~speechcwcl.models.zeroshot.ZeroShot.classify`.
 
     Args:
         speech_encoder: the speech encoder.
@@ -235,68 +237,6 @@ class Aligner(nn.Module):
         raw = torch.from_numpy(self.text_encoder.encode(texts, batch_size=batch_size))
         return self.transform_text(raw).numpy()
 
-    def encode_labels(
-        self, labels: Sequence[str | Sequence[str]], templates: Sequence[str] = ("{}",)
-    ) -> np.ndarray:
-        """One unit-norm row a label: the mean over its texts and the templates, re-normalised.
-
-        Args:
-            labels: a text, or several texts, for each label.
-            templates: each with one ``{}``.
-        """
-        texts = [[label] if isinstance(label, str) else list(label) for label in labels]
-        for template in templates:
-            if template.count("{}") != 1:
-                raise UserError(f"template {template!r}: needs exactly one {{}}")
-        flat = [t.replace("{}", text) for group in texts for text in group for t in templates]
-        embedded = self.encode_text(flat)
-        counts = [len(group) * len(templates) for group in texts]
-        ends = np.cumsum(counts)
-        means = [embedded[e - n : e].mean(axis=0) for n, e in zip(counts, ends, strict=True)]
-        return np.stack([mean / np.linalg.norm(mean) for mean in means]).astype(np.float32)
-
-    def classify(
-        self,
-        audio: Sequence[Audio],
-        labels: Sequence[str] | Mapping[str, str | Sequence[str]],
-        templates: Sequence[str] = ("{}",),
-        top_k: int | None = None,
-        *,
-        sample_rate: int = 16000,
-    ) -> list[list[dict[str, Any]]]:
-        """Classify recordings by labels written in words, with no training.
-
-        Args:
-            audio: see :meth:`encode_speech`.
-            labels: the texts, or ``{label: text or texts}``.
-            templates: sentences with one ``{}`` to put the label into.
-            top_k: labels to return; all when ``None``.
-            sample_rate: of the arrays, in Hz.
-
-        Returns:
-            For each recording the best labels first: ``{"label", "score", "cosine"}``; ``score``
-            is the softmax over the labels at the model's temperature.
-        """
-        names = list(labels)
-        if not names:
-            raise UserError("classify: no labels given")
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise UserError(f"classify: label {twice!r} is given twice")
-        texts = [labels[name] for name in names] if isinstance(labels, Mapping) else names
-        cosine = self.encode_speech(audio, sample_rate=sample_rate) @ (
-            self.encode_labels(texts, templates).T
-        )
-        logits = torch.from_numpy(cosine) * self.logit_scale.detach().cpu()
-        scores = logits.softmax(dim=-1).numpy()
-        return [
-            [
-                {"label": names[k], "score": float(s[k]), "cosine": float(c[k])}
-                for k in np.argsort(-c, kind="stable")[:top_k]
-            ]
-            for s, c in zip(scores, cosine, strict=True)
-        ]
-
     # -- folders ----------------------------------------------------------------------------------
 
     def learned_state(self, with_towers: bool = False) -> dict[str, Tensor]:
@@ -312,6 +252,7 @@ class Aligner(nn.Module):
         folder: str | Path,
         with_towers: bool = False,
         info: dict[str, Any] | None = None,
+        protocols: dict[str, Any] | None = None,
     ) -> None:
         """Write a folder that :meth:`from_pretrained` opens: safetensors and plain JSON.
 
@@ -320,6 +261,8 @@ class Aligner(nn.Module):
             with_towers: put the frozen encoders in too, so that nothing else is needed; otherwise
                 they are named by source and hash.
             info: anything worth knowing (JSON-able), kept under ``info``.
+            protocols: label texts to go along: name -> ``{"labels": [[label, [text, ...]], ...],
+                "templates": [...]}``, written to ``labels.json``.
         """
         config = {
             "dim": self.dim,
@@ -336,7 +279,7 @@ class Aligner(nn.Module):
         with folders.replace_folder(Path(folder)) as scratch:
             if with_towers:
                 write_towers(scratch, self.speech_encoder, self.text_info)
-            folders.write(scratch, config, self.learned_state(with_towers))
+            folders.write(scratch, config, self.learned_state(with_towers), protocols)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike, *, device: str = "cpu") -> Aligner:
@@ -350,8 +293,7 @@ class Aligner(nn.Module):
             UserError: not an aligner, from a newer version, truncated, changed, or its encoders
                 cannot be had or are not those it was trained with.
         """
-        path = Path(folder).expanduser()
-        path = path if path.is_dir() else resolve(folder)
+        path = locate(folder)
         config, state = folders.read(path)
         try:
             heard, text = dict(config["speech"]), TextInfo(**config["text"])

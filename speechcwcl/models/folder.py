@@ -20,10 +20,14 @@ from safetensors.torch import load_file, save_file
 from speechcwcl import __version__
 from speechcwcl.errors import UserError, closest
 from speechcwcl.files import cannot_write, read_json, sha256_file, write_json
+from speechcwcl.models.text import TOKENIZER_FILES
 
 FORMAT = "speechcwcl-aligner"
 VERSION = 1
+MODEL_TYPE = "speechcwcl"  # what transformers finds our classes by (see models/hf.py)
 WEIGHTS = "model.safetensors"
+PROTOCOLS = "labels.json"
+FEATURES = "preprocessor_config.json"
 _KEYS = {
     "format": str,
     "version": int,
@@ -38,8 +42,25 @@ _KEYS = {
     "files": dict,
     "info": dict,
 }
+# What folders of earlier days do not have; transformers finds its class by it.
+_OPTIONAL = {"model_type": str}
 # Formats that can carry code, whatever the folder's config.json says about them.
-_UNSAFE = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npz", ".py", ".so")
+_UNSAFE = (
+    ".bin", ".pt", ".pth", ".pt2", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill", ".npz", ".npy",
+    ".py", ".pyc", ".so", ".dll", ".h5", ".keras",
+)  # fmt: skip
+# All that an encoder inside the folder consists of. transformers would heed more, an adapter for
+# instance, which names another model to fetch.
+_TOWER_FILES = {
+    "speech": {"config.json", "preprocessor_config.json"},
+    "text": {
+        *TOKENIZER_FILES,
+        "config.json",
+        "modules.json",
+        "sentence_bert_config.json",
+        "1_Pooling/config.json",
+    },
+}
 
 
 @contextmanager
@@ -63,14 +84,30 @@ def replace_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def write(folder: Path, config: dict[str, Any], state: dict[str, torch.Tensor]) -> None:
+def write(
+    folder: Path,
+    config: dict[str, Any],
+    state: dict[str, torch.Tensor],
+    protocols: dict[str, Any] | None = None,
+) -> None:
     """Finish a folder: the weights, then config.json with the hash of everything there.
 
     Args:
         folder: an existing folder; files already in it (towers) are listed too.
         config: every key of the format but ``format, version, speechcwcl, files``.
         state: the tensors.
+        protocols: label texts to go along; see :func:`packed_protocols`.
     """
+    write_json(
+        folder / FEATURES,
+        {
+            "feature_extractor_type": "SpeechCwclFeatureExtractor",
+            "processor_class": "SpeechCwclProcessor",
+            "sampling_rate": 16000,
+        },
+    )
+    if protocols:
+        write_json(folder / PROTOCOLS, protocols)
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -82,6 +119,7 @@ def write(folder: Path, config: dict[str, Any], state: dict[str, torch.Tensor]) 
         for path in paths
     }
     head = {"format": FORMAT, "version": VERSION, "speechcwcl": __version__, "files": listed}
+    head["model_type"] = MODEL_TYPE
     write_json(folder / "config.json", {**config, **head})
 
 
@@ -96,17 +134,36 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
             truncated, changed or able to carry code.
     """
     config = read_config(folder)
-    unsafe = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in _UNSAFE]
-    if unsafe:
-        raise UserError(
-            f"{unsafe[0]}: such a file can run code when opened, and an aligner needs none; refused"
-        )
+    _refuse_unsafe(folder, config["files"])
     for name, entry in config["files"].items():
         _check_file(folder, name, entry)
     try:
         return config, load_file(folder / WEIGHTS)
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{folder / WEIGHTS}: broken: {error}") from error
+
+
+def packed_protocols(
+    folder: str | Path,
+) -> dict[str, tuple[dict[str, tuple[str, ...]], tuple[str, ...]]]:
+    """The label texts that a saved aligner brings along.
+
+    Returns:
+        Name of the protocol -> (label -> its texts, templates); empty where there are none.
+    """
+    path = Path(folder) / PROTOCOLS
+    if not path.is_file() or PROTOCOLS not in read_config(Path(folder))["files"]:
+        return {}
+    try:
+        return {
+            name: (
+                {str(label): tuple(map(str, texts)) for label, texts in entry["labels"]},
+                tuple(map(str, entry["templates"])),
+            )
+            for name, entry in read_json(path).items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not as expected: {error!r}; copy the folder again") from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -124,7 +181,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{VERSION}; upgrade: pip install -U speechcwcl"
         )
     for key in config:
-        if key not in _KEYS:
+        if key not in _KEYS and key not in _OPTIONAL:
             raise UserError(f"{path}: unknown key {key!r}{closest(key, _KEYS)}")
     for key, kind in _KEYS.items():
         if not isinstance(config.get(key), kind) or isinstance(config[key], bool) != (kind is bool):
@@ -132,6 +189,35 @@ def read_config(folder: Path) -> dict[str, Any]:
     if WEIGHTS not in config["files"]:
         raise UserError(f"{path}: 'files' does not list {WEIGHTS}")
     return config
+
+
+def _refuse_unsafe(folder: Path, listed: dict[str, Any]) -> None:
+    for path in sorted(folder.rglob("*")):
+        name = PurePosixPath(path.relative_to(folder).as_posix())
+        if path.suffix.lower() in _UNSAFE:
+            raise UserError(
+                f"{path}: such a file can run code when opened, and an aligner needs none; refused"
+            )
+        if path.suffix.lower() == ".safetensors" and path.is_file():
+            _refuse_disguise(path)
+        tower = _TOWER_FILES.get(name.parts[0])
+        if tower is None or not path.is_file():
+            continue
+        weights = name.match("*.safetensors") or name.match("*.safetensors.index.json")
+        inside = "/".join(name.parts[1:])
+        if str(name) not in listed or not (inside in tower or weights):
+            raise UserError(f"{path}: no file of a saved aligner; refused: remove it")
+
+
+def _refuse_disguise(path: Path) -> None:
+    """A safetensors file begins with the length of its JSON header, then the header."""
+    with path.open("rb") as stream:
+        head = stream.read(9)
+    if head[8:9] != b"{" and (head[:2] == b"PK" or head[:1] == b"\x80"):
+        raise UserError(
+            f"{path}: a pickle or zip under the name of safetensors; such a file can run code "
+            "when opened; refused"
+        )
 
 
 def _check_file(folder: Path, name: str, entry: Any) -> None:

@@ -56,6 +56,12 @@ def resolve(source: str | os.PathLike, *, offline: bool | None = None) -> Path:
     )
 
 
+def locate(folder: str | os.PathLike) -> Path:
+    """The folder of a saved model: as given where it is one (whatever is in it), else fetched."""
+    path = Path(folder).expanduser()
+    return path if path.is_dir() else resolve(folder)
+
+
 def fetch(name: str, *, offline: bool | None = None) -> Path:
     """The cache folder of a model in :data:`SOURCES`, downloaded and checked when it is absent.
 

