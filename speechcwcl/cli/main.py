@@ -98,6 +98,9 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"speechcwcl {known.verb}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         if known.debug or error.errno not in _USER_ERRNO:
             raise
@@ -110,9 +113,6 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
 
 
 # What the user can put right: a full disk, a read-only folder, a missing or forbidden file.

@@ -154,3 +154,15 @@ def test_an_eval_of_no_such_protocol_or_label(datadir, tmp_path, capsys):
         assert main([*words, "--expdir", str(tmp_path / "exp"), "--dumpdir", str(tmp_path)]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "exp" / "checkpoints").exists()
+
+
+def test_a_reader_that_goes_away_is_no_error(monkeypatch, capfd):
+    from speechcwcl.cli import main as entry
+
+    module = type("Verb", (), {"run": staticmethod(lambda args: (_ for _ in ()).throw(
+        BrokenPipeError(32, "Broken pipe")))})  # fmt: skip
+    monkeypatch.setattr(entry, "verb_parser", lambda verb: (None, module))
+    monkeypatch.setattr(entry, "parse", lambda *words: None)
+    monkeypatch.setattr(entry.os, "dup2", lambda *files: None)
+    assert entry.main(["doctor"]) == 1
+    assert capfd.readouterr().err == ""
