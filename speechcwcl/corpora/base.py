@@ -48,6 +48,20 @@ class Corpus(ABC):
     splits: ClassVar[tuple[str, ...]]
     label_fields: ClassVar[tuple[str, ...]] = ()
 
+    def configure(self, words: list[str]) -> None:
+        """Take the corpus' own options of the command line (``--name value``); most have none.
+
+        Raises:
+            UserError: an option that it does not know.
+        """
+        if words:
+            raise UserError(f"{self.name} has no option {words[0]}; see `prepare --help`")
+
+    @property
+    def folder(self) -> str:
+        """Where it goes below the folder of downloads."""
+        return self.name
+
     def download(self, target: Path, splits: Iterable[str] | None = None) -> Path:
         """Fetch the corpus into ``target``; return the folder that ``prepare`` takes.
 
