@@ -12,7 +12,7 @@ Example:
     speechcwcl prepare mini --out data
     speechcwcl prepare slurp --data /corpora/slurp --out data --sets train devel test_headset
     speechcwcl prepare librispeech --sets train-clean-100 slurp/test_headset --data slurp=/corpora/s
-    speechcwcl prepare huggingface --sets train dev --dataset google/fleurs --config en_us \\
+    speechcwcl prepare huggingface --sets train dev --dataset ORG/NAME --config en \\
         --text transcription --split dev=validation
 """
 

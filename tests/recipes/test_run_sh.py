@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from test_cluster import FAMILIES
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted(path.parent for path in ROOT.glob("egs/*/cwcl1/run.sh"))
@@ -53,9 +54,7 @@ def test_stages_1_to_10_and_then_nothing_to_do(recipe, tmp_path, tiny_config):
     for name in ("report.html", "RESULTS.md", "tiny/packed/README.md", "tiny/metrics.jsonl"):
         assert (exp / name).stat().st_size > 100, name
     scored = {path.parent.name for path in exp.glob("tiny/eval/*/*/scores.json")}
-    mini = {"mini_words", "mini_intents", "retrieval"}
-    families = {"slurp_intent", "stop_intent", "gsc_v2_35"}
-    assert (mini if recipe.parent.name == "mini" else families) <= scored
+    assert scored and FAMILIES.get(recipe.parent.name, set()) <= scored
     assert "top-1" in first.stdout or "R@1" in first.stdout
 
     again = run(recipe, tmp_path, *options)
