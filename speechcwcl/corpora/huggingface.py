@@ -113,10 +113,12 @@ class HuggingFace(Corpus):
         return list(self.splits if splits is None else splits)
 
     def _wanted(self, splits: Iterable[str] | None, there: list[str]) -> list[str]:
-        """The given sets; for none, or the usual three names: those mapped, or all there are."""
+        """The given sets; for none, or for the usual three names: all that there are."""
         given = self.check_splits(splits)
-        usual = splits is None or tuple(given) == self.splits
-        return (list(self.split_map) or there) if usual else given
+        if splits is not None and tuple(given) != self.splits:
+            return given
+        taken = {*self.split_map, *self.split_map.values()}
+        return [*self.split_map, *(name for name in there if name not in taken)]
 
     def download(self, target: Path, splits: Iterable[str] | None = None) -> Path:
         """Stream splits of a hub dataset to the disk; what was written by a cut-off run is kept.

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-_ADDRESS = re.compile(r"(.+\.tar)::([^@]+)@(\d+)\+(\d+)", re.DOTALL)
+_ADDRESS = re.compile(r"(.+?\.tar)::(.+)@(\d+)\+(\d+)", re.DOTALL)
 
 
 class Member(NamedTuple):

@@ -163,6 +163,18 @@ def test_prepare_takes_a_hub_id_with_configuration_and_revision(tmp_path, monkey
     assert list((tmp_path / "dl/huggingface/org--name/en").iterdir())
 
 
+def test_a_mapped_split_stands_beside_those_that_keep_their_names(tmp_path):
+    source = get_corpus("huggingface").fake(tmp_path / "source")
+    for out, sets in (("all", []), ("usual", ["--sets", "train", "validation", "test"])):
+        words = ["--data", str(source), *sets, "--out", str(tmp_path / out)]
+        assert prepare(tmp_path, *words, "--split", "test=validation") == 0
+        assert {u.speaker for u in read_datadir(tmp_path / out / "test")} == {
+            "validation0", "validation1",
+        }  # fmt: skip
+        assert sorted(p.name for p in (tmp_path / out).glob("*/wav.scp")) == ["wav.scp"] * 2
+        assert (tmp_path / out / "train/wav.scp").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
