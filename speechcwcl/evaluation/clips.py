@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 
-from speechcwcl.data.audio import SAMPLE_RATE, encode_audio, load_audio
+import numpy as np
+import soundfile
+
+from speechcwcl.data.audio import SAMPLE_RATE, load_audio
 from speechcwcl.errors import UserError
 from speechcwcl.evaluation.results import ScoreFolder
 from speechcwcl.evaluation.rundir import Test
@@ -127,9 +132,16 @@ def embed_audio(row: dict[str, str], budget: Budget) -> tuple[str, bool]:
     start = float(row["start"]) if row.get("start") else None
     end = float(row["end"]) if row.get("end") else None
     try:
-        wav = load_audio(row["audio"], start, end)
+        wav = load_audio(Path(row["audio"]), start, end)
     except UserError:
         return "", False  # moved or deleted since: the report shows the labels without a player
     longest = int(LONGEST * SAMPLE_RATE)
-    address = "data:audio/flac;base64," + base64.b64encode(encode_audio(wav[:longest])).decode()
+    address = audio_address(wav[:longest])
     return (address, len(wav) > longest) if budget.take(len(address)) else ("", False)
+
+
+def audio_address(wav: np.ndarray) -> str:
+    """(samples,) at 16 kHz as FLAC in a ``data:`` address, for a player inside a page."""
+    stream = io.BytesIO()
+    soundfile.write(stream, wav, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return "data:audio/flac;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
