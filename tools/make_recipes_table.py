@@ -24,6 +24,7 @@ This page is generated: `python tools/make_recipes_table.py --write`.
 
 - `cwcl/`: train under CWCL, or CLIP, SigLIP, SupCon, cosine: `train.py`, `hparams/`, `ablation/`.
 - `zeroshot/`: protocols, label wordings and their text upper bounds.
+- `probe/`: the supervised reference: linear probe and few shots ([measured](probe/README.md)).
 
 A method is a training YAML, a corpus a folder of `egs/`; any method runs on any corpus:
 `egs/<corpus>/cwcl1/run.sh --train_config ../../../recipes/cwcl/hparams/<method>.yaml`.

@@ -17,6 +17,7 @@ if __name__ == "__main__":
         sys.exit(main(["evaluate", *words]))
     pairs = [word for word in words[1:] if ":" in word]
     sets = sorted({pair.split(":")[0] for pair in pairs})
-    options = words[words.index("--dumpdir") :][:2] if "--dumpdir" in words else []
+    shared = [name for name in ("--dumpdir", "--model") if name in words]
+    options = [word for name in shared for word in words[words.index(name) :][:2]]
     code = main(["embed-speech", words[0], "--sets", *sets, *options])
     sys.exit(code or main(["evaluate", *words]))

@@ -2,6 +2,7 @@
 
 Example:
     speechcwcl evaluate exp/cwcl --evals test_words:mini_words test_sentences:retrieval
+    speechcwcl evaluate exp/cwcl --evals test:slurp_intent --probe train
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from speechcwcl.cli.evals import (
     parse_evals,
     read_protocol,
 )
+from speechcwcl.cli.probing import Prober
 from speechcwcl.errors import require
 from speechcwcl.evaluation.results import read_embeddings
 from speechcwcl.evaluation.retrieval import evaluate_retrieval
@@ -34,10 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dumpdir", type=Path, default=Path("dump"), help="manifests and caches")
     parser.add_argument("--model", help="a model folder; left out: EXPDIR/model")
+    parser.add_argument(
+        "--probe",
+        metavar="SET",
+        help="also a linear probe and few shots, with the labels of this set",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     aligner = Aligner.from_pretrained(args.model or args.expdir / "model")
+    prober = Prober(aligner, args.expdir, args.dumpdir, args.probe) if args.probe else None
     for name, word in parse_evals(args.evals):
         protocol = read_protocol(word)
         utterances = list(manifest_of(args.dumpdir, name))
@@ -63,4 +71,6 @@ def run(args: argparse.Namespace) -> int:
                 speech, utterances, protocol, aligner.encode_text, folder / protocol.name
             )
             print(f"{name}: {protocol.name} top-1 {100 * out['top1']:.1f} %")
+            if prober:
+                print(prober.run(name, protocol))
     return 0

@@ -3,10 +3,17 @@
 A set is a split of the corpus, or CORPUS/SPLIT for a split of another one; its data folder is
 OUT/<set>.
 
+`huggingface` takes any audio dataset, of the hub (streamed, no code of it is run) or a parquet,
+arrow or audio folder (--data), and has options of its own: --dataset ORG/NAME, --config,
+--revision, the columns --audio, --text, --speaker, --id, --labels [FIELD=]COLUMN ...,
+--split SET=SPLIT ..., --limit N. Columns with usual names need not be named.
+
 Example:
     speechcwcl prepare mini --out data
     speechcwcl prepare slurp --data /corpora/slurp --out data --sets train devel test_headset
     speechcwcl prepare librispeech --sets train-clean-100 slurp/test_headset --data slurp=/corpora/s
+    speechcwcl prepare huggingface --sets train dev --dataset ORG/NAME --config en \\
+        --text transcription --split dev=validation
 """
 
 from __future__ import annotations
@@ -16,6 +23,8 @@ from pathlib import Path
 
 from speechcwcl.corpora import CORPORA, Corpus, get_corpus
 from speechcwcl.errors import require
+
+TAKES_KEYS = True  # a corpus may have options of its own
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,9 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     own = get_corpus(args.corpus)
+    own.configure(args.rest)
     places = given_places(args.data, own.name)
     for name, splits in by_corpus(args.sets or own.splits, own.name).items():
-        corpus = get_corpus(name)
+        corpus = own if name == own.name else get_corpus(name)
         corpus.check_splits(splits)
         out = args.out if name == own.name else args.out / name
         source = find_source(corpus, splits, places, args)
@@ -88,4 +98,4 @@ def find_source(
         return corpus.fake(args.fake / corpus.name)
     if corpus.name in places:
         return places[corpus.name]
-    return corpus.download(args.downloads / corpus.name, splits)
+    return corpus.download(args.downloads / corpus.folder, splits)

@@ -31,7 +31,7 @@ def write_parquet(target: Path, seed: int = 0) -> Path:
     }
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
-    for place, split in enumerate(("train", "test")):
+    for place, split in enumerate(("train", "validation", "test")):
         clips = []
         with tempfile.TemporaryDirectory() as folder:
             for number, (text, _) in enumerate(_FAKE):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from speechcwcl.data.audio import SAMPLE_RATE, write_audio
+from speechcwcl.data.members import find_member
 from speechcwcl.data.problems import Problems
 from speechcwcl.errors import UserError, closest
 
@@ -30,8 +31,9 @@ class Listing:
         return self._names[key]
 
     def has(self, path: str | Path) -> bool:
-        """Whether there is something at ``path``."""
-        folder, name = os.path.split(os.fspath(path))
+        """Whether there is something at ``path``; of a clip in a shard, whether the shard is."""
+        member = find_member(os.fspath(path))
+        folder, name = os.path.split(member.tar if member else os.fspath(path))
         return name in self.names(folder)
 
     def missing(self, path: str | Path) -> str:

@@ -34,7 +34,7 @@ class Corpus(ABC):
         licence: SPDX id or a short sentence.
         url: its home page.
         version: the release that ``prepare`` reads.
-        made_speech: whether its recordings were synthesised.
+        made_speech: whether its recordings were synthesised; None where nobody knows.
         splits: every set that ``prepare`` can make.
         label_fields: the label fields that its utterances carry.
     """
@@ -44,9 +44,23 @@ class Corpus(ABC):
     licence: ClassVar[str] = ""
     url: ClassVar[str] = ""
     version: ClassVar[str] = ""
-    made_speech: ClassVar[bool] = False
+    made_speech: ClassVar[bool | None] = False
     splits: ClassVar[tuple[str, ...]]
     label_fields: ClassVar[tuple[str, ...]] = ()
+
+    def configure(self, words: list[str]) -> None:
+        """Take the corpus' own options of the command line (``--name value``); most have none.
+
+        Raises:
+            UserError: an option that it does not know.
+        """
+        if words:
+            raise UserError(f"{self.name} has no option {words[0]}; see `prepare --help`")
+
+    @property
+    def folder(self) -> str:
+        """Where it goes below the folder of downloads."""
+        return self.name
 
     def download(self, target: Path, splits: Iterable[str] | None = None) -> Path:
         """Fetch the corpus into ``target``; return the folder that ``prepare`` takes.

@@ -7,6 +7,7 @@ files, each renamed into place when whole; a run that was cut off goes on after 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from speechcwcl.corpora import _hf_read
+from speechcwcl.corpora._formats._fields import GUESSES, LABELS
 from speechcwcl.corpora._hf_read import Records
 from speechcwcl.corpora.base import Corpus
 from speechcwcl.data.audio import write_audio
@@ -27,16 +29,9 @@ from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest
 from speechcwcl.files import atomic_write, read_json, sha256_json, write_json
 
-_GUESSES = {
-    "audio": ("audio", "speech", "file", "path", "audio_path"),
-    "text": ("text", "sentence", "transcription", "transcript", "normalized_text", "utterance"),
-    "speaker": ("speaker_id", "speaker", "client_id", "spk_id"),
-    "id": ("id", "utt_id", "utterance_id", "segment_id"),
-}
-_LABELS = ("label", "intent", "intent_class", "keyword", "class")
 _DONE = ".completed"
 _STATE = ".source.json"
-_MAGIC = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3"}
+_MAGIC = ((b"RIFF", ".wav"), (b"fLaC", ".flac"), (b"OggS", ".ogg"), (b"ID3", ".mp3"))
 
 
 class HuggingFace(Corpus):
@@ -48,6 +43,7 @@ class HuggingFace(Corpus):
         revision: a commit or tag of it; pin one for figures that are to be published.
         audio, text, speaker, id: names of the columns; guessed from the usual names when empty.
         labels: label field -> column; a single column name means the field ``label``.
+        split_map: name of a set -> name of the split that it is made of, where they differ.
         shard: files in a folder.
         limit: take only so many records a split; for a first look.
 
@@ -61,6 +57,7 @@ class HuggingFace(Corpus):
     title = "a dataset of the datasets library"
     licence = "see the dataset's card"
     url = "https://huggingface.co/datasets"
+    made_speech = None  # its card may say
     splits = ("train", "validation", "test")
     label_fields = ("label",)
 
@@ -75,15 +72,40 @@ class HuggingFace(Corpus):
         speaker: str = "",
         id: str = "",
         labels: Mapping[str, str] | str = "",
+        split_map: Mapping[str, str] | None = None,
         shard: int = 1000,
         limit: int | None = None,
     ) -> None:
+        self.split_map = dict(split_map or {})
         self.dataset, self.config, self.revision = dataset, config, revision
         self.columns = {"audio": audio, "text": text, "speaker": speaker, "id": id}
         if isinstance(labels, str):
             labels = {"label": labels} if labels else {}
         self.labels = dict(labels)
         self.shard, self.limit = shard, limit
+
+    def configure(self, words: list[str]) -> None:
+        """Take ``--dataset ID --text COLUMN --labels FIELD=COLUMN ...`` from ``words``."""
+        parser = argparse.ArgumentParser(prog=f"speechcwcl prepare {self.name}", allow_abbrev=False)
+        parser.add_argument("--dataset", default="", metavar="ORG/NAME", help="id on the hub")
+        parser.add_argument("--config", help="configuration (subset) of it")
+        parser.add_argument("--revision", help="commit or tag of it")
+        for role in self.columns:
+            parser.add_argument(f"--{role}", default="", metavar="COLUMN", help=f"of the {role}")
+        pairs = {"nargs": "+", "default": []}
+        parser.add_argument("--labels", metavar="[FIELD=]COLUMN", help="of the labels", **pairs)
+        parser.add_argument("--split", metavar="SET=SPLIT", help="set made of that split", **pairs)
+        parser.add_argument("--limit", type=int, help="only so many records a split")
+        options = vars(parser.parse_args(words))
+        labels = dict(_pair(word, default="label") for word in options.pop("labels"))
+        split_map = dict(_pair(word) for word in options.pop("split"))
+        self.__init__(**options, labels=labels, split_map=split_map)
+
+    @property
+    def folder(self) -> str:
+        """Where below the downloads; one folder a dataset and configuration."""
+        parts = (self.dataset.replace("/", "--"), self.config or "")
+        return "/".join([self.name, *filter(None, parts)])
 
     def check_splits(self, splits: Iterable[str] | None) -> list[str]:
         """Any name may be a split of some dataset: the source has the last word."""
@@ -92,9 +114,12 @@ class HuggingFace(Corpus):
         return list(self.splits if splits is None else splits)
 
     def _wanted(self, splits: Iterable[str] | None, there: list[str]) -> list[str]:
-        """The given splits; all that are there for none, or for the usual three names."""
+        """The given sets; for none, or for the usual three names: all that there are."""
         given = self.check_splits(splits)
-        return there if splits is None or tuple(given) == self.splits else given
+        if splits is not None and tuple(given) != self.splits:
+            return given
+        taken = {*self.split_map, *self.split_map.values()}
+        return [*self.split_map, *(name for name in there if name not in taken)]
 
     def download(self, target: Path, splits: Iterable[str] | None = None) -> Path:
         """Stream splits of a hub dataset to the disk; what was written by a cut-off run is kept.
@@ -105,14 +130,16 @@ class HuggingFace(Corpus):
         if not self.dataset:
             return super().download(target, splits)
         names = _hf_read.hub_splits(self.dataset, self.config, self.revision)
-        for split in self._wanted(splits, names):
+        for name in self._wanted(splits, names):
+            split = self.split_map.get(name, name)
             if split not in names:
                 near = closest(split, names)
                 raise UserError(
                     f"dataset {self.dataset!r}: no split {split!r}{near}; it has {', '.join(names)}"
+                    "; --split SET=SPLIT makes a set of a split with another name"
                 )
             records = _hf_read.hub_records(self.dataset, split, self.config, self.revision)
-            self._write_out(records, Path(target) / split)
+            self._write_out(records, Path(target) / name)
         return Path(target)
 
     def prepare(
@@ -136,9 +163,9 @@ class HuggingFace(Corpus):
             raise UserError(f"{source / cut[0]}: only half there; run the same download again")
         if not there:
             there = _hf_read.local_splits(source)
-            for split in self._wanted(splits, there):
-                records = _hf_read.local_records(source, split)
-                self._write_out(records, Path(out) / "audio" / split)
+            for name in self._wanted(splits, there):
+                records = _hf_read.local_records(source, self.split_map.get(name, name))
+                self._write_out(records, Path(out) / "audio" / name)
             source = Path(out) / "audio"
         return super().prepare(source, out, self._wanted(splits, there), skip_bad=skip_bad)
 
@@ -166,7 +193,7 @@ class HuggingFace(Corpus):
                         yield Utterance(key, audio, row["text"], speaker, labels=row["labels"])
 
     def fake(self, target: Path, seed: int = 0) -> Path:
-        """A parquet dataset of two splits, written as ``datasets`` writes them."""
+        """A parquet dataset of three splits, written as ``datasets`` writes them."""
         from speechcwcl.corpora._hf_fake import write_parquet
 
         return write_parquet(Path(target), seed)
@@ -197,13 +224,13 @@ class HuggingFace(Corpus):
             if given:
                 chosen[role] = self._given(given, role, records)
             else:
-                options = (*(records.audio_columns if role == "audio" else ()), *_GUESSES[role])
+                options = (*(records.audio_columns if role == "audio" else ()), *GUESSES[role])
                 chosen[role] = next((c for c in options if c in records.columns), None)
         if chosen["audio"] is None:
             raise UserError(f"no column of audio; name it; there are {', '.join(records.columns)}")
         labels = {f: self._given(c, f, records) for f, c in self.labels.items()}
         if not labels:
-            guesses = [c for c in (*_LABELS, *records.class_names) if c in records.columns]
+            guesses = [c for c in (*LABELS, *records.class_names) if c in records.columns]
             labels = {"label": guesses[0]} if guesses else {}
         if chosen["text"] is None and not labels:
             raise UserError(
@@ -219,6 +246,16 @@ class HuggingFace(Corpus):
                 f"{', '.join(records.columns)}"
             )
         return column
+
+
+def _pair(word: str, default: str = "") -> tuple[str, str]:
+    """``"field=column"`` -> both; without ``=``, the default field, if there is one."""
+    name, equals, value = word.partition("=")
+    if not equals and default:
+        name, value = default, word
+    if not name or not value:
+        raise UserError(f"{word!r}: expected NAME=VALUE")
+    return name, value
 
 
 def _whole_shards(folder: Path, key: str) -> int:
@@ -304,12 +341,7 @@ def _store(audio: Any, stem: Path, *, local: bool) -> str | None:
 
 def _suffix(data: bytes, name: str) -> str:
     """The suffix of an audio file, from its first bytes, else from its name."""
-    for magic, suffix in (
-        (b"RIFF", ".wav"),
-        (b"fLaC", ".flac"),
-        (b"OggS", ".ogg"),
-        (b"ID3", ".mp3"),
-    ):
+    for magic, suffix in _MAGIC:
         if data.startswith(magic):
             return suffix
     if data[:1] == b"\xff" and data[1:2] and data[1] & 0xE0 == 0xE0:

@@ -195,6 +195,11 @@ def _official_folder(source: Path) -> Path:
 def _words(root: Path, part: str, problems: Problems) -> Iterator[Utterance]:
     """The clips of one part: by the lists where they are there, else by :func:`which_set`."""
     listing = Listing()
+    absent = [file for file in _LISTS.values() if not (root / file).exists()]
+    if len(absent) == 1:  # or the clips of that list would count as training
+        raise UserError(
+            f"{root / absent[0]}: not there, but the other list is; was it extracted completely?"
+        )
     listed = {name: _read_list(root / file) for name, file in _LISTS.items()}
     has_lists = any(listed.values())
     if part in listed and has_lists:

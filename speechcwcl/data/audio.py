@@ -1,9 +1,13 @@
-"""Decoding audio: the only place that does it (soundfile: wav, flac, ogg/opus, mp3, ...)."""
+"""Decoding audio: the only place that does it (soundfile: wav, flac, ogg/opus, mp3, ...).
+
+A path is a file, or a member of a tar shard (see :mod:`speechcwcl.data.members`).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
 import re
 import threading
@@ -15,6 +19,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from speechcwcl.data.members import find_member
 from speechcwcl.data.mp3 import counted_samples
 from speechcwcl.errors import UserError, closest
 from speechcwcl.files import atomic_write
@@ -96,11 +101,33 @@ def load_audio(
             or the stretch does not lie inside it.
     """
     with _opened(path) as stream:
-        rate = stream.samplerate
-        first, last = _stretch(path, start, end, stream.frames, rate)
-        wav = _read(path, stream, first, last)
-        if last == stream.frames and first == 0:
-            _check_whole(path, stream, seek=False)
+        return _decoded(path, stream, start, end, sample_rate)
+
+
+def decode_audio(data: bytes, name: str, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
+    """Decode an audio file's bytes to mono, as :func:`load_audio` does a file.
+
+    Args:
+        data: the whole file.
+        name: for messages.
+        sample_rate: see :func:`load_audio`.
+    """
+    with _opened(name, io.BytesIO(data)) as stream:
+        return _decoded(name, stream, None, None, sample_rate)
+
+
+def _decoded(
+    path: str | Path,
+    stream: soundfile.SoundFile,
+    start: float | None,
+    end: float | None,
+    sample_rate: int,
+) -> np.ndarray:
+    rate = stream.samplerate
+    first, last = _stretch(path, start, end, stream.frames, rate)
+    wav = _read(path, stream, first, last)
+    if last == stream.frames and first == 0:
+        _check_whole(path, stream, seek=False)
     _refuse_nan(path, wav, first, rate)
     return resample(wav, rate, sample_rate)
 
@@ -152,16 +179,32 @@ def write_audio(path: str | Path, wav: np.ndarray, sample_rate: int = SAMPLE_RAT
     if suffix not in _WRITABLE:
         known = closest(suffix, _WRITABLE)
         raise UserError(f"{path}: cannot write {suffix!r} files{known}; use {', '.join(_WRITABLE)}")
+    with atomic_write(path, "wb") as stream:
+        stream.write(encode_audio(wav, suffix, sample_rate, name=str(path)))
+
+
+def encode_audio(
+    wav: np.ndarray, suffix: str = ".flac", sample_rate: int = SAMPLE_RATE, name: str = "audio"
+) -> bytes:
+    """The bytes of an audio file; see :func:`write_audio`, whose suffixes it takes.
+
+    Args:
+        wav: ``(samples,)`` float, finite; values beyond -1..1 are clipped.
+        suffix: the format.
+        sample_rate: in Hz.
+        name: for messages.
+    """
     wav = np.asarray(wav, dtype=np.float32)
     if wav.ndim != 1 or not np.isfinite(wav).all():
-        raise UserError(f"{path}: audio to be written must be one channel of finite samples")
+        raise UserError(f"{name}: audio to be written must be one channel of finite samples")
     kind, subtype = _WRITABLE[suffix]
-    with atomic_write(path, "wb") as stream:
-        try:
-            soundfile.write(stream, np.clip(wav, -1, 1), sample_rate, format=kind, subtype=subtype)
-        except (soundfile.SoundFileError, ValueError) as error:
-            reason = _reason(error)
-            raise UserError(f"{path}: cannot write at {sample_rate} Hz: {reason}") from error
+    stream = io.BytesIO()
+    try:
+        soundfile.write(stream, np.clip(wav, -1, 1), sample_rate, format=kind, subtype=subtype)
+    except (soundfile.SoundFileError, ValueError) as error:
+        reason = _reason(error)
+        raise UserError(f"{name}: cannot write at {sample_rate} Hz: {reason}") from error
+    return stream.getvalue()
 
 
 _WRITABLE = {
@@ -174,17 +217,23 @@ _WRITABLE = {
 
 
 @contextlib.contextmanager
-def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
-    """Open a file for reading, or say in one line why that cannot be done."""
+def _opened(path: str | Path, data: io.BytesIO | None = None) -> Iterator[soundfile.SoundFile]:
+    """Open a file (or its bytes) for reading, or say in one line why that cannot be done."""
     text = os.fspath(path)
     if text.rstrip().endswith("|"):
         raise UserError(f"{text}: a command, not an audio file; commands run in stage 2 only")
+    member = None if data else find_member(text)
     try:
-        size = os.stat(text).st_size
-        with _quiet(text):
-            stream = soundfile.SoundFile(text)
+        data = io.BytesIO(member.read()) if member else data
+        size = len(data.getbuffer()) if data else os.stat(text).st_size
+        with _quiet(member.name if member else text):
+            stream = soundfile.SoundFile(data or text)
     except FileNotFoundError:
-        raise UserError(f"{text}: no such audio file{_neighbour(text)}") from None
+        path = member.tar if member else text
+        kind = "shard" if member else "audio file"
+        raise UserError(f"{path}: no such {kind}{_neighbour(path)}") from None
+    except EOFError as error:
+        raise UserError(f"{text}: truncated shard: {error}; make or copy it again") from None
     except _FAILURES as error:
         if Path(text).is_dir():
             raise UserError(f"{text}: a folder, not an audio file") from None
@@ -197,12 +246,12 @@ def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
         if stream.frames <= 0:
             raise UserError(f"{text}: no samples in it (0 s)")
         if stream.format == "MP3":
-            _check_mp3_length(text, stream)
+            _check_mp3_length(text, stream, data)
         yield stream
 
 
-def _check_mp3_length(path: str, stream: soundfile.SoundFile) -> None:
-    counted = counted_samples(path)
+def _check_mp3_length(path: str, stream: soundfile.SoundFile, data: io.BytesIO | None) -> None:
+    counted = counted_samples(io.BytesIO(data.getbuffer()) if data else path)
     if counted and abs(counted - stream.frames) > 0.05 * counted + _MP3_TAIL:
         rate = stream.samplerate
         raise UserError(

@@ -111,7 +111,7 @@ def compile_manifest(
     )
     bar = _bar(measured, report, progress)
     with atomic_write(out, "wb") as stream:
-        writer = _ManifestWriter(stream)
+        writer = ManifestWriter(stream)
         for utterance in _kept(bar, low, high, summary, bad, dropped):
             writer.add(utterance)
         problems.raise_if_any()  # changed since it was checked
@@ -193,7 +193,7 @@ def _kept(
             yield utterance
 
 
-class _ManifestWriter:
+class ManifestWriter:
     """Writes lines and keeps what the index needs (12 bytes an utterance)."""
 
     def __init__(self, stream: IO[bytes]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from typing import IO
 
 _KBITS = {
     1: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -11,13 +13,14 @@ _KBITS = {
 _RATES = (44100, 48000, 32000)
 
 
-def counted_samples(path: str | Path) -> int | None:
+def counted_samples(path: str | Path | IO[bytes]) -> int | None:
     """Samples per channel by counting frames; None where a Xing, Info or VBRI header tells.
 
     Without such a header decoders take the first frame's bit rate for all, which is far off for
     a variable rate: half of the audio would be lost without a word.
     """
-    with Path(path).open("rb") as stream:
+    named = isinstance(path, str | Path)
+    with Path(path).open("rb") if named else contextlib.nullcontext(path) as stream:
         head = stream.read(10)
         skip = 0
         if head[:3] == b"ID3" and len(head) == 10:

@@ -60,10 +60,8 @@ def measure(
         for chunk in chunks:
             yield from _merge(chunk, work(_jobs(chunk, decode)), decode)
         return
-    # fork starts in milliseconds and asks no main guard of the caller; workers touch no torch.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     waiting: deque[tuple[list[Utterance], Future[list[_Found]] | None]] = deque()
-    with _pool(nj, context) as pool:
+    with worker_pool(nj) as pool:
         for chunk in chunks:
             jobs = _jobs(chunk, decode)
             waiting.append((chunk, pool.submit(work, jobs) if jobs else None))
@@ -74,13 +72,16 @@ def measure(
 
 
 @contextlib.contextmanager
-def _pool(nj: int, context: multiprocessing.context.BaseContext) -> Iterator[ProcessPoolExecutor]:
+def worker_pool(nj: int) -> Iterator[ProcessPoolExecutor]:
+    """``nj`` processes that are gone afterwards, whatever happened."""
+    # fork starts in milliseconds and asks no main guard of the caller; workers touch no torch.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     pool = ProcessPoolExecutor(nj, mp_context=context, initializer=_leave_interrupts_to_parent)
     try:
         yield pool
     except BrokenProcessPool as error:
         raise UserError(
-            "a process that measured audio was ended from outside (out of memory?); lower nj"
+            "a worker process was ended from outside (out of memory?); lower nj"
         ) from error
     except BaseException:  # Ctrl-C above all: a hung disk must not make it wait
         for worker in list((getattr(pool, "_processes", None) or {}).values()):

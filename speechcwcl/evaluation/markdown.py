@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from speechcwcl.evaluation.probe import PROBE_NOTE, probe_rows
 from speechcwcl.evaluation.rundir import RunDir, Test
 from speechcwcl.evaluation.summary import interval, percent, speech_kind, summary_rows
 
@@ -31,6 +32,9 @@ def results_markdown(
     classified = [test for test in tests if not test.is_retrieval]
     if classified:
         parts += ["## Classification", markdown_table(*_detail_rows(runs, classified))]
+    probed = [test for test in classified if any(f.probe for f in test.folders.values())]
+    if probed:
+        parts += ["## Supervised reference", PROBE_NOTE, markdown_table(*_reference_rows(runs, probed))]
     retrieved = [test for test in tests if test.is_retrieval]
     if retrieved:
         parts += ["## Retrieval", markdown_table(*_retrieval_rows(runs, retrieved))]
@@ -63,6 +67,21 @@ def _detail_rows(runs: Sequence[RunDir], tests: Sequence[Test]) -> tuple[list[st
                     f"`{s['protocol']['hash'][:12]}`",
                 ]
             )
+    return header, rows
+
+
+def _reference_rows(
+    runs: Sequence[RunDir], tests: Sequence[Test]
+) -> tuple[list[str], list[list[str]]]:
+    header: list[str] = []
+    rows = []
+    for test in tests:
+        for number, folder in test.folders.items():
+            if folder.probe:
+                names, found = probe_rows(folder.probe)
+                header = ["test", "run", "trained on", *names]
+                where = [test.title, runs[number].name, folder.probe["train_set"]]
+                rows += [[*where, *row] for row in found]
     return header, rows
 
 

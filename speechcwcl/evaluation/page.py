@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from speechcwcl.evaluation import figures, metrics
 from speechcwcl.evaluation.clips import Budget, Clip, choose_clips
+from speechcwcl.evaluation.probe import PROBE_NOTE, probe_rows
 from speechcwcl.evaluation.rundir import RunDir, Test
 from speechcwcl.evaluation.summary import headline, interval, percent, speech_kind
 from speechcwcl.files import read_text
@@ -55,6 +56,7 @@ def render_page(
             curves=training_curves(runs),
             cards=sorted(cards.items()),
             gradient=Markup(figures.scale_gradient()),
+            probe_note=PROBE_NOTE.replace("*", ""),
             style=Markup(read_text(ASSETS / "report.css")),
             script=Markup(read_text(ASSETS / "report.js")),
             colours=figures.RUN_COLOURS,
@@ -83,6 +85,7 @@ def _classified(runs: Sequence[RunDir], test: Test, budget: Budget, largest: int
         "similarity": None if test.mismatch else _similarity(runs, test, largest),
         "classes": _classes(test),
         "templates": _templates(test),
+        "probes": {n: probe_rows(f.probe) for n, f in test.folders.items() if f.probe},
         "clips": _clips(test, budget),
     }
 

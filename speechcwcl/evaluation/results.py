@@ -22,6 +22,7 @@ from speechcwcl.evaluation import metrics
 from speechcwcl.files import atomic_write, read_json, read_text, write_json
 
 SCORES = "scores.json"
+PROBE = "probe.json"
 _VERSION = 1
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 
@@ -213,6 +214,12 @@ class ScoreFolder:
         return {label: texts[0] for label, texts in self.scores["protocol"]["labels"]}
 
     @cached_property
+    def probe(self) -> dict[str, Any] | None:
+        """``probe.json``, the supervised reference; None where it was not measured."""
+        path = self.path / PROBE
+        return read_json(path) if path.exists() else None
+
+    @cached_property
     def predictions(self) -> list[dict[str, str]]:
         """Rows of ``predictions.tsv``."""
         return read_table(self.path / "predictions.tsv")
@@ -283,7 +290,8 @@ def _unescape(text: str) -> str:
 
 def _unfinish(folder: Path) -> None:
     try:
-        (folder / SCORES).unlink(missing_ok=True)
+        for name in (PROBE, SCORES):  # a probe of other embeddings would be stale
+            (folder / name).unlink(missing_ok=True)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{folder}: cannot write: {reason}; choose another folder") from error

@@ -24,7 +24,7 @@ def samples(item: Audio, index: int, sample_rate: int) -> int:
     return max(1, int(_array(item, index).size * _RATE / sample_rate))
 
 
-def batches(sizes: Sequence[int], batch_seconds: float) -> list[list[int]]:
+def batches(sizes: Sequence[float], batch_seconds: float) -> list[list[int]]:
     """Indices in batches of similar length, padding included at most ``batch_seconds`` each."""
     if batch_seconds <= 0:
         raise UserError(f"batch_seconds: {batch_seconds} is not above 0")
@@ -49,11 +49,15 @@ def load_batch(items: Sequence[tuple[int, Audio]], sample_rate: int) -> tuple[Te
     Returns:
         (batch, samples) float32 at 16 kHz, zero-padded, and (batch,) lengths in samples.
     """
-    clips = [_load(item, index, sample_rate) for index, item in items]
+    return pad_waves([_load(item, index, sample_rate) for index, item in items])
+
+
+def pad_waves(clips: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """``(batch, samples)`` zero-padded waveforms and ``(batch,)`` lengths in samples."""
     lengths = torch.tensor([len(clip) for clip in clips])
     wav = torch.zeros(len(clips), int(lengths.max()))
     for row, clip in zip(wav, clips, strict=True):
-        row[: len(clip)] = torch.from_numpy(clip)
+        row[: len(clip)] = torch.as_tensor(clip)
     return wav, lengths
 
 

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from speechcwcl.data.audio import load_audio
+from speechcwcl.data.audio import SAMPLE_RATE
 from speechcwcl.data.augment import Augmenter
 from speechcwcl.data.features import FeatureCache
 from speechcwcl.data.manifest import Manifest
 from speechcwcl.files import sha256_json
 from speechcwcl.models.aligner import Aligner
+from speechcwcl.models.audio_input import batches, pad_waves
 from speechcwcl.models.speech import SpeechEncoder
 
 # Seconds of padded speech in one forward pass: large enough for speed, small enough for any memory.
@@ -52,7 +53,7 @@ def feature_cache(
         return copy + 1 if first else copy
 
     def extract(utterances: list[Any], copy: int) -> list[np.ndarray]:
-        wavs = [load_audio(u.audio, u.start, u.end) for u in utterances]
+        wavs = [u.load() for u in utterances]
         versions = [version(u.id, copy) for u in utterances]
         if augment:
             wavs = [
@@ -75,15 +76,6 @@ def feature_cache(
         batch_seconds=BATCH_SECONDS,
         copies=copies + 1,
     )
-
-
-def pad_waves(wavs: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-    """``(batch, samples)`` zero-padded waveforms and ``(batch,)`` lengths in samples."""
-    lengths = torch.tensor([len(wav) for wav in wavs])
-    padded = torch.zeros(len(wavs), int(lengths.max()))
-    for row, wav in enumerate(wavs):
-        padded[row, : len(wav)] = torch.as_tensor(wav)
-    return padded, lengths
 
 
 @torch.no_grad()
@@ -111,10 +103,10 @@ def embed_manifest(
     aligner.eval()
     if cache is None:
         batch_seconds = min(batch_seconds, BATCH_SECONDS)
-    durations = np.asarray(manifest.durations)
+    sizes = np.rint(np.asarray(manifest.durations) * SAMPLE_RATE).tolist()
     out = np.zeros((len(manifest), aligner.dim), dtype=np.float32)
     bar = tqdm(total=len(manifest), desc=progress, disable=progress is None, dynamic_ncols=True)
-    for rows in length_batches(durations, batch_seconds):
+    for rows in batches(sizes, batch_seconds):
         if cache is not None:
             feats = [torch.from_numpy(np.array(cache.get(i), dtype=np.float32)) for i in rows]
             frames = torch.tensor([len(f) for f in feats])
@@ -122,23 +114,10 @@ def embed_manifest(
             found = aligner.embed_features(padded.to(aligner.device), frames.to(aligner.device))
         else:
             items = [manifest[i] for i in rows]
-            wav, lengths = pad_waves([load_audio(u.audio, u.start, u.end) for u in items])
+            wav, lengths = pad_waves([u.load() for u in items])
             found = aligner.embed_speech(wav.to(aligner.device), lengths.to(aligner.device))
         out[rows] = found.float().cpu().numpy()
         bar.update(len(rows))
     bar.close()
     aligner.train(was_training)
     return out
-
-
-def length_batches(durations: np.ndarray, batch_seconds: float) -> list[list[int]]:
-    """Group utterances of like length; each group's padded length stays under ``batch_seconds``."""
-    order = np.argsort(durations, kind="stable")
-    batches: list[list[int]] = []
-    current: list[int] = []
-    for index in order:
-        if current and durations[index] * (len(current) + 1) > batch_seconds:
-            batches.append(current)
-            current = []
-        current.append(int(index))
-    return [*batches, current] if current else batches

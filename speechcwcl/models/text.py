@@ -250,11 +250,14 @@ class TextEncoder(nn.Module):
 
 def _load_model(folder: Path) -> nn.Module:
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    # Of an encoder-decoder (T5 and its kin) only the encoder embeds text.
+    # Of an encoder-decoder only the encoder embeds text: T5 and its kin have a class for that,
+    # BART and its kin are cut after loading.
     both = getattr(config, "is_encoder_decoder", False)
-    cls = AutoModelForTextEncoding if both else AutoModel
+    alone = both and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
+    cls = AutoModelForTextEncoding if alone else AutoModel
     model, info = cls.from_pretrained(
         folder,
         config=config,
@@ -266,7 +269,7 @@ def _load_model(folder: Path) -> nn.Module:
     missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
     if missing:
         raise UserError(f"{len(missing)} tensors are missing from the weights, e.g. {missing[0]}")
-    return model
+    return model.get_encoder() if both and not alone else model
 
 
 def _pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:

@@ -95,7 +95,8 @@ class AlignBrain(sb.Brain):
         checkpointer: Any = None,
     ) -> None:
         modules = {"speech": SpeechSide(aligner, config.feature_mask), "objective": objective}
-        super().__init__(modules=modules, run_opts=run_opts, checkpointer=checkpointer)
+        # hparams, though empty: SpeechBrain looks into them when there are several processes
+        super().__init__(modules=modules, hparams={}, run_opts=run_opts, checkpointer=checkpointer)
         self.aligner, self.config, self.expdir = aligner, config, Path(expdir)
         self.texts, self.bank = texts.to(self.device), bank
         self.total_steps = max(1, steps_per_epoch * config.epochs)

@@ -10,7 +10,6 @@ import torch
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from torch.utils.data import Dataset
 
-from speechcwcl.data.audio import load_audio
 from speechcwcl.data.manifest import Manifest
 from speechcwcl.errors import require
 
@@ -80,7 +79,7 @@ class AlignmentSet(Dataset):
                 copy = int(draw.integers(self.copies + 1))
             return self.cache.get(index, copy), int(self.rows[index])
         utterance = self.manifest[index]
-        wav = load_audio(utterance.audio, utterance.start, utterance.end)
+        wav = utterance.load()
         if self.augment is not None:
             wav = self.augment(wav, utterance.id, self.epoch)
         return wav, int(self.rows[index])

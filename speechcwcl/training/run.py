@@ -20,6 +20,7 @@ from speechcwcl.data.manifest import Manifest
 from speechcwcl.errors import UserError, require
 from speechcwcl.files import read_json, write_json
 from speechcwcl.losses import TextBank, build_loss
+from speechcwcl.losses.gather import world_size
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.embed import feature_cache
 from speechcwcl.models.text import TextStore
@@ -122,7 +123,7 @@ def train(
         texts,
         config=config,
         expdir=expdir,
-        steps_per_epoch=math.ceil(len(sampler) / config.grad_accumulation),
+        steps_per_epoch=math.ceil(len(sampler) / world_size() / config.grad_accumulation),
         validate=validate(aligner),
         bank=TextBank(texts) if config.text_bank else None,
         run_opts=run_options(config, device),
@@ -167,6 +168,8 @@ def run_options(config: TrainConfig, device: str | None) -> dict[str, Any]:
         "grad_accumulation_factor": config.grad_accumulation,
         "ckpt_interval_steps": config.ckpt_interval_steps,
         "ckpt_interval_minutes": 0,
+        "distributed_backend": _backend(),  # by which SpeechBrain wraps: gloo takes no device id
+        "find_unused_parameters": True,  # the aligner's own scale: the objective learns one
     }
     return options | ({"device": device} if device else {})
 

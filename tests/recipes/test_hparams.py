@@ -1,16 +1,33 @@
-"""Every training YAML of the recipes resolves strictly."""
+"""Every training YAML of the recipes resolves strictly, and trains with towers of its own kind."""
 
+import json
 from pathlib import Path
 
+import models_tiny
 import pytest
+import torch
 
+from speechcwcl.corpora._layout import write_spoken
+from speechcwcl.data.datadir import Utterance, write_datadir
+from speechcwcl.data.manifest import compile_manifest
 from speechcwcl.losses import build_loss
+from speechcwcl.models.text import describe_text
 from speechcwcl.training.config import load_config
+from speechcwcl.training.run import train
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = sorted(ROOT.glob("recipes/cwcl/hparams/*.yaml")) + sorted(
-    ROOT.glob("egs/*/cwcl1/conf/*.yaml")
-)
+RECIPES = sorted(ROOT.glob("recipes/cwcl/hparams/*.yaml"))
+FILES = RECIPES + sorted(ROOT.glob("egs/*/cwcl1/conf/*.yaml"))
+
+# what a YAML's speech encoder is called -> a tiny one of the same family and the same norms
+SPEECH = {
+    "hubert-base": "hubert-group",
+    "wav2vec2-base": "wav2vec2-group",
+    "wav2vec2-large-lv60": "wav2vec2-layer",
+    "wavlm-base": "wavlm-group",
+    "whisper": "whisper",
+}
+TEXT = {"MiniLM": "bert", "mpnet": "mpnet", "roberta": "roberta", "bart": "bart"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -27,3 +44,73 @@ def test_the_encoders_of_the_paper_are_there():
     assert sum("wav2vec2" in name for name in speech) >= 2
     assert sum("whisper" in name for name in speech) >= 3
     assert any("roberta" in name for name in text) and any("bart" in name for name in text)
+    assert any("mpnet" in name for name in text) and any("MiniLM" in name for name in text)
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    """Eight utterances of different lengths and words."""
+    root = tmp_path_factory.mktemp("eight")
+    utterances = []
+    for number, word in enumerate(["on", "off", "up", "down", "left", "right", "stop", "go"]):
+        clip = root / f"{word}.wav"
+        write_spoken(clip, word, seconds=0.3 + 0.03 * number)
+        utterances.append(Utterance(word, str(clip), f"turn it {word}", "s"))
+    folder = write_datadir(root / "data", utterances, corpus={})
+    compile_manifest(folder, root / "train/manifest.jsonl", progress=False)
+    return root / "train/manifest.jsonl"
+
+
+def stand_in(table, name):
+    """The value of the longest key that is in a name."""
+    keys = [key for key in table if key in name.rsplit("/", 1)[-1]]
+    assert keys, f"{name}: no stand-in; add one to this test"
+    return table[max(keys, key=len)]
+
+
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory, tiny_text):
+    """A function: names of a YAML's encoders -> folders of tiny ones of the same families."""
+    root, made = tmp_path_factory.mktemp("towers"), {}
+
+    def tower(speech, text):
+        kind, words = stand_in(SPEECH, speech), stand_in(TEXT, text)
+        if kind not in made:
+            made[kind] = models_tiny.save(kind, root / kind)
+        if words not in made:
+            made[words] = models_tiny.save_text(words, root / words, tiny_text)
+        return made[kind], made[words]
+
+    return tower
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_it_trains_two_steps_with_tiny_towers_of_its_own_families(path, towers, manifest, tmp_path):
+    asked = load_config(path)
+    speech, text = towers(asked.speech_encoder, asked.text_encoder)
+    size = {"batch_size": 4, "epochs": 1, "num_workers": 0, "threads": 1, "warmup": 0}
+    small = {"max_batch_length": None, "num_buckets": 1}
+    chunk = {"grad_cache_chunk": 2} if asked.grad_cache_chunk else {}
+    given = {"speech_encoder": str(speech), "text_encoder": str(text)}
+    config = load_config(path, {**given, **size, **small, **chunk})
+    assert describe_text(text, config.text_pooling).pooling == "mean"
+
+    before = {}
+
+    def validate(aligner):
+        before.update({k: v.clone() for k, v in aligner.named_parameters() if v.requires_grad})
+        return lambda aligner: {"score": 0.5}
+
+    brain = train(
+        config, manifest, tmp_path / "exp", dumpdir=tmp_path, validate=validate, device="cpu"
+    )
+    assert brain.optimizer_step == 2
+    (epoch,) = map(json.loads, (tmp_path / "exp/metrics.jsonl").read_text().splitlines())
+    assert 0 < epoch["train"]["loss"] < 100
+    after = dict(brain.aligner.named_parameters())
+    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    encoder = {name for name in before if name.startswith("speech_encoder.model.")}
+    if asked.freeze == "all":
+        assert not encoder and moved
+    else:
+        assert len(encoder & moved) > 0.8 * len(encoder), sorted(encoder - moved)

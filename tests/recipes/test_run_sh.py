@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from test_cluster import FAMILIES
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted(path.parent for path in ROOT.glob("egs/*/cwcl1/run.sh"))
@@ -52,7 +53,8 @@ def test_stages_1_to_10_and_then_nothing_to_do(recipe, tmp_path, tiny_config):
     exp = tmp_path / "exp"
     for name in ("report.html", "RESULTS.md", "tiny/packed/README.md", "tiny/metrics.jsonl"):
         assert (exp / name).stat().st_size > 100, name
-    assert list(exp.glob("tiny/eval/*/*/scores.json"))
+    scored = {path.parent.name for path in exp.glob("tiny/eval/*/*/scores.json")}
+    assert scored and FAMILIES.get(recipe.parent.name, set()) <= scored
     assert "top-1" in first.stdout or "R@1" in first.stdout
 
     again = run(recipe, tmp_path, *options)
@@ -62,15 +64,17 @@ def test_stages_1_to_10_and_then_nothing_to_do(recipe, tmp_path, tiny_config):
     assert all("nothing changed; skipped" in line for line in stages), again.stdout
 
 
-def test_a_given_model_is_evaluated_without_training(tmp_path, tiny_config):
+def test_a_given_model_is_evaluated_from_shards_without_training(tmp_path, tiny_config):
     recipe = ROOT / "egs/mini/cwcl1"
     options = ["--train_config", str(tiny_config), "--data_args", f"--fake {tmp_path / 'fake'}"]
     assert run(recipe, tmp_path, *options, "--stop_stage", "6").returncode == 0
     model = tmp_path / "exp/tiny/model"
-    done = run(recipe, tmp_path, *options, "--model", str(model), "--expdir", str(tmp_path / "e2"))
-    assert done.returncode == 0, done.stderr
+    options += ["--model", str(model), "--expdir", str(tmp_path / "e2"), "--shards", "true"]
+    done = run(recipe, tmp_path, *options)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
     assert "stage 5" not in done.stdout
     assert (tmp_path / "e2/report.html").exists()
+    assert "shard-000000.tar::" in (tmp_path / "dump/test_words/manifest.jsonl").read_text()
 
 
 @pytest.mark.parametrize(

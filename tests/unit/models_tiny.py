@@ -1,5 +1,7 @@
 """Tiny speech encoders of every family, built from configurations; waveforms to feed them."""
 
+import json
+
 import numpy as np
 import torch
 import transformers as hf
@@ -140,3 +142,37 @@ def pad(waves, extra=0):
     for row, wave in zip(batch, waves, strict=True):
         row[: len(wave)] = torch.from_numpy(wave)
     return batch, lengths
+
+
+# text encoders: name -> (class, its configuration for a vocabulary of that size)
+TEXT_MODELS = {
+    "bert": (hf.BertModel, hf.BertConfig),
+    "mpnet": (hf.MPNetModel, hf.MPNetConfig),
+    "roberta": (hf.RobertaModel, hf.RobertaConfig),
+    "bart": (hf.BartModel, hf.BartConfig),
+}
+
+
+def save_text(name, folder, tokenizer):
+    """Save a tiny text encoder of a family; its tokenizer is that of the folder ``tokenizer``."""
+    torch.manual_seed(0)
+    cls, config = TEXT_MODELS[name]
+    words = hf.AutoTokenizer.from_pretrained(tokenizer)
+    size = {"vocab_size": len(words), "max_position_embeddings": 66, "pad_token_id": 0}
+    if name == "bart":
+        width = {"d_model": 24, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32}
+        width |= {"decoder_ffn_dim": 32, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+        width |= {"bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+    else:
+        width = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+        width |= {"intermediate_size": 32}
+    cls(config(**width, **size)).save_pretrained(folder)
+    words.save_pretrained(folder)
+    if name in ("mpnet", "roberta"):  # published as sentence-transformers folders
+        kinds = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+        modules = [{"path": p, "type": f"sentence_transformers.models.{k}"} for p, k in kinds]
+        (folder / "modules.json").write_text(json.dumps(modules))
+        (folder / "1_Pooling").mkdir()
+        pooling = {"word_embedding_dimension": 24, "pooling_mode_mean_tokens": True}
+        (folder / "1_Pooling/config.json").write_text(json.dumps(pooling))
+    return folder

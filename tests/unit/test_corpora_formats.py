@@ -12,7 +12,7 @@ from speechcwcl.corpora._formats import (
     FORMATS,
     Options,
     detect,
-    export_datadir,
+    export_manifest,
     import_datadir,
     read_manifest,
     write_manifest,
@@ -82,13 +82,13 @@ def test_what_is_written_reads_the_same(clips, format):
 @pytest.mark.parametrize("format", FORMATS)
 def test_data_folder_out_and_in(clips, tmp_path, format):
     folder = write_datadir(tmp_path / "data", examples(clips), corpus={"name": "x"})
-    path = export_datadir(folder, tmp_path / "out" / SUFFIX[format], format)
+    path = export_manifest(folder, tmp_path / "out" / SUFFIX[format], format)
     again = import_datadir(path, tmp_path / "again")
     assert [(u.id, u.text, u.labels) for u in read_datadir(again)] == [
         (u.id, u.text, u.labels) for u in read_datadir(folder)
     ]
     compile_manifest(folder, tmp_path / "manifest.jsonl", progress=False)
-    path = export_datadir(tmp_path / "manifest.jsonl", tmp_path / "two" / SUFFIX[format], format)
+    path = export_manifest(tmp_path / "manifest.jsonl", tmp_path / "two" / SUFFIX[format], format)
     assert [u.id for u in read(path)] == ["u1", "u2", "u3"]
 
 

@@ -61,7 +61,7 @@ def test_the_fake_parquet_prepares_and_compiles(tmp_path):
     corpus = get_corpus("huggingface")
     source = corpus.fake(tmp_path / "source")
     folders = corpus.prepare(source, tmp_path / "data")
-    assert sorted(f.name for f in folders) == ["test", "train"]
+    assert sorted(f.name for f in folders) == ["test", "train", "validation"]
     for folder in folders:
         got = read_datadir(folder)
         assert [u.text for u in got][:2] == ["turn the heating on", "it is far too warm in here"]

@@ -295,11 +295,11 @@ def test_an_ended_process_leaves_no_manifest(tmp_path):
     code = (
         "import os, signal\n"
         "from speechcwcl.data import compiling\n"
-        "real = compiling._ManifestWriter.add\n"
+        "real = compiling.ManifestWriter.add\n"
         "def add(self, u):\n"
         "    real(self, u)\n"
         "    if len(self.offsets) == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "compiling._ManifestWriter.add = add\n"
+        "compiling.ManifestWriter.add = add\n"
         f"compiling.compile_manifest({str(folder)!r}, {str(tmp_path / 'm.jsonl')!r})\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True)
@@ -342,7 +342,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     def full(self, utterance):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("speechcwcl.data.compiling._ManifestWriter.add", full)
+    monkeypatch.setattr("speechcwcl.data.compiling.ManifestWriter.add", full)
     with pytest.raises(UserError, match="m.jsonl: cannot write: No space left") as caught:
         compile_manifest(folder, tmp_path / "dump" / "m.jsonl", progress=False)
     assert "\n" not in str(caught.value) and os.listdir(tmp_path / "dump") == []

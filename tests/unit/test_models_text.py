@@ -230,3 +230,24 @@ def test_store_belongs_to_one_encoder(encoder, tiny_text, tmp_path):
     (store.folder / "00000.npy").write_bytes(b"broken")
     with pytest.raises(UserError, match="00000.npy: broken; delete the folder"):
         TextStore.open(tmp_path, encoder.hash)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_of_bart_the_encoder_embeds(wrapped, tiny_text, tmp_path):
+    """BART has no class of its own for that; BART-MNLI comes as a classifier."""
+    import models_tiny
+    from transformers import AutoTokenizer, BartForSequenceClassification, BartModel
+
+    folder = models_tiny.save_text("bart", tmp_path / "bart", tiny_text)
+    whole = BartModel.from_pretrained(folder, dtype=torch.float32).eval()
+    if wrapped:
+        classifier = BartForSequenceClassification(whole.config)
+        classifier.model.load_state_dict(whole.state_dict())
+        classifier.save_pretrained(folder)
+    found = TextEncoder.from_pretrained(folder).encode(TEXTS, batch_size=2)
+    for row, text in zip(found, TEXTS, strict=True):
+        tokens = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")
+        tokens.pop("token_type_ids", None)
+        with torch.no_grad():
+            mean = whole.get_encoder()(**tokens).last_hidden_state[0].mean(0)
+        assert np.abs(row - (mean / mean.norm()).numpy()).max() < 1e-5

@@ -8,9 +8,15 @@ local)
     train_cmd=()
     ;;
 slurm)
-    data_cmd=(srun --job-name cwcl-data --cpus-per-task "${nj:-4}")
-    embed_cmd=(srun --job-name cwcl-embed --gres "gpu:1")
-    train_cmd=(srun --job-name cwcl-train --gres "gpu:${ngpu:-1}")
+    # one task, whatever job this runs in: torchrun starts a process for each GPU itself
+    task=(srun --ntasks 1 --cpus-per-task "${nj:-4}")
+    data_cmd=("${task[@]}" --job-name cwcl-data)
+    embed_cmd=("${task[@]}" --job-name cwcl-embed)
+    train_cmd=("${task[@]}" --job-name cwcl-train)
+    if [ "${ngpu:-0}" -gt 0 ]; then
+        embed_cmd+=(--gres gpu:1)
+        train_cmd+=(--gres "gpu:${ngpu}")
+    fi
     ;;
 *)
     echo "cmd.sh: CWCL_BACKEND=${backend} is none of local, slurm" >&2

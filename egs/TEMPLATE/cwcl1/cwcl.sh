@@ -26,6 +26,8 @@ test_evals=
 min_duration=0.1
 max_duration=30
 skip_bad=false
+# pack the audio of every set into tar shards, and read from those (a cluster's disk likes few files)
+shards=false
 # training: one or several YAML files, each an experiment exp/<name of the file><tag>
 train_config=conf/cwcl.yaml
 train_args=
@@ -36,8 +38,8 @@ model=
 title=
 upload_to=
 option_names="stage stop_stage skip_upload ngpu nj datadir dumpdir expdir corpus data_args train_set
- valid_evals test_evals min_duration max_duration skip_bad train_config train_args tag average model
- title upload_to"
+ valid_evals test_evals min_duration max_duration skip_bad shards train_config train_args tag average
+ model title upload_to"
 option_names=$(echo ${option_names})
 
 template=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -79,10 +81,18 @@ fi
 
 if wanted 2 || wanted 3; then
     for set in ${sets}; do
-        run 2 "format ${set}" "${dumpdir}/${set}" "${datadir}/${set}" "${dumpdir}/${set}/manifest.jsonl" \
+        manifest=${dumpdir}/${set}/manifest.jsonl
+        [ "${shards}" = true ] && manifest=${dumpdir}/${set}/files/manifest.jsonl
+        run 2 "format ${set}" "${dumpdir}/${set}" "${datadir}/${set}" "${manifest}" \
             ${data_cmd[@]+"${data_cmd[@]}"} speechcwcl format "${datadir}/${set}" \
-            "${dumpdir}/${set}/manifest.jsonl" --nj "${nj}" \
+            "${manifest}" --nj "${nj}" \
             --min_duration "${min_duration}" --max_duration "${max_duration}" ${extra[@]+"${extra[@]}"}
+        if [ "${shards}" = true ]; then
+            run 2 "shards ${set}" "${dumpdir}/${set}" "${manifest}" \
+                "${dumpdir}/${set}/manifest.jsonl ${dumpdir}/${set}/shards/shards.json" \
+                ${data_cmd[@]+"${data_cmd[@]}"} speechcwcl shards "${manifest}" \
+                --out "${dumpdir}/${set}" --nj "${nj}"
+        fi
     done
 fi
 

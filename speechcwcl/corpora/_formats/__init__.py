@@ -13,19 +13,21 @@ there, and a line that cannot be understood, is a problem with its line number; 
 
 Example:
     >>> import_datadir("manifest.json", "data/train")  # doctest: +SKIP
-    >>> export_datadir("data/train", "train.csv", "speechbrain_csv")  # doctest: +SKIP
+    >>> export_manifest("data/train", "train.csv", "speechbrain_csv")  # doctest: +SKIP
 """
 
 from __future__ import annotations
 
 import gzip
+import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 from speechcwcl.corpora._formats import jsonl, lhotse, plain_csv, speechbrain_csv, speechbrain_json
 from speechcwcl.corpora._formats._fields import Options
-from speechcwcl.data.datadir import iter_datadir, read_corpus, write_datadir
+from speechcwcl.data.datadir import iter_datadir, write_datadir
 from speechcwcl.data.manifest import Manifest
 from speechcwcl.data.problems import Problems
 from speechcwcl.data.utterance import Utterance
@@ -42,19 +44,25 @@ FORMATS: dict[str, ModuleType] = {
 """Name -> module with ``read``, ``write`` and ``fits``."""
 
 __all__ = [
-    "FORMATS", "Options", "detect", "export_datadir", "import_datadir", "read_manifest",
-    "write_manifest",
+    "FORMATS", "Options", "detect", "export_manifest", "import_datadir", "is_own_manifest",
+    "read_manifest", "write_manifest",
 ]  # fmt: skip
 
 
-def detect(path: str | Path) -> str:
+def detect(path: str | Path, audio: str = "") -> str:
     """The format of a manifest, from its name and its first line.
+
+    Args:
+        path: the manifest.
+        audio: name of the column of audio, if it has no usual one.
 
     Raises:
         UserError: the file is missing or fits none.
     """
     path = Path(path)
     head = _head(path)
+    if audio:  # a usual name, as far as the formats are concerned
+        head = re.sub(rf"\b{re.escape(audio)}\b", "audio", head)
     for name in ("lhotse", "speechbrain_json", "jsonl", "speechbrain_csv", "csv"):
         if FORMATS[name].fits(path, head):
             return name
@@ -74,8 +82,9 @@ def read_manifest(
         problems: takes a line for every utterance that is not yielded.
         options: names of columns, root of the audio.
     """
-    module = _module(format or detect(path))
-    yield from module.read(Path(path), problems, options or Options())
+    options = options or Options()
+    module = _module(format or detect(path, options.audio))
+    yield from module.read(Path(path), problems, options)
 
 
 def import_datadir(
@@ -86,7 +95,7 @@ def import_datadir(
     options: Options | None = None,
     skip_bad: bool = False,
 ) -> Path:
-    """Make a data folder of a manifest.
+    """Make a data folder of a manifest, which may also be our own.
 
     Args:
         path: the manifest.
@@ -95,16 +104,64 @@ def import_datadir(
         options: names of columns, root of the audio.
         skip_bad: leave out what is wrong and list it in ``bad.tsv``; otherwise it is an error.
     """
+    path, problems = Path(path), Problems()
+    own = not format and is_own_manifest(path)
+    format = "" if own else format or detect(path, options.audio if options else "")
+    facts = {"name": path.stem, "imported_from": path.name, "format": format or "manifest"}
+    found = _sound(path, format, options, problems, skip_bad)
+    return write_datadir(out, found, corpus=facts, skipped=problems)
+
+
+def export_manifest(
+    source: str | Path,
+    path: str | Path,
+    to: str,
+    format: str = "",
+    *,
+    options: Options | None = None,
+    skip_bad: bool = False,
+) -> Path:
+    """Write a data folder, a compiled ``manifest.jsonl`` or another toolkit's manifest in a format.
+
+    Args:
+        source: what to read.
+        path: the manifest to write.
+        to: its format, a key of :data:`FORMATS`.
+        format: that of ``source``, if it is another toolkit's; found when empty.
+        options: names of columns, root of the audio; for other toolkits' manifests.
+        skip_bad: leave out what is wrong and list it in ``<path>.bad.tsv``; otherwise an error.
+    """
     problems = Problems()
-    format = format or detect(path)
+    write_manifest(path, _sound(Path(source), format, options, problems, skip_bad), to)
+    if problems:
+        problems.save(f"{path}.bad.tsv")
+    return Path(path)
 
-    def sound() -> Iterator[Utterance]:
-        yield from read_manifest(path, format, problems=problems, options=options)
-        if not skip_bad:
-            problems.raise_if_any("(skip_bad leaves these out and lists them)")
 
-    facts = {"name": Path(path).stem, "imported_from": Path(path).name, "format": format}
-    return write_datadir(out, sound(), corpus=facts, skipped=problems)
+def is_own_manifest(path: str | Path) -> bool:
+    """Whether a file is a compiled ``manifest.jsonl`` of this toolkit."""
+    try:
+        first = json.loads(_head(Path(path)).split("\n")[0])
+    except ValueError:
+        return False
+    return isinstance(first, dict) and {"id", "audio", "duration", "labels"} <= set(first)
+
+
+def _sound(
+    source: Path, format: str, options: Options | None, problems: Problems, skip_bad: bool
+) -> Iterator[Utterance]:
+    """Utterances of whatever ``source`` is; what is wrong ends in an error unless skipped."""
+    own = source.is_dir() or (not format and is_own_manifest(source))
+    if own and options not in (None, Options()):
+        raise UserError(f"{source}: named columns and a root are for other toolkits' manifests")
+    if source.is_dir():
+        yield from iter_datadir(source)
+    elif own:
+        yield from Manifest(source)
+    else:
+        yield from read_manifest(source, format, problems=problems, options=options)
+    if not skip_bad:
+        problems.raise_if_any("(skip_bad leaves these out and lists them)")
 
 
 def write_manifest(path: str | Path, utterances: Iterable[Utterance], format: str) -> Path:
@@ -117,15 +174,6 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance], format: st
         with atomic_write(path) as stream:
             module.write(stream, utterances, path)
     return path
-
-
-def export_datadir(source: str | Path, path: str | Path, format: str) -> Path:
-    """Write a data folder, or a compiled ``manifest.jsonl``, in another toolkit's format."""
-    source = Path(source)
-    if source.is_dir():
-        read_corpus(source)
-        return write_manifest(path, iter_datadir(source), format)
-    return write_manifest(path, Manifest(source), format)
 
 
 def _module(format: str) -> ModuleType:

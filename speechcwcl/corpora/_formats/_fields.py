@@ -11,14 +11,15 @@ from typing import Any
 
 from speechcwcl.corpora._layout import Listing
 from speechcwcl.data.audio import probe
+from speechcwcl.data.members import find_member
 from speechcwcl.data.problems import Problems
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
 
 GUESSES = {
     "audio": (
-        "audio", "audio_filepath", "audio_path", "wav", "path", "file", "filename", "file_name",
-        "filepath",
+        "audio", "speech", "audio_filepath", "audio_path", "wav", "path", "file", "filename",
+        "file_name", "filepath",
     ),
     "text": (
         "text", "sentence", "transcript", "transcription", "wrd", "words", "normalized_text",
@@ -28,7 +29,8 @@ GUESSES = {
     "id": ("id", "ID", "utt_id", "utterance_id", "key", "segment_id"),
 }  # fmt: skip
 LABELS = (
-    "label", "command", "keyword", "intent", "class", "cmd", "scenario", "action", "domain",
+    "label", "command", "keyword", "intent", "intent_class", "class", "cmd", "scenario", "action",
+    "domain",
 )  # fmt: skip
 
 
@@ -141,7 +143,12 @@ def duration_of(utterance: Utterance) -> float:
 
 
 def absolute(utterance: Utterance) -> str:
-    """Its audio as an absolute path; a command is refused."""
+    """Its audio as an absolute path; a command, or a clip in a shard, is refused."""
     if utterance.audio.rstrip().endswith("|"):
         raise UserError(f"{utterance.id}: its audio is a command, which no other format takes")
+    if find_member(utterance.audio):
+        raise UserError(
+            f"{utterance.id}: its audio lies in a shard, which no other format takes; "
+            "export the manifest that the shards were made from"
+        )
     return os.path.abspath(utterance.audio)

@@ -1,0 +1,351 @@
+"""WebDataset tar shards: a million clips as a few hundred large files, for clusters.
+
+``<folder>/shard-000000.tar`` ... hold for each utterance its audio, byte for byte as it was stored
+(a segment of a longer recording is cut out as FLAC), and ``.json`` with id, text, speaker,
+duration and labels: what :mod:`webdataset` reads anywhere. ``plan.json`` is written first,
+``shards.json`` (bytes, utterances and sha256 of each shard) last; a shard appears whole or not at
+all, so that a run that was cut off goes on where it was.
+
+A manifest of shards (:func:`write_manifest`) names each clip by shard and byte offset; whoever
+reads manifests (training, feature cache, evaluation) reads such a one alike, in any order.
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+import json
+import os
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+import numpy as np
+from tqdm import tqdm
+
+from speechcwcl.data.audio import decode_audio, encode_audio, load_audio, probe
+from speechcwcl.data.compiling import ManifestWriter, Summary
+from speechcwcl.data.manifest import Manifest
+from speechcwcl.data.members import Member, find_member, read_audio_file
+from speechcwcl.data.probing import worker_pool
+from speechcwcl.data.utterance import Utterance
+from speechcwcl.errors import UserError, closest
+from speechcwcl.files import atomic_write, read_json, sha256_file, sha256_json, write_json
+
+VERSION = 1
+INDEX = "shards.json"
+_NOT_AUDIO = ("json", "txt", "cls")
+
+
+def write_shards(
+    manifest: str | Path,
+    folder: str | Path,
+    *,
+    per_shard: int = 1000,
+    nj: int = 1,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """Pack a manifest's audio; what an earlier run finished stays.
+
+    Args:
+        manifest: a ``manifest.jsonl``.
+        folder: takes the shards.
+        per_shard: utterances in a shard.
+        nj: processes.
+        progress: show a progress bar.
+
+    Returns:
+        For each shard ``{"name", "bytes", "utterances", "sha256"}``, as ``shards.json`` has it.
+
+    Raises:
+        UserError: audio that is missing or cannot be read, a full disk, ``webdataset`` missing.
+    """
+    _webdataset()
+    source, folder = Manifest(manifest), Path(folder)
+    if per_shard < 1:
+        raise UserError(f"per_shard: {per_shard} is not above 0")
+    key = sha256_json([VERSION, source.hash, per_shard])
+    done = _finished(folder, key)
+    if done is not None:
+        return done
+    _begin(folder, key)
+    starts = range(0, len(source), per_shard)
+    work = functools.partial(_write_shard, source, folder, per_shard)
+    bar = functools.partial(tqdm, total=len(starts), unit="shard", disable=not progress)
+    if nj <= 1:
+        found = list(bar(map(work, starts)))
+    else:
+        with worker_pool(nj) as pool:
+            found = list(bar(pool.map(work, starts)))
+    write_json(folder / INDEX, {"version": VERSION, "key": key, "shards": found})
+    return found
+
+
+def write_manifest(folder: str | Path, out: str | Path, *, progress: bool = True) -> Summary:
+    """Write the manifest of a folder of shards, whoever made them.
+
+    Shards that were copied elsewhere get their new place into a manifest by this. Other people's
+    WebDataset shards do too: audio with ``.json`` (``text``, ``speaker``, ``label``, ...), ``.txt``
+    (the words) or ``.cls`` (a label).
+
+    Args:
+        folder: holds ``*.tar``; if there is a ``shards.json`` too, the sizes must be as it says.
+        out: the manifest.
+        progress: show a progress bar.
+
+    Raises:
+        UserError: no shard, a shard that is missing, cut off or damaged, audio of unknown length.
+    """
+    folder, out = Path(folder).resolve(), Path(out)
+    paths = _checked_paths(folder)
+    summary, seen = Summary(str(out)), set()
+    with atomic_write(out, "wb") as stream:
+        writer = ManifestWriter(stream)
+        for path in tqdm(paths, desc=folder.name, unit="shard", disable=not progress):
+            for utterance in read_shard(path):
+                if utterance.id in seen:
+                    raise UserError(f"{path}: utterance {utterance.id!r} is in another shard too")
+                seen.add(utterance.id)
+                writer.add(utterance)
+        if not writer.offsets:
+            raise UserError(f"{folder}: the shards hold no audio")
+    writer.finish(summary, out)
+    return summary
+
+
+def read_shard(path: str | Path) -> Iterator[Utterance]:
+    """Yield the utterances of one shard; of the audio only the place is read.
+
+    Raises:
+        UserError: it is not a whole tar.
+    """
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for key, members in _samples(tar):
+                yield _utterance(tar, Path(path), key, members)
+    except (tarfile.TarError, EOFError) as error:
+        raise UserError(f"{path}: damaged or cut off ({error}); make or copy it again") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot read: {error.strerror or error}") from error
+
+
+def stream_shards(
+    shards: str | Path | Sequence[str], *, shuffle: int = 0, seed: int = 0
+) -> Iterable[tuple[Utterance, np.ndarray]]:
+    """Read shards from front to back through ``webdataset``: an iterable for a ``DataLoader``.
+
+    Ranks and workers share the shards out among themselves.
+
+    Args:
+        shards: a folder, or paths, URLs and commands as ``webdataset`` takes them.
+        shuffle: size of the buffer that utterances are drawn from; 0 keeps the order.
+        seed: of the shuffling.
+
+    Returns:
+        An iterable of utterances with ``(samples,)`` float32 at 16 kHz.
+    """
+    webdataset = _webdataset()
+    if isinstance(shards, str | Path) and Path(shards).is_dir():
+        shards = [str(path) for path in _checked_paths(Path(shards))]
+    found = webdataset.WebDataset(
+        shards,
+        shardshuffle=1000 if shuffle else False,
+        nodesplitter=webdataset.split_by_node,
+        empty_check=False,
+        seed=seed,
+    )
+    return (found.shuffle(shuffle, seed=seed) if shuffle else found).map(_streamed)
+
+
+def _webdataset() -> Any:
+    try:
+        import webdataset
+    except ImportError:
+        raise UserError("shards need webdataset: pip install 'speechcwcl[shards]'") from None
+    return webdataset
+
+
+def _finished(folder: Path, key: str) -> list[dict[str, Any]] | None:
+    """The index of shards that are all there, made from the same manifest; else None."""
+    if not (folder / INDEX).exists():
+        return None
+    index = read_json(folder / INDEX)
+    if index.get("key") != key:
+        return None
+    sizes = {s["name"]: s["bytes"] for s in index["shards"]}
+    whole = all(_size(folder / name) == size for name, size in sizes.items())
+    return index["shards"] if whole else None
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else -1
+
+
+def _begin(folder: Path, key: str) -> None:
+    """Note what is being made; shards of something else, or of other sizes, make room."""
+    index, plan = folder / INDEX, folder / "plan.json"
+    known: dict[str, int] = {}
+    if index.exists():
+        known = {s["name"]: s["bytes"] for s in read_json(index).get("shards", [])}
+    same = plan.exists() and read_json(plan).get("key") == key
+    index.unlink(missing_ok=True)
+    for path in folder.glob("shard-*.tar"):
+        if not same or known.get(path.name, _size(path)) != _size(path):
+            path.unlink()
+    write_json(plan, {"version": VERSION, "key": key})
+
+
+def _write_shard(source: Manifest, folder: Path, per_shard: int, start: int) -> dict[str, Any]:
+    """One shard, unless it stands; its line of the index."""
+    webdataset = _webdataset()
+    path = folder / f"shard-{start // per_shard:06d}.tar"
+    stop = min(start + per_shard, len(source))
+    if not path.exists():
+        with atomic_write(path, "wb") as stream:
+            # PAX, because USTAR cuts long names; no times, so that the same input gives the same
+            # bytes everywhere.
+            writer = webdataset.TarWriter(stream, encoder=False, mtime=0, format="PAX_FORMAT")
+            with writer:
+                for at in range(start, stop):
+                    writer.write(_sample(source[at]))
+    entry = {"name": path.name, "bytes": _size(path), "utterances": stop - start}
+    count = sum(1 for _ in read_shard(path))
+    if count != stop - start:
+        raise UserError(f"{path}: {count} utterances instead of {stop - start}; delete it")
+    return {**entry, "sha256": sha256_file(path)}
+
+
+def _sample(utterance: Utterance) -> dict[str, Any]:
+    """What ``webdataset`` writes: key -> bytes."""
+    data, suffix = _clip(utterance)
+    facts = {
+        "id": utterance.id,
+        "text": utterance.text,
+        "speaker": utterance.speaker,
+        "duration": utterance.duration,
+        "labels": utterance.labels,
+    }
+    text = json.dumps(facts, ensure_ascii=False).encode("utf-8")
+    # A dot would end the key and a slash would make a folder.
+    key = quote(utterance.id, safe=" ").replace(".", "%2E")
+    return {"__key__": key, suffix: data, "json": text}
+
+
+def _clip(utterance: Utterance) -> tuple[bytes, str]:
+    """The audio of one utterance and the suffix that says what it is."""
+    audio = utterance.audio
+    if utterance.start is not None or utterance.end is not None:
+        rate = probe(audio).sample_rate
+        wav = load_audio(audio, utterance.start, utterance.end, rate)
+        return encode_audio(wav, ".flac", rate, name=audio), "flac"
+    member = find_member(audio)
+    suffix = Path(member.name if member else audio).suffix.lower().lstrip(".")
+    try:
+        data = read_audio_file(audio)
+    except (OSError, EOFError) as error:
+        raise UserError(f"{audio}: cannot read: {getattr(error, 'strerror', error)}") from error
+    if not data:
+        raise UserError(f"{audio}: empty file (0 bytes)")
+    return data, suffix if suffix.isalnum() and suffix not in _NOT_AUDIO else "audio"
+
+
+def _checked_paths(folder: Path) -> list[Path]:
+    """The shards of a folder in order; what the index says must be so."""
+    if not folder.is_dir():
+        beside = [p.name for p in folder.parent.glob("*") if p.is_dir()]
+        raise UserError(f"{folder}: no such folder of shards{closest(folder.name, beside)}")
+    paths = sorted(Path(p) for p in glob.glob(os.path.join(glob.escape(str(folder)), "*.tar")))
+    if (folder / INDEX).exists():
+        for entry in read_json(folder / INDEX)["shards"]:
+            size = _size(folder / entry["name"])
+            if size != entry["bytes"]:
+                what = "is missing" if size < 0 else f"has {size} bytes"
+                raise UserError(
+                    f"{folder / entry['name']}: {what}, {entry['bytes']} are expected; "
+                    "make or copy it again"
+                )
+    elif (folder / "plan.json").exists():
+        raise UserError(f"{folder}: only half there; run the same command again")
+    if not paths:
+        raise UserError(f"{folder}: no shard (*.tar) in it")
+    return paths
+
+
+def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
+    """Group neighbours of one key, as ``webdataset`` does: the key ends at the name's first dot."""
+    last, members = "", {}
+    for info in tar:
+        if not info.isfile():
+            continue
+        folder, name = os.path.split(info.name)
+        stem, _, suffix = name.partition(".")
+        key = os.path.join(folder, stem)
+        if members and key != last:
+            yield last, members
+            members = {}
+        last = key
+        members[suffix.lower()] = info
+    if members:
+        yield last, members
+
+
+def _utterance(
+    tar: tarfile.TarFile, path: Path, key: str, members: dict[str, tarfile.TarInfo]
+) -> Utterance:
+    texts = {}
+    for suffix in _NOT_AUDIO:
+        if suffix in members:
+            stream = tar.extractfile(members[suffix])
+            texts[suffix] = stream.read() if stream else b""
+    audio = [info for suffix, info in members.items() if suffix not in _NOT_AUDIO]
+    if len(audio) != 1:
+        names = ", ".join(info.name for info in members.values())
+        raise UserError(f"{path}: {key!r} must have one audio file, it has {names}")
+    if audio[0].offset_data + audio[0].size > path.stat().st_size:
+        raise EOFError("unexpected end of data")
+    member = Member(str(path), audio[0].name, audio[0].offset_data, audio[0].size)
+    found = _described(key, texts, f"{path}: {key!r}")
+    found.audio = str(member)
+    if found.duration is None:
+        found.duration = probe(found.audio).duration
+    return found
+
+
+def _described(key: str, texts: dict[str, bytes], where: str) -> Utterance:
+    """An utterance from its ``.json``, ``.txt`` and ``.cls``, still without audio."""
+    try:
+        facts = json.loads(texts.get("json", b"{}"))
+        words = texts["txt"].decode("utf-8").strip() if "txt" in texts else None
+        label = texts["cls"].decode("utf-8").strip() if "cls" in texts else None
+        labels = dict(facts.get("labels") or {})
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{where}: its .json or .txt cannot be read: {error}") from error
+    label = facts.get("label", label)
+    if label is not None:
+        labels.setdefault("label", label)
+    text = facts.get("text", words)
+    duration = facts.get("duration")
+    return Utterance(
+        "_".join(str(facts.get("id") or unquote(key)).split()),
+        "",
+        None if text is None else str(text),
+        str(facts.get("speaker") or ""),
+        duration=float(duration) if isinstance(duration, int | float) else None,
+        labels={str(name): str(value) for name, value in labels.items()},
+    )
+
+
+def _streamed(sample: dict[str, Any]) -> tuple[Utterance, np.ndarray]:
+    """A sample of ``webdataset`` as an utterance and its waveform."""
+    where = f"{sample['__url__']}: {sample['__key__']!r}"
+    parts = {k: v for k, v in sample.items() if not k.startswith("_")}
+    texts = {k: v for k, v in parts.items() if k in _NOT_AUDIO}
+    audio = next((k for k in parts if k not in _NOT_AUDIO), None)
+    if audio is None:
+        raise UserError(f"{where} has no audio")
+    found = _described(sample["__key__"], texts, where)
+    found.audio = f"{sample['__url__']}::{sample['__key__']}.{audio}"
+    wav = decode_audio(parts[audio], found.audio)
+    return found, wav
