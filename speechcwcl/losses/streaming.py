@@ -4,13 +4,14 @@ Every contrastive term here is ``mean_i logsumexp_j(s <a_i, b_j>)`` minus someth
 pairs, so this file holds the only work that grows with the square of the batch. It walks the
 ``N x M`` logits in chunks of rows that stay in the processor's cache. Up to ``memory`` bytes of
 exponentials are kept for the backward pass; what does not fit is computed again there. One matrix
-product yields both directions (rows: speech -> text, columns: text -> speech).
+product yields both directions (rows: speech -> text, columns: text -> speech). Where a target
+matrix is at hand, its share joins the gradient of the logits, and costs no product of its own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,11 +40,15 @@ def working_dtypes(*tensors: Tensor) -> tuple[torch.dtype, torch.dtype]:
     return torch.float32, torch.float32
 
 
-def product(a: Tensor, b: Tensor, accumulate: torch.dtype, out: Tensor | None = None) -> Tensor:
-    """``a @ b`` in ``accumulate`` precision, whatever precision the operands have."""
+def product(
+    a: Tensor, b: Tensor, accumulate: torch.dtype, out: Tensor | None = None, factor: float = 1.0
+) -> Tensor:
+    """``factor * a @ b`` in ``accumulate`` precision, whatever precision the operands have."""
     if a.dtype == accumulate:
-        return torch.mm(a, b, out=out) if out is not None else torch.mm(a, b)
-    result = torch.mm(a, b, out_dtype=accumulate)
+        if out is None:
+            return torch.mm(a, b) if factor == 1.0 else torch.mm(a, b).mul_(factor)
+        return out.addmm_(a, b, beta=0, alpha=factor)
+    result = torch.mm(a, b, out_dtype=accumulate).mul_(factor)
     return out.copy_(result) if out is not None else result
 
 
@@ -84,6 +89,7 @@ class _Plan:
     ids: Tensor | None = None
     scale: float = 1.0
     text_grad: bool = False
+    pulls: tuple[Tensor | None, ...] = ()  # (N, M) each, None the identity: see ``pair_sums``
 
     def spans(self, rows: int) -> Iterable[tuple[int, int]]:
         return ((lo, min(lo + self.chunk, rows)) for lo in range(0, rows, self.chunk))
@@ -97,14 +103,13 @@ class _Plan:
         same[rows - lo, rows] = False
         return same
 
-    def values(self, speech: Tensor, text: Tensor, lo: int, hi: int, out: Tensor | None) -> Tensor:
-        """Exponentials (bounded) or logits of rows ``lo..hi``: (hi - lo, M)."""
-        part = speech[lo:hi]
-        if part.dtype == self.accumulate:
-            block = product(part * self.scale, text.T, self.accumulate, out)
-        else:
-            block = product(part, text.T, self.accumulate, out).mul_(self.scale)
-        return block.exp_() if self.bounded else block
+    def logits(self, speech: Tensor, text: Tensor, lo: int, hi: int, out: Tensor | None) -> Tensor:
+        """Logits of rows ``lo..hi``: (hi - lo, M)."""
+        return product(speech[lo:hi], text.T, self.accumulate, out, self.scale)
+
+    def values(self, logits: Tensor) -> Tensor:
+        """What is summed and kept, in the place of the logits: their exponentials if bounded."""
+        return logits.exp_() if self.bounded else logits
 
 
 class _Accumulator:
@@ -120,6 +125,14 @@ class _Accumulator:
             self.sums[name] = torch.zeros(length, **new)
             if not plan.bounded:
                 self.peaks[name] = torch.full((length,), -math.inf, **new)
+        self.pulled = [torch.zeros((), **new) for _ in plan.pulls]
+
+    def pull(self, logits: Tensor, lo: int, hi: int) -> None:
+        for total, matrix in zip(self.pulled, self.plan.pulls, strict=True):
+            if matrix is None:
+                total += logits.diagonal(lo).sum()
+            else:
+                total += torch.dot(matrix[lo:hi].flatten(), logits.flatten())
 
     def add(self, block: Tensor, lo: int, hi: int) -> None:
         mask = self.plan.mask(lo, hi)
@@ -151,18 +164,21 @@ class _Accumulator:
 
 
 class _Weigher:
-    """Gradient of the log-sum-exps with respect to one chunk of logits.
+    """Gradient with respect to one chunk of logits.
 
     Args:
         plan: how the forward pass computed them.
         grads: incoming gradient of each wanted vector.
+        pulls: incoming gradient of the sum with each target matrix.
         lse: the vectors.
         rows: N.
         like: a tensor on the right device.
     """
 
-    def __init__(self, plan: _Plan, grads: dict, lse: dict, rows: int, like: Tensor) -> None:
-        self.plan, self.grads, self.lse = plan, grads, lse
+    def __init__(
+        self, plan: _Plan, grads: dict, pulls: list[float], lse: dict, rows: int, like: Tensor
+    ) -> None:
+        self.plan, self.grads, self.pulls, self.lse = plan, grads, pulls, lse
         if plan.bounded:
             self.factors = {name: grads[name] * torch.exp(-lse[name]) for name in grads}
         # One buffer for all chunks: fresh memory for each would cost a page fault every 4 KiB.
@@ -171,6 +187,15 @@ class _Weigher:
 
     def __call__(self, block: Tensor, lo: int, hi: int) -> Tensor:
         """Weights of rows ``lo..hi``: (hi - lo, M); valid until the next call."""
+        total = self._softmax(block, lo, hi)
+        for grad, matrix in zip(self.pulls, self.plan.pulls, strict=True):
+            if matrix is None:
+                total.diagonal(lo).add_(grad)
+            else:
+                total.add_(matrix[lo:hi], alpha=grad)
+        return total
+
+    def _softmax(self, block: Tensor, lo: int, hi: int) -> Tensor:
         plan, out = self.plan, self.buffer[: hi - lo]
         mask = plan.mask(lo, hi)
         plain = [name for name in ("rows", "columns") if name in self.grads]
@@ -225,11 +250,13 @@ class _PairLogSumExp(torch.autograd.Function):
         sums = _Accumulator(plan, rows, columns, speech)
         for lo, hi in plan.spans(rows):
             out = kept[lo:hi] if hi <= plan.kept else scratch[: hi - lo]
-            sums.add(plan.values(a, b, lo, hi, out), lo, hi)
+            logits = plan.logits(a, b, lo, hi, out)
+            sums.pull(logits, lo, hi)
+            sums.add(plan.values(logits), lo, hi)
         result = tuple(sums.logsumexp(name) for name in plan.wanted)
         ctx.plan = plan
         ctx.save_for_backward(speech, text, scale, kept, *result)
-        return result
+        return (*result, *sums.pulled)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -237,27 +264,28 @@ class _PairLogSumExp(torch.autograd.Function):
         plan: _Plan = ctx.plan
         speech, text, scale, kept, *values = ctx.saved_tensors
         lse = dict(zip(plan.wanted, values, strict=True))
-        peak = 1.0
+        peak = 1.0 / plan.scale  # so that the products below need no factor
         if plan.operand != plan.accumulate:
             # A common factor keeps the weights near 1, where half precision does not lose them.
             peak = max(float(g.abs().max()) for g in outputs) or 1.0
-        grads = {n: g / peak for n, g in zip(plan.wanted, outputs, strict=True)}
+        count = len(plan.wanted)
+        grads = {n: g / peak for n, g in zip(plan.wanted, outputs[:count], strict=True)}
+        pulls = [float(g) / peak for g in outputs[count:]]
         with torch.autocast(speech.device.type, enabled=False):
-            to_speech, to_text = _pull_back(plan, speech, text, kept, grads, lse)
+            weigh = _Weigher(plan, grads, pulls, lse, len(speech), text)
+            to_speech, to_text = _pull_back(plan, speech, text, kept, weigh)
         to_scale = None
         if ctx.needs_input_grad[2]:
             to_scale = ((speech * to_speech).sum() * peak).to(scale.dtype)
         factor = plan.scale * peak
-        return (
-            to_speech.mul_(factor).to(speech.dtype) if ctx.needs_input_grad[0] else None,
-            to_text.mul_(factor).to(text.dtype) if ctx.needs_input_grad[1] else None,
-            to_scale,
-            None,
-        )
+        if plan.operand != plan.accumulate:
+            to_speech.mul_(factor)
+            to_text = None if to_text is None else to_text.mul_(factor)
+        return to_speech, to_text, to_scale, None
 
 
 def _pull_back(
-    plan: _Plan, speech: Tensor, text: Tensor, kept: Tensor, grads: dict, lse: dict
+    plan: _Plan, speech: Tensor, text: Tensor, kept: Tensor, weigh: _Weigher
 ) -> tuple[Tensor, Tensor | None]:
     """Push logit gradients chunk by chunk onto both sides (still without the scale)."""
     a, b = speech.to(plan.operand), text.to(plan.operand)
@@ -268,10 +296,11 @@ def _pull_back(
     scratch = None
     if plan.kept < rows:
         scratch = torch.empty((min(plan.chunk, rows), columns), **new)
-    weigh = _Weigher(plan, grads, lse, rows, b)
     for lo, hi in plan.spans(rows):
         stored = hi <= plan.kept
-        block = kept[lo:hi] if stored else plan.values(a, b, lo, hi, scratch[: hi - lo])
+        block = kept[lo:hi] if stored else None
+        if block is None:
+            block = plan.values(plan.logits(a, b, lo, hi, scratch[: hi - lo]))
         weight = weigh(block, lo, hi).to(plan.operand)
         product(weight, b, plan.accumulate, to_speech[lo:hi])
         if to_text is not None:
@@ -314,16 +343,49 @@ def pair_logsumexp(
         >>> torch.allclose(lse["rows"], torch.logsumexp(10 * p @ q.T, 1), atol=1e-5)
         True
     """
+    return pair_sums(speech, text, scale, wanted=wanted, ids=ids, chunk=chunk, memory=memory)[0]
+
+
+def pair_sums(
+    speech: Tensor,
+    text: Tensor,
+    scale: Tensor | float,
+    *,
+    wanted: Iterable[str],
+    pulls: Sequence[Tensor | None] = (),
+    ids: Tensor | None = None,
+    chunk: int | None = None,
+    memory: int = DEFAULT_MEMORY,
+) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """``pair_logsumexp``, and ``sum_ij pull_ij * scale <speech_i, text_j>`` from the same logits.
+
+    The gradient of such a sum joins that of the log-sum-exps before the products that they need.
+
+    Args:
+        speech: as in ``pair_logsumexp``, and so are the others.
+        text: (M, dim).
+        scale: logit scale.
+        wanted: names from ``DIRECTIONS``.
+        pulls: constant matrices (N, M); None for the identity, which is the sum over the pairs.
+        ids: (N,) int64.
+        chunk: rows of logits at a time.
+        memory: bytes that may be kept for the backward pass.
+
+    Returns:
+        The vectors by name, and a 0-d tensor for each of ``pulls``.
+    """
     asked = tuple(name for name in DIRECTIONS if name in set(wanted))
     unmask = ids is None or not has_duplicates(ids)
     names = tuple(dict.fromkeys(_plain(n) if unmask else n for n in asked))
     accumulate = working_dtypes(speech, text)[1]
     scale = torch.as_tensor(scale, dtype=accumulate, device=speech.device)
     plan = _make_plan(speech, text, scale, names, None if unmask else ids, chunk, memory)
+    plan.pulls = tuple(None if m is None else m.detach().to(accumulate) for m in pulls)
     with torch.autocast(speech.device.type, enabled=False):
         result = _PairLogSumExp.apply(speech.to(accumulate), text.to(accumulate), scale, plan)
-    found = dict(zip(names, result, strict=True))
-    return {name: found[_plain(name) if unmask else name] for name in asked}
+    found = dict(zip(names, result[: len(names)], strict=True))
+    lse = {name: found[_plain(name) if unmask else name] for name in asked}
+    return lse, list(result[len(names) :])
 
 
 def _make_plan(

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from speechcwcl.errors import UserError, closest
-from speechcwcl.losses.streaming import chunk_rows
+from speechcwcl.losses.streaming import DEFAULT_MEMORY, chunk_rows
 
 _OPTIONS: dict[str, tuple[str, float] | None] = {
     "linear": None,
@@ -153,17 +153,20 @@ def _checked(name: str, option: str, value: object) -> float:
 
 
 class Targets:
-    """The target distributions ``Y`` (N, N) of a batch, as an operator that is never stored.
+    """The target distributions ``Y`` (N, N) of a batch.
 
-    ``apply(x) = Y x`` and ``apply_transposed(x) = Y^T x``. Linear weights with ``N > dim`` use
-    ``Y = diag(1 / W) (1 1^T + Q Q^T) / 2``, so both cost O(N dim^2); everything else is computed
-    chunk by chunk of rows.
+    There are three ways to them. Linear weights with ``N`` over ``2 dim`` use
+    ``Y = diag(1 / W) (1 1^T + Q Q^T) / 2``: ``apply`` and ``apply_transposed`` cost O(N dim^2) and
+    ``Y`` is never formed. Else, if the memory allows it, ``pulls`` gives ``Y`` as a matrix that
+    joins the gradient of the logits; that costs the product ``Q Q^T`` and no other. Else ``apply``
+    goes through ``Y`` chunk by chunk of rows.
 
     Args:
         text: (N, dim) unit-norm, detached.
         weighting: what turns cosines into weights.
         ids: (N,) int64, equal where transcripts are equal; read by ``same_text`` only.
         chunk: rows at a time; chosen to fit the cache when None.
+        memory: bytes that ``Y`` and the exponentials beside it may take together.
 
     Example:
         >>> import torch
@@ -180,16 +183,51 @@ class Targets:
         weighting: Weighting,
         ids: Tensor | None = None,
         chunk: int | None = None,
+        memory: int = DEFAULT_MEMORY,
     ) -> None:
         if text.dtype not in (torch.float32, torch.float64):
             text = text.float()
         self.text, self.weighting, self.ids = text.detach(), weighting, ids
-        self.closed = weighting.linear and text.shape[0] > text.shape[1]
         self.chunk = chunk_rows(text.shape[0], text.dtype, text.device, chunk)
-        self.mass: Tensor | None = None
-        if self.closed:
-            self.total = self.text.sum(0)
-            self.mass = (self.text @ self.total + len(text)) / 2
+        rows, dim = text.shape
+        self.folds = 2 * rows * rows * text.element_size() <= memory
+        if weighting.name == "identity" or (weighting.linear and rows > 2 * dim):
+            self.folds = False
+        self.closed = weighting.linear and rows > dim
+        self._matrix: Tensor | None = None
+        self._mass: Tensor | None = None
+
+    @property
+    def mass(self) -> Tensor:
+        """``W_i = sum_j w_ij`` of linear weights, (N,), without forming them."""
+        if self._mass is None:
+            self._mass = (self.text @ self.text.sum(0)).add_(len(self.text)).div_(2)
+        return self._mass
+
+    def matrix(self) -> Tensor:
+        """``Y`` itself, (N, N), made once."""
+        if self._matrix is None:
+            if self.weighting.linear:
+                self._matrix = gram(self.text).add_(1.0).div_(2 * self.mass[:, None])
+            else:
+                self._matrix = self.block(0, len(self.text))
+        return self._matrix
+
+    def pulls(self, anchor: str) -> list[Tensor]:
+        """What ``pair_sums`` is to multiply the logits with; nothing where ``apply`` is the way.
+
+        Args:
+            anchor: ``"speech"``, ``"text"`` or ``"both"`` (the sum of the two).
+
+        Returns:
+            One matrix (N, N), rows speech and columns text, or none.
+        """
+        if not self.folds:
+            return []
+        matrix = self.matrix()
+        if anchor == "speech":
+            return [matrix]
+        return [matrix.T.contiguous() if anchor == "text" else matrix + matrix.T]
 
     def apply(self, x: Tensor) -> Tensor:
         """``Y x``: (N, dim)."""
@@ -197,8 +235,8 @@ class Targets:
         if self.weighting.name == "identity":
             return x
         if self.closed:
-            mixed = torch.addmm(x.sum(0)[None, :], self.text, self.text.T @ x)
-            return mixed.div_(2 * self.mass[:, None])
+            inner = gram(self.text.T) if x is self.text else self.text.T @ x
+            return torch.addmm(x.sum(0)[None, :], self.text, inner).div_(2 * self.mass[:, None])
         result = torch.empty_like(x)
         for lo, hi in self._spans():
             torch.mm(self.block(lo, hi), x, out=result[lo:hi])
@@ -252,3 +290,26 @@ def matched(speech: Tensor, text: Tensor, targets: Targets, transposed: bool = F
             pull = (text.to(wide) * backward(speech)).sum()
             value = value + (pull - pull.detach())
         return value / len(speech)
+
+
+def gram(x: Tensor) -> Tensor:
+    """``x @ x.T``, on a CPU in quarters of which only those on and above the diagonal are computed.
+
+    That is 10 of 16 products; a GPU is faster with one.
+
+    Example:
+        >>> import torch
+        >>> gram(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        tensor([[ 5., 11.],
+                [11., 25.]])
+    """
+    rows = len(x)
+    if x.device.type != "cpu" or rows < 256:
+        return x @ x.T
+    found = torch.empty(rows, rows, dtype=x.dtype)
+    step = (rows + 3) // 4
+    for lo in range(0, rows, step):
+        hi = min(lo + step, rows)
+        torch.mm(x[lo:hi], x[lo:].T, out=found[lo:hi, lo:])
+        found[lo:hi, :lo] = found[:lo, lo:hi].T
+    return found

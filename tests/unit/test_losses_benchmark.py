@@ -11,6 +11,7 @@ TOOL = Path(__file__).parents[2] / "tools" / "benchmarks" / "loss.py"
 
 @pytest.fixture
 def tool(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOL.parent))
     spec = importlib.util.spec_from_file_location("loss_benchmark", TOOL)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
