@@ -92,9 +92,13 @@ def table(results: dict) -> str:
         f"`-`: would need more than {about['limit']:g} GiB.",
         "",
     ]
-    ratios = [f"{CONTENDERS[a].title} / {CONTENDERS[b].title}" for a, b in RATIOS]
+    pairs = [pair for pair in RATIOS if set(pair) <= set(names)]
+    ratios = [f"{CONTENDERS[a].title} / {CONTENDERS[b].title}" for a, b in pairs]
     lines += _head([CONTENDERS[n].title for n in names] + ratios)
-    lines += [_line(row, [_time(row, n) for n in names] + _ratios(row)) for row in rows]
+    for row in rows:
+        found = [ratio(row, *pair) for pair in pairs]
+        shown = ["-" if value is None else f"{value:.2f}" for value in found]
+        lines.append(_line(row, [_time(row, n) for n in names] + shown))
     measured = [n for n in names if not n.endswith("floor")]
     lines += ["", "Peak memory over the inputs (two of N x dim) and the gradient, MB:", ""]
     lines += _head(["inputs", *(CONTENDERS[n].title for n in measured)])
@@ -121,11 +125,6 @@ def _time(row: dict, name: str) -> str:
         return "-"
     times = "" if name == "floor" else f" ({ratio(row, name, 'floor'):.2f} x)"
     return f"{1000 * statistics.median(row['seconds'][name]):,.1f}{times}"
-
-
-def _ratios(row: dict) -> list[str]:
-    found = [ratio(row, *pair) for pair in RATIOS]
-    return ["-" if value is None else f"{value:.2f}" for value in found]
 
 
 def write(results: dict) -> None:
