@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from speechcwcl.errors import UserError, closest, require
 from speechcwcl.losses.checks import check_pair
-from speechcwcl.losses.streaming import chunk_rows
+from speechcwcl.losses.products import chunk_rows
 
 SOURCES = ("speech_text", "speech_speech")
 

@@ -17,63 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from speechcwcl.losses.products import chunk_rows, fits_range, product, working_dtypes, workspace
+
 DIRECTIONS = ("rows", "columns", "rows_masked", "columns_masked")
 DEFAULT_MEMORY = 512 * 2**20  # bytes of kept exponentials: N x N in float32 up to N = 11,585
-_CHUNK_BYTES = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
-
-
-def working_dtypes(*tensors: Tensor) -> tuple[torch.dtype, torch.dtype]:
-    """Return ``(operand dtype, accumulation dtype)`` for products of ``tensors``.
-
-    float64 stays. On a GPU, autocast or half-precision inputs give half-precision operands whose
-    product comes out in float32. Elsewhere everything is float32: a CPU has no product that takes
-    half precision and returns float32, and rounded logits would cost more than they save.
-    """
-    if any(t.dtype == torch.float64 for t in tensors):
-        return torch.float64, torch.float64
-    first = tensors[0]
-    if first.device.type == "cuda":
-        if torch.is_autocast_enabled("cuda"):
-            return torch.get_autocast_dtype("cuda"), torch.float32
-        if first.dtype in (torch.float16, torch.bfloat16):
-            return first.dtype, torch.float32
-    return torch.float32, torch.float32
-
-
-def product(
-    a: Tensor, b: Tensor, accumulate: torch.dtype, out: Tensor | None = None, factor: float = 1.0
-) -> Tensor:
-    """``factor * a @ b`` in ``accumulate`` precision, whatever precision the operands have."""
-    if a.dtype == accumulate:
-        if out is None:
-            return torch.mm(a, b) if factor == 1.0 else torch.mm(a, b).mul_(factor)
-        return out.addmm_(a, b, beta=0, alpha=factor)
-    result = torch.mm(a, b, out_dtype=accumulate).mul_(factor)
-    return out.copy_(result) if out is not None else result
-
-
-def fits_range(scale: float, columns: int, dtype: torch.dtype) -> bool:
-    """Whether ``exp`` of any logit within ``+-scale``, and a sum of them, stays in range.
-
-    Rows are unit-norm, so this bounds every logit and the usual shift by the maximum (one more
-    pass over the logits, and a second ``exp`` for the columns) can be left out. The backward pass
-    divides ``1 / columns`` by such a sum, which must not become subnormal either.
-    """
-    count, info = math.log(max(columns, 1)), torch.finfo(dtype)
-    above, below = math.log(info.max) - count, -math.log(info.tiny) - 2 * count
-    return 1.05 * scale < min(above, below) - 3.0
-
-
-def chunk_rows(columns: int, dtype: torch.dtype, device: torch.device, chunk: int | None) -> int:
-    """Rows of logits handled at a time: ``chunk`` if given, else what suits the cache.
-
-    Not under 128, since products of a few rows run at a fraction of the machine's speed.
-    """
-    if chunk is not None:
-        return max(1, chunk)
-    size = _CHUNK_BYTES.get(device.type, _CHUNK_BYTES["cuda"])
-    per_row = max(1, columns) * torch.finfo(dtype).bits // 8
-    return max(128, size // per_row)
 
 
 @dataclass
@@ -181,9 +128,7 @@ class _Weigher:
         self.plan, self.grads, self.pulls, self.lse = plan, grads, pulls, lse
         if plan.bounded:
             self.factors = {name: grads[name] * torch.exp(-lse[name]) for name in grads}
-        # One buffer for all chunks: fresh memory for each would cost a page fault every 4 KiB.
-        shape = (min(plan.chunk, rows), len(like))
-        self.buffer = torch.empty(shape, dtype=plan.accumulate, device=like.device)
+        self.buffer = workspace(min(plan.chunk, rows), len(like), plan.accumulate, like.device)
 
     def __call__(self, block: Tensor, lo: int, hi: int) -> Tensor:
         """Weights of rows ``lo..hi``: (hi - lo, M); valid until the next call."""
@@ -308,71 +253,47 @@ def _pull_back(
     return to_speech, to_text
 
 
-def pair_logsumexp(
+def pair_sums(
     speech: Tensor,
     text: Tensor,
     scale: Tensor | float,
     *,
     wanted: Iterable[str] = ("rows", "columns"),
+    pulls: Sequence[Tensor | None] = (),
     ids: Tensor | None = None,
     chunk: int | None = None,
     memory: int = DEFAULT_MEMORY,
-) -> dict[str, Tensor]:
-    """Log-sum-exp of ``scale * speech @ text.T`` along rows, columns or both.
+) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Log-sum-exp of the logits ``s <speech_i, text_j>`` along rows, columns or both, and pulls.
 
-    ``rows[i] = log sum_j exp(scale <speech_i, text_j>)`` and ``columns[j]`` the same over ``i``.
-    The ``_masked`` forms leave out pairs of different items that share a text (``ids``).
+    ``rows[i] = log sum_j exp(s <speech_i, text_j>)`` and ``columns[j]`` the same over ``i``. The
+    ``_masked`` forms leave out pairs of different items that share a text (``ids``). A pull is
+    ``sum_ij y_ij s <speech_i, text_j>``; its gradient joins that of the log-sum-exps before the
+    products that they need anyway.
 
     Args:
         speech: (N, dim) unit-norm.
         text: (M, dim) unit-norm; its gradient is computed only if it asks for one.
         scale: logit scale ``1 / tau``, a number or a 0-d tensor that may need a gradient.
         wanted: names from ``DIRECTIONS``.
+        pulls: constant matrices ``y`` (N, M); None for the identity, the sum over the pairs.
         ids: (N,) int64, equal where transcripts are equal; needs ``N == M``.
         chunk: rows of logits at a time; chosen to fit the cache when None.
         memory: bytes of exponentials that may be kept for the backward pass; 0 keeps none.
 
     Returns:
-        One vector for every name in ``wanted``, differentiable once.
+        One vector for every name in ``wanted``, and a 0-d tensor for each of ``pulls``;
+        differentiable once.
 
     Example:
         >>> import torch
         >>> p = torch.nn.functional.normalize(torch.randn(4, 8), dim=1)
         >>> q = torch.nn.functional.normalize(torch.randn(4, 8), dim=1)
-        >>> lse = pair_logsumexp(p, q, 10.0)
+        >>> lse, (pairs,) = pair_sums(p, q, 10.0, pulls=[None])
         >>> torch.allclose(lse["rows"], torch.logsumexp(10 * p @ q.T, 1), atol=1e-5)
         True
-    """
-    return pair_sums(speech, text, scale, wanted=wanted, ids=ids, chunk=chunk, memory=memory)[0]
-
-
-def pair_sums(
-    speech: Tensor,
-    text: Tensor,
-    scale: Tensor | float,
-    *,
-    wanted: Iterable[str],
-    pulls: Sequence[Tensor | None] = (),
-    ids: Tensor | None = None,
-    chunk: int | None = None,
-    memory: int = DEFAULT_MEMORY,
-) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """``pair_logsumexp``, and ``sum_ij pull_ij * scale <speech_i, text_j>`` from the same logits.
-
-    The gradient of such a sum joins that of the log-sum-exps before the products that they need.
-
-    Args:
-        speech: as in ``pair_logsumexp``, and so are the others.
-        text: (M, dim).
-        scale: logit scale.
-        wanted: names from ``DIRECTIONS``.
-        pulls: constant matrices (N, M); None for the identity, which is the sum over the pairs.
-        ids: (N,) int64.
-        chunk: rows of logits at a time.
-        memory: bytes that may be kept for the backward pass.
-
-    Returns:
-        The vectors by name, and a 0-d tensor for each of ``pulls``.
+        >>> torch.allclose(pairs, 10 * (p * q).sum(), atol=1e-5)
+        True
     """
     asked = tuple(name for name in DIRECTIONS if name in set(wanted))
     unmask = ids is None or not has_duplicates(ids)

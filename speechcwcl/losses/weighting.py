@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from speechcwcl.errors import UserError, closest
-from speechcwcl.losses.streaming import DEFAULT_MEMORY, chunk_rows
+from speechcwcl.losses.products import chunk_rows, gram
+from speechcwcl.losses.streaming import DEFAULT_MEMORY
 
 _OPTIONS: dict[str, tuple[str, float] | None] = {
     "linear": None,
@@ -195,22 +196,19 @@ class Targets:
             self.folds = False
         self.closed = weighting.linear and rows > dim
         self._matrix: Tensor | None = None
-        self._mass: Tensor | None = None
-
-    @property
-    def mass(self) -> Tensor:
-        """``W_i = sum_j w_ij`` of linear weights, (N,), without forming them."""
-        if self._mass is None:
-            self._mass = (self.text @ self.text.sum(0)).add_(len(self.text)).div_(2)
-        return self._mass
+        if weighting.linear:
+            self.total = self.text.sum(0)
+            with torch.autocast(text.device.type, enabled=False):
+                self.mass = (self.text @ self.total).add_(rows).div_(2)  # W_i = sum_j w_ij
 
     def matrix(self) -> Tensor:
         """``Y`` itself, (N, N), made once."""
         if self._matrix is None:
-            if self.weighting.linear:
-                self._matrix = gram(self.text).add_(1.0).div_(2 * self.mass[:, None])
-            else:
-                self._matrix = self.block(0, len(self.text))
+            with torch.autocast(self.text.device.type, enabled=False):
+                if self.weighting.linear:
+                    self._matrix = gram(self.text).add_(1.0).div_(2 * self.mass[:, None])
+                else:
+                    self._matrix = self.block(0, len(self.text))
         return self._matrix
 
     def pulls(self, anchor: str) -> list[Tensor]:
@@ -235,8 +233,10 @@ class Targets:
         if self.weighting.name == "identity":
             return x
         if self.closed:
-            inner = gram(self.text.T) if x is self.text else self.text.T @ x
-            return torch.addmm(x.sum(0)[None, :], self.text, inner).div_(2 * self.mass[:, None])
+            same = x.data_ptr() == self.text.data_ptr()
+            inner = gram(self.text.T) if same else self.text.T @ x
+            total = self.total if same else x.sum(0)
+            return torch.addmm(total[None, :], self.text, inner).div_(2 * self.mass[:, None])
         result = torch.empty_like(x)
         for lo, hi in self._spans():
             torch.mm(self.block(lo, hi), x, out=result[lo:hi])
@@ -290,26 +290,3 @@ def matched(speech: Tensor, text: Tensor, targets: Targets, transposed: bool = F
             pull = (text.to(wide) * backward(speech)).sum()
             value = value + (pull - pull.detach())
         return value / len(speech)
-
-
-def gram(x: Tensor) -> Tensor:
-    """``x @ x.T``, on a CPU in quarters of which only those on and above the diagonal are computed.
-
-    That is 10 of 16 products; a GPU is faster with one.
-
-    Example:
-        >>> import torch
-        >>> gram(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
-        tensor([[ 5., 11.],
-                [11., 25.]])
-    """
-    rows = len(x)
-    if x.device.type != "cpu" or rows < 256:
-        return x @ x.T
-    found = torch.empty(rows, rows, dtype=x.dtype)
-    step = (rows + 3) // 4
-    for lo in range(0, rows, step):
-        hi = min(lo + step, rows)
-        torch.mm(x[lo:hi], x[lo:].T, out=found[lo:hi, lo:])
-        found[lo:hi, :lo] = found[:lo, lo:hi].T
-    return found
