@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 from loss_contenders import CONTENDERS, PACKAGES, Case, Run, check, default_contenders, installed
-from loss_meters import Memory, describe, timed
+from loss_meters import Memory, describe, timed, warm_allocator
 
 from speechcwcl.files import atomic_write, read_json, read_text, write_json
 
@@ -51,6 +51,7 @@ def measure(rows: int, dim: int, names: list[str], options: argparse.Namespace) 
     for name, run in runs.items():
         first[name] = clock(lambda r=run, n=name: peaks.update({n: memory.measure(r)}))
         case.speech.grad = None
+    warm_allocator(options.device)
     rounds = int(options.seconds / max(sum(first.values()), 1e-9))
     rounds = max(options.rounds[0], min(options.rounds[1], rounds))
     # With no round to come (hours for the largest sizes) the run that took the memory counts.

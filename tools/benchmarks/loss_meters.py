@@ -52,6 +52,17 @@ class Memory:
             return None
 
 
+def warm_allocator(device: str) -> None:
+    """Let the C library keep freed memory, as it does in any process that has trained a step.
+
+    It keeps twice the largest block that was freed, up to 64 MiB. In a fresh process matrices of a
+    few MiB would go back to the system at every step, and their page faults would be timed.
+    """
+    if not device.startswith("cuda"):
+        block = torch.ones(31 * 2**18)  # just under the 32 MiB above which nothing is kept
+        del block
+
+
 def timed(run: Run, device: str, clock: str) -> float:
     """Seconds of one run.
 
