@@ -7,10 +7,14 @@ With unit-norm speech ``p_i`` and frozen text ``q_i``, scale ``s = 1 / tau``,
 
 Because ``sum_j w_ij / W_i = 1`` it equals, in value and in gradient::
 
-    L = (1/N) sum_i [ logsumexp_j( s <p_i, q_j> ) - s <p_i, t_i> ],      t_i = sum_j (w_ij / W_i)
-    q_j t_i = ( Q^T Q q_i / 2 + Q^T 1 / 2 ) / W_i,   W_i = ( <q_i, Q^T 1> + N ) / 2
+    L = (1/N) sum_i [ logsumexp_j( s <p_i, q_j> ) - s <p_i, t_i> ]
 
-so no ``N x N`` matrix of weights is needed, and the log-sum-exp is streamed (``streaming.py``).
+    t_i = sum_j (w_ij / W_i) q_j = ( Q^T Q q_i / 2 + Q^T 1 / 2 ) / W_i
+    W_i = ( <q_i, Q^T 1> + N ) / 2
+
+so no ``N x N`` matrix of weights is needed, and the log-sum-exp is streamed (``streaming.py``). In
+batches of up to twice the width the matrix costs less than ``Q^T Q`` and its product with ``Q``;
+there it is formed and joins the gradient of the logits (``weighting.Targets``).
 """
 
 from __future__ import annotations

@@ -34,11 +34,10 @@ def product(
     a: Tensor, b: Tensor, accumulate: torch.dtype, out: Tensor | None = None, factor: float = 1.0
 ) -> Tensor:
     """``factor * a @ b`` in ``accumulate`` precision, whatever precision the operands have."""
-    if a.dtype == accumulate:
-        if out is None:
-            return torch.mm(a, b) if factor == 1.0 else torch.mm(a, b).mul_(factor)
+    if a.dtype == accumulate and out is not None:
         return out.addmm_(a, b, beta=0, alpha=factor)
-    result = torch.mm(a, b, out_dtype=accumulate).mul_(factor)
+    result = torch.mm(a, b) if a.dtype == accumulate else torch.mm(a, b, out_dtype=accumulate)
+    result = result if factor == 1.0 else result.mul_(factor)
     return out.copy_(result) if out is not None else result
 
 

@@ -209,10 +209,11 @@ class _PairLogSumExp(torch.autograd.Function):
         plan: _Plan = ctx.plan
         speech, text, scale, kept, *values = ctx.saved_tensors
         lse = dict(zip(plan.wanted, values, strict=True))
-        peak = 1.0 / plan.scale  # so that the products below need no factor
-        if plan.operand != plan.accumulate:
-            # A common factor keeps the weights near 1, where half precision does not lose them.
-            peak = max(float(g.abs().max()) for g in outputs) or 1.0
+        # Gradients are divided by ``peak`` first and multiplied by ``scale * peak`` last. In full
+        # precision that is 1, which spares a pass; else it keeps the weights near 1, where half
+        # precision does not lose them.
+        half = plan.operand != plan.accumulate
+        peak = (max(float(g.abs().max()) for g in outputs) or 1.0) if half else 1.0 / plan.scale
         count = len(plan.wanted)
         grads = {n: g / peak for n, g in zip(plan.wanted, outputs[:count], strict=True)}
         pulls = [float(g) / peak for g in outputs[count:]]
@@ -222,17 +223,16 @@ class _PairLogSumExp(torch.autograd.Function):
         to_scale = None
         if ctx.needs_input_grad[2]:
             to_scale = ((speech * to_speech).sum() * peak).to(scale.dtype)
-        factor = plan.scale * peak
-        if plan.operand != plan.accumulate:
-            to_speech.mul_(factor)
-            to_text = None if to_text is None else to_text.mul_(factor)
+        if half:
+            to_speech.mul_(plan.scale * peak)
+            to_text = None if to_text is None else to_text.mul_(plan.scale * peak)
         return to_speech, to_text, to_scale, None
 
 
 def _pull_back(
     plan: _Plan, speech: Tensor, text: Tensor, kept: Tensor, weigh: _Weigher
 ) -> tuple[Tensor, Tensor | None]:
-    """Push logit gradients chunk by chunk onto both sides (still without the scale)."""
+    """Push the gradient of the logits chunk by chunk onto both sides."""
     a, b = speech.to(plan.operand), text.to(plan.operand)
     rows, columns = len(a), len(b)
     new = {"dtype": plan.accumulate, "device": a.device}

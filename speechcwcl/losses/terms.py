@@ -76,7 +76,10 @@ class Term(nn.Module):
         return ()
 
     def pulls(self, batch: Batch) -> list[Tensor | None]:
-        """Target matrices (N, N), none or one; it reads the sum as ``batch.pulled[name]``."""
+        """What it multiplies the logits with, none or one matrix (see ``streaming.pair_sums``).
+
+        It finds the sum as ``batch.pulled[name]``.
+        """
         return []
 
     def extra_repr(self) -> str:

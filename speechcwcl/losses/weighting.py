@@ -167,7 +167,8 @@ class Targets:
         weighting: what turns cosines into weights.
         ids: (N,) int64, equal where transcripts are equal; read by ``same_text`` only.
         chunk: rows at a time; chosen to fit the cache when None.
-        memory: bytes that ``Y`` and the exponentials beside it may take together.
+        memory: bytes that ``Y`` and the exponentials beside it may take together; where they do not
+            fit, ``Y`` is not formed.
 
     Example:
         >>> import torch
@@ -208,7 +209,9 @@ class Targets:
                 if self.weighting.linear:
                     self._matrix = gram(self.text).add_(1.0).div_(2 * self.mass[:, None])
                 else:
-                    self._matrix = self.block(0, len(self.text))
+                    self._matrix = self.text.new_empty(len(self.text), len(self.text))
+                    for lo, hi in self._spans():
+                        self._matrix[lo:hi] = self.block(lo, hi)
         return self._matrix
 
     def pulls(self, anchor: str) -> list[Tensor]:
