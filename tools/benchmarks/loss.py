@@ -90,7 +90,7 @@ def table(results: dict) -> str:
         "",
         "Milliseconds, forward + backward, medians of interleaved rounds; ratios are medians of "
         "the ratios within a round, `x` those to the floor; "
-        f"`-`: would need more than {about['limit']:g} GiB.",
+        f"`-`: not run, as what would need more than {about['limit']:g} GiB.",
         "",
     ]
     pairs = [pair for pair in RATIOS if set(pair) <= set(names)]
@@ -101,7 +101,7 @@ def table(results: dict) -> str:
         shown = ["-" if value is None else f"{value:.2f}" for value in found]
         lines.append(_line(row, [_time(row, n) for n in names] + shown))
     measured = [n for n in names if not n.endswith("floor")]
-    lines += ["", "Peak memory over the inputs (two of N x dim) and the gradient, MB:", ""]
+    lines += ["", "Peak memory over the inputs (two of N x dim), the gradient included, MB:", ""]
     lines += _head(["inputs", *(CONTENDERS[n].title for n in measured)])
     for row in rows:
         inputs = 2 * row["rows"] * row["dim"] * _BYTES[about["dtype"]] / 2**20
