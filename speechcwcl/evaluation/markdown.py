@@ -34,7 +34,11 @@ def results_markdown(
         parts += ["## Classification", markdown_table(*_detail_rows(runs, classified))]
     probed = [test for test in classified if any(f.probe for f in test.folders.values())]
     if probed:
-        parts += ["## Supervised reference", PROBE_NOTE, markdown_table(*_reference_rows(runs, probed))]
+        parts += [
+            "## Supervised reference",
+            PROBE_NOTE,
+            markdown_table(*_reference_rows(runs, probed)),
+        ]
     retrieved = [test for test in tests if test.is_retrieval]
     if retrieved:
         parts += ["## Retrieval", markdown_table(*_retrieval_rows(runs, retrieved))]

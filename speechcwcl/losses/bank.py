@@ -20,7 +20,7 @@ from torch import Tensor
 
 from speechcwcl.errors import UserError, require
 from speechcwcl.losses.checks import check_embeddings, check_ids
-from speechcwcl.losses.streaming import fits_range, product, working_dtypes
+from speechcwcl.losses.products import fits_range, product, working_dtypes
 from speechcwcl.losses.weighting import Weighting
 
 _BLOCK_BYTES = {"cpu": 12 * 2**20, "cuda": 256 * 2**20}

@@ -9,7 +9,7 @@ from speechcwcl.errors import UserError, closest
 from speechcwcl.losses.checks import check_pair, check_scale
 from speechcwcl.losses.cwcl import cwcl
 from speechcwcl.losses.sigmoid import sigmoid_pairs
-from speechcwcl.losses.streaming import DEFAULT_MEMORY, pair_logsumexp
+from speechcwcl.losses.streaming import DEFAULT_MEMORY, pair_sums
 
 DIRECTIONS = ("speech_to_text", "text_to_speech", "both")
 
@@ -77,11 +77,11 @@ def contrastive(
         "text_to_speech": ("columns_masked",),
         "both": ("rows_masked", "columns_masked"),
     }[check_direction(direction)]
-    lse = pair_logsumexp(
-        speech, text, scale, wanted=names, ids=text_ids, chunk=chunk, memory=memory
+    lse, (pairs,) = pair_sums(
+        speech, text, scale, wanted=names, pulls=[None], ids=text_ids, chunk=chunk, memory=memory
     )
     parts = [lse[name].mean() for name in names]
-    return sum(parts[1:], parts[0]) / len(parts) - scale * paired_cosine(speech, text)
+    return sum(parts[1:], parts[0]) / len(parts) - pairs / len(speech)
 
 
 def clip(speech: Tensor, text: Tensor, scale: Tensor | float, **options: object) -> Tensor:

@@ -7,10 +7,14 @@ With unit-norm speech ``p_i`` and frozen text ``q_i``, scale ``s = 1 / tau``,
 
 Because ``sum_j w_ij / W_i = 1`` it equals, in value and in gradient::
 
-    L = (1/N) sum_i [ logsumexp_j( s <p_i, q_j> ) - s <p_i, t_i> ],      t_i = sum_j (w_ij / W_i)
-    q_j t_i = ( Q^T Q q_i / 2 + Q^T 1 / 2 ) / W_i,   W_i = ( <q_i, Q^T 1> + N ) / 2
+    L = (1/N) sum_i [ logsumexp_j( s <p_i, q_j> ) - s <p_i, t_i> ]
 
-so no ``N x N`` matrix of weights is needed, and the log-sum-exp is streamed (``streaming.py``).
+    t_i = sum_j (w_ij / W_i) q_j = ( Q^T Q q_i / 2 + Q^T 1 / 2 ) / W_i
+    W_i = ( <q_i, Q^T 1> + N ) / 2
+
+so no ``N x N`` matrix of weights is needed, and the log-sum-exp is streamed (``streaming.py``). In
+batches of up to twice the width the matrix costs less than ``Q^T Q`` and its product with ``Q``;
+there it is formed and joins the gradient of the logits (``weighting.Targets``).
 """
 
 from __future__ import annotations
@@ -22,10 +26,12 @@ from torch import Tensor
 
 from speechcwcl.errors import UserError, closest
 from speechcwcl.losses.checks import check_pair, check_scale
-from speechcwcl.losses.streaming import DEFAULT_MEMORY, pair_logsumexp
+from speechcwcl.losses.streaming import DEFAULT_MEMORY, pair_sums
 from speechcwcl.losses.weighting import Targets, Weighting, matched
 
-ANCHORS = ("speech", "text", "both")
+# anchor -> the log-sum-exps that it reads, by their names in ``streaming.py``
+DIRECTIONS = {"speech": ("rows",), "text": ("columns",), "both": ("rows", "columns")}
+ANCHORS = tuple(DIRECTIONS)
 
 
 def check_anchor(anchor: str) -> str:
@@ -85,14 +91,49 @@ def cwcl(
     weighting = Weighting.parse(weighting)
     check_pair(speech, text, text_ids)
     check_scale(scale)
-    wanted = {"speech": ("rows",), "text": ("columns",), "both": ("rows", "columns")}[anchor]
-    lse = pair_logsumexp(speech, text, scale, wanted=wanted, chunk=chunk, memory=memory)
-    targets = Targets(text.detach(), weighting, text_ids, chunk)
-    parts = [
-        lse[name].mean() - scale * matched(speech, text, targets, transposed=name == "columns")
-        for name in wanted
-    ]
-    return sum(parts[1:], parts[0]) / len(parts)
+    targets = Targets(text, weighting, text_ids, chunk, memory)
+    lse, pulled = pair_sums(
+        speech,
+        text,
+        scale,
+        wanted=DIRECTIONS[anchor],
+        pulls=targets.pulls(anchor),
+        chunk=chunk,
+        memory=memory,
+    )
+    return weigh_up(speech, text, scale, anchor, lse, targets, pulled[0] if pulled else None)
+
+
+def weigh_up(
+    speech: Tensor,
+    text: Tensor,
+    scale: Tensor | float,
+    anchor: str,
+    lse: Mapping[str, Tensor],
+    targets: Targets,
+    pulled: Tensor | None,
+) -> Tensor:
+    """The loss from its log-sum-exps and its targets.
+
+    Args:
+        speech: (N, dim) unit-norm.
+        text: (N, dim) unit-norm.
+        scale: logit scale.
+        anchor: ``"speech"``, ``"text"`` or ``"both"``.
+        lse: what ``pair_sums`` found for ``DIRECTIONS[anchor]``.
+        targets: the target distributions.
+        pulled: the sum with ``targets.pulls(anchor)``, where there is one.
+
+    Returns:
+        The loss, 0-d.
+    """
+    names = DIRECTIONS[anchor]
+    total = sum((lse[name].mean() for name in names[1:]), lse[names[0]].mean())
+    if pulled is not None:
+        return (total - pulled / len(speech)) / len(names)
+    for name in names:
+        total = total - scale * matched(speech, text, targets, transposed=name == "columns")
+    return total / len(names)
 
 
 def cwcl_plain(

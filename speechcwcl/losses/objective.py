@@ -15,7 +15,7 @@ from speechcwcl.losses.bank import TextBank
 from speechcwcl.losses.checks import check_pair
 from speechcwcl.losses.gather import gather_rows, is_gathered, row_counts, world_size
 from speechcwcl.losses.scale import LogitScale, inverse
-from speechcwcl.losses.streaming import DEFAULT_MEMORY, pair_logsumexp
+from speechcwcl.losses.streaming import DEFAULT_MEMORY, pair_sums
 from speechcwcl.losses.terms import TERMS, Batch, CwclTerm, SiglipTerm, Term, accepted, build_term
 
 PRESETS: dict[str, dict[str, float]] = {
@@ -118,8 +118,7 @@ class ContrastiveObjective(nn.Module):
         values: dict[str, Tensor] = {}
         for scale, terms in self._groups():
             number = scale() if scale is not None else None
-            wanted = {name for term in terms for name in term.wanted(bank is not None)}
-            batch.lse = self._logsumexp(batch, number, wanted) if wanted else {}
+            self._contrast(batch, number, terms)
             values |= {term.name: term(batch, number) for term in terms}
         total = sum(term.weight * values[term.name] for term in self.terms.values())
         return LossOutput(
@@ -134,16 +133,24 @@ class ContrastiveObjective(nn.Module):
             groups.setdefault(id(scale), (scale, []))[1].append(term)
         return list(groups.values())
 
-    def _logsumexp(self, batch: Batch, scale: Tensor, wanted: set[str]) -> dict[str, Tensor]:
-        return pair_logsumexp(
+    def _contrast(self, batch: Batch, scale: Tensor | None, terms: list[Term]) -> None:
+        """Compute what these terms read from the logits of all pairs."""
+        batch.lse, batch.pulled = {}, {}
+        wanted = {name for term in terms for name in term.wanted(batch.bank is not None)}
+        if not wanted:
+            return
+        pulls = {term.name: pull for term in terms for pull in term.pulls(batch)}
+        batch.lse, pulled = pair_sums(
             batch.speech,
             batch.text,
             scale,
             wanted=wanted,
+            pulls=list(pulls.values()),
             ids=batch.ids,
             chunk=self.chunk,
             memory=self.memory,
         )
+        batch.pulled = dict(zip(pulls, pulled, strict=True))
 
     def _gathered(
         self, speech: Tensor, text: Tensor, ids: Tensor | None, bank: TextBank | None

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from speechcwcl.errors import UserError, closest, require
 from speechcwcl.losses.checks import check_pair
-from speechcwcl.losses.streaming import chunk_rows
+from speechcwcl.losses.products import chunk_rows
 
 SOURCES = ("speech_text", "speech_speech")
 
@@ -37,10 +37,9 @@ def relational(
 
     ``(1/N) sum_i KL( softmax_j(<q_i, q_j> / tau_t) || softmax_j(sim_ij / tau) )`` with
     ``sim_ij = <p_i, q_j>`` (``speech_text``) or ``<p_i, p_j>`` over ``j != i`` (``speech_speech``,
-    where ``<p_i, p_i>`` would say nothing).
-    Relation: ``speech_text`` has the gradient of CWCL with softmax weights of temperature
-        ``tau_t`` and scale
-    ``1 / tau``; it only subtracts the entropy of the targets, so that 0 is its least value.
+    where ``<p_i, p_i>`` would say nothing). Relation to CWCL: ``speech_text`` has the gradient of
+    CWCL with softmax weights of temperature ``tau_t`` and scale ``1 / tau``; it only subtracts the
+    entropy of the targets, so that 0 is its least value.
 
     Args:
         speech: (N, dim) unit-norm.

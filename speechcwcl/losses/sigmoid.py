@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from speechcwcl.losses.streaming import chunk_rows, has_duplicates, product, working_dtypes
+from speechcwcl.losses.products import chunk_rows, product, working_dtypes
+from speechcwcl.losses.streaming import has_duplicates
 
 
 class _SigmoidPairs(torch.autograd.Function):

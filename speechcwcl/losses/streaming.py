@@ -4,71 +4,23 @@ Every contrastive term here is ``mean_i logsumexp_j(s <a_i, b_j>)`` minus someth
 pairs, so this file holds the only work that grows with the square of the batch. It walks the
 ``N x M`` logits in chunks of rows that stay in the processor's cache. Up to ``memory`` bytes of
 exponentials are kept for the backward pass; what does not fit is computed again there. One matrix
-product yields both directions (rows: speech -> text, columns: text -> speech).
+product yields both directions (rows: speech -> text, columns: text -> speech). Where a target
+matrix is at hand, its share joins the gradient of the logits, and costs no product of its own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from speechcwcl.losses.products import chunk_rows, fits_range, product, working_dtypes, workspace
+
 DIRECTIONS = ("rows", "columns", "rows_masked", "columns_masked")
 DEFAULT_MEMORY = 512 * 2**20  # bytes of kept exponentials: N x N in float32 up to N = 11,585
-_CHUNK_BYTES = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
-
-
-def working_dtypes(*tensors: Tensor) -> tuple[torch.dtype, torch.dtype]:
-    """Return ``(operand dtype, accumulation dtype)`` for products of ``tensors``.
-
-    float64 stays. On a GPU, autocast or half-precision inputs give half-precision operands whose
-    product comes out in float32. Elsewhere everything is float32: a CPU has no product that takes
-    half precision and returns float32, and rounded logits would cost more than they save.
-    """
-    if any(t.dtype == torch.float64 for t in tensors):
-        return torch.float64, torch.float64
-    first = tensors[0]
-    if first.device.type == "cuda":
-        if torch.is_autocast_enabled("cuda"):
-            return torch.get_autocast_dtype("cuda"), torch.float32
-        if first.dtype in (torch.float16, torch.bfloat16):
-            return first.dtype, torch.float32
-    return torch.float32, torch.float32
-
-
-def product(a: Tensor, b: Tensor, accumulate: torch.dtype, out: Tensor | None = None) -> Tensor:
-    """``a @ b`` in ``accumulate`` precision, whatever precision the operands have."""
-    if a.dtype == accumulate:
-        return torch.mm(a, b, out=out) if out is not None else torch.mm(a, b)
-    result = torch.mm(a, b, out_dtype=accumulate)
-    return out.copy_(result) if out is not None else result
-
-
-def fits_range(scale: float, columns: int, dtype: torch.dtype) -> bool:
-    """Whether ``exp`` of any logit within ``+-scale``, and a sum of them, stays in range.
-
-    Rows are unit-norm, so this bounds every logit and the usual shift by the maximum (one more
-    pass over the logits, and a second ``exp`` for the columns) can be left out. The backward pass
-    divides ``1 / columns`` by such a sum, which must not become subnormal either.
-    """
-    count, info = math.log(max(columns, 1)), torch.finfo(dtype)
-    above, below = math.log(info.max) - count, -math.log(info.tiny) - 2 * count
-    return 1.05 * scale < min(above, below) - 3.0
-
-
-def chunk_rows(columns: int, dtype: torch.dtype, device: torch.device, chunk: int | None) -> int:
-    """Rows of logits handled at a time: ``chunk`` if given, else what suits the cache.
-
-    Not under 128, since products of a few rows run at a fraction of the machine's speed.
-    """
-    if chunk is not None:
-        return max(1, chunk)
-    size = _CHUNK_BYTES.get(device.type, _CHUNK_BYTES["cuda"])
-    per_row = max(1, columns) * torch.finfo(dtype).bits // 8
-    return max(128, size // per_row)
 
 
 @dataclass
@@ -84,6 +36,7 @@ class _Plan:
     ids: Tensor | None = None
     scale: float = 1.0
     text_grad: bool = False
+    pulls: tuple[Tensor | None, ...] = ()  # (N, M) each, None the identity: see ``pair_sums``
 
     def spans(self, rows: int) -> Iterable[tuple[int, int]]:
         return ((lo, min(lo + self.chunk, rows)) for lo in range(0, rows, self.chunk))
@@ -97,14 +50,13 @@ class _Plan:
         same[rows - lo, rows] = False
         return same
 
-    def values(self, speech: Tensor, text: Tensor, lo: int, hi: int, out: Tensor | None) -> Tensor:
-        """Exponentials (bounded) or logits of rows ``lo..hi``: (hi - lo, M)."""
-        part = speech[lo:hi]
-        if part.dtype == self.accumulate:
-            block = product(part * self.scale, text.T, self.accumulate, out)
-        else:
-            block = product(part, text.T, self.accumulate, out).mul_(self.scale)
-        return block.exp_() if self.bounded else block
+    def logits(self, speech: Tensor, text: Tensor, lo: int, hi: int, out: Tensor | None) -> Tensor:
+        """Logits of rows ``lo..hi``: (hi - lo, M)."""
+        return product(speech[lo:hi], text.T, self.accumulate, out, self.scale)
+
+    def values(self, logits: Tensor) -> Tensor:
+        """What is summed and kept, in the place of the logits: their exponentials if bounded."""
+        return logits.exp_() if self.bounded else logits
 
 
 class _Accumulator:
@@ -120,6 +72,14 @@ class _Accumulator:
             self.sums[name] = torch.zeros(length, **new)
             if not plan.bounded:
                 self.peaks[name] = torch.full((length,), -math.inf, **new)
+        self.pulled = [torch.zeros((), **new) for _ in plan.pulls]
+
+    def pull(self, logits: Tensor, lo: int, hi: int) -> None:
+        for total, matrix in zip(self.pulled, self.plan.pulls, strict=True):
+            if matrix is None:
+                total += logits.diagonal(lo).sum()
+            else:
+                total += torch.dot(matrix[lo:hi].flatten(), logits.flatten())
 
     def add(self, block: Tensor, lo: int, hi: int) -> None:
         mask = self.plan.mask(lo, hi)
@@ -151,26 +111,36 @@ class _Accumulator:
 
 
 class _Weigher:
-    """Gradient of the log-sum-exps with respect to one chunk of logits.
+    """Gradient with respect to one chunk of logits.
 
     Args:
         plan: how the forward pass computed them.
         grads: incoming gradient of each wanted vector.
+        pulls: incoming gradient of the sum with each target matrix.
         lse: the vectors.
         rows: N.
         like: a tensor on the right device.
     """
 
-    def __init__(self, plan: _Plan, grads: dict, lse: dict, rows: int, like: Tensor) -> None:
-        self.plan, self.grads, self.lse = plan, grads, lse
+    def __init__(
+        self, plan: _Plan, grads: dict, pulls: list[float], lse: dict, rows: int, like: Tensor
+    ) -> None:
+        self.plan, self.grads, self.pulls, self.lse = plan, grads, pulls, lse
         if plan.bounded:
             self.factors = {name: grads[name] * torch.exp(-lse[name]) for name in grads}
-        # One buffer for all chunks: fresh memory for each would cost a page fault every 4 KiB.
-        shape = (min(plan.chunk, rows), len(like))
-        self.buffer = torch.empty(shape, dtype=plan.accumulate, device=like.device)
+        self.buffer = workspace(min(plan.chunk, rows), len(like), plan.accumulate, like.device)
 
     def __call__(self, block: Tensor, lo: int, hi: int) -> Tensor:
         """Weights of rows ``lo..hi``: (hi - lo, M); valid until the next call."""
+        total = self._softmax(block, lo, hi)
+        for grad, matrix in zip(self.pulls, self.plan.pulls, strict=True):
+            if matrix is None:
+                total.diagonal(lo).add_(grad)
+            else:
+                total.add_(matrix[lo:hi], alpha=grad)
+        return total
+
+    def _softmax(self, block: Tensor, lo: int, hi: int) -> Tensor:
         plan, out = self.plan, self.buffer[: hi - lo]
         mask = plan.mask(lo, hi)
         plain = [name for name in ("rows", "columns") if name in self.grads]
@@ -225,11 +195,13 @@ class _PairLogSumExp(torch.autograd.Function):
         sums = _Accumulator(plan, rows, columns, speech)
         for lo, hi in plan.spans(rows):
             out = kept[lo:hi] if hi <= plan.kept else scratch[: hi - lo]
-            sums.add(plan.values(a, b, lo, hi, out), lo, hi)
+            logits = plan.logits(a, b, lo, hi, out)
+            sums.pull(logits, lo, hi)
+            sums.add(plan.values(logits), lo, hi)
         result = tuple(sums.logsumexp(name) for name in plan.wanted)
         ctx.plan = plan
         ctx.save_for_backward(speech, text, scale, kept, *result)
-        return result
+        return (*result, *sums.pulled)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -237,29 +209,30 @@ class _PairLogSumExp(torch.autograd.Function):
         plan: _Plan = ctx.plan
         speech, text, scale, kept, *values = ctx.saved_tensors
         lse = dict(zip(plan.wanted, values, strict=True))
-        peak = 1.0
-        if plan.operand != plan.accumulate:
-            # A common factor keeps the weights near 1, where half precision does not lose them.
-            peak = max(float(g.abs().max()) for g in outputs) or 1.0
-        grads = {n: g / peak for n, g in zip(plan.wanted, outputs, strict=True)}
+        # Gradients are divided by ``peak`` first and multiplied by ``scale * peak`` last. In full
+        # precision that is 1, which spares a pass; else it keeps the weights near 1, where half
+        # precision does not lose them.
+        half = plan.operand != plan.accumulate
+        peak = (max(float(g.abs().max()) for g in outputs) or 1.0) if half else 1.0 / plan.scale
+        count = len(plan.wanted)
+        grads = {n: g / peak for n, g in zip(plan.wanted, outputs[:count], strict=True)}
+        pulls = [float(g) / peak for g in outputs[count:]]
         with torch.autocast(speech.device.type, enabled=False):
-            to_speech, to_text = _pull_back(plan, speech, text, kept, grads, lse)
+            weigh = _Weigher(plan, grads, pulls, lse, len(speech), text)
+            to_speech, to_text = _pull_back(plan, speech, text, kept, weigh)
         to_scale = None
         if ctx.needs_input_grad[2]:
             to_scale = ((speech * to_speech).sum() * peak).to(scale.dtype)
-        factor = plan.scale * peak
-        return (
-            to_speech.mul_(factor).to(speech.dtype) if ctx.needs_input_grad[0] else None,
-            to_text.mul_(factor).to(text.dtype) if ctx.needs_input_grad[1] else None,
-            to_scale,
-            None,
-        )
+        if half:
+            to_speech.mul_(plan.scale * peak)
+            to_text = None if to_text is None else to_text.mul_(plan.scale * peak)
+        return to_speech, to_text, to_scale, None
 
 
 def _pull_back(
-    plan: _Plan, speech: Tensor, text: Tensor, kept: Tensor, grads: dict, lse: dict
+    plan: _Plan, speech: Tensor, text: Tensor, kept: Tensor, weigh: _Weigher
 ) -> tuple[Tensor, Tensor | None]:
-    """Push logit gradients chunk by chunk onto both sides (still without the scale)."""
+    """Push the gradient of the logits chunk by chunk onto both sides."""
     a, b = speech.to(plan.operand), text.to(plan.operand)
     rows, columns = len(a), len(b)
     new = {"dtype": plan.accumulate, "device": a.device}
@@ -268,10 +241,11 @@ def _pull_back(
     scratch = None
     if plan.kept < rows:
         scratch = torch.empty((min(plan.chunk, rows), columns), **new)
-    weigh = _Weigher(plan, grads, lse, rows, b)
     for lo, hi in plan.spans(rows):
         stored = hi <= plan.kept
-        block = kept[lo:hi] if stored else plan.values(a, b, lo, hi, scratch[: hi - lo])
+        block = kept[lo:hi] if stored else None
+        if block is None:
+            block = plan.values(plan.logits(a, b, lo, hi, scratch[: hi - lo]))
         weight = weigh(block, lo, hi).to(plan.operand)
         product(weight, b, plan.accumulate, to_speech[lo:hi])
         if to_text is not None:
@@ -279,39 +253,46 @@ def _pull_back(
     return to_speech, to_text
 
 
-def pair_logsumexp(
+def pair_sums(
     speech: Tensor,
     text: Tensor,
     scale: Tensor | float,
     *,
     wanted: Iterable[str] = ("rows", "columns"),
+    pulls: Sequence[Tensor | None] = (),
     ids: Tensor | None = None,
     chunk: int | None = None,
     memory: int = DEFAULT_MEMORY,
-) -> dict[str, Tensor]:
-    """Log-sum-exp of ``scale * speech @ text.T`` along rows, columns or both.
+) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Log-sum-exp of the logits ``s <speech_i, text_j>`` along rows, columns or both, and pulls.
 
-    ``rows[i] = log sum_j exp(scale <speech_i, text_j>)`` and ``columns[j]`` the same over ``i``.
-    The ``_masked`` forms leave out pairs of different items that share a text (``ids``).
+    ``rows[i] = log sum_j exp(s <speech_i, text_j>)`` and ``columns[j]`` the same over ``i``. The
+    ``_masked`` forms leave out pairs of different items that share a text (``ids``). A pull is
+    ``sum_ij y_ij s <speech_i, text_j>``; its gradient joins that of the log-sum-exps before the
+    products that they need anyway.
 
     Args:
         speech: (N, dim) unit-norm.
         text: (M, dim) unit-norm; its gradient is computed only if it asks for one.
         scale: logit scale ``1 / tau``, a number or a 0-d tensor that may need a gradient.
         wanted: names from ``DIRECTIONS``.
+        pulls: constant matrices ``y`` (N, M); None for the identity, the sum over the pairs.
         ids: (N,) int64, equal where transcripts are equal; needs ``N == M``.
         chunk: rows of logits at a time; chosen to fit the cache when None.
         memory: bytes of exponentials that may be kept for the backward pass; 0 keeps none.
 
     Returns:
-        One vector for every name in ``wanted``, differentiable once.
+        One vector for every name in ``wanted``, and a 0-d tensor for each of ``pulls``;
+        differentiable once.
 
     Example:
         >>> import torch
         >>> p = torch.nn.functional.normalize(torch.randn(4, 8), dim=1)
         >>> q = torch.nn.functional.normalize(torch.randn(4, 8), dim=1)
-        >>> lse = pair_logsumexp(p, q, 10.0)
+        >>> lse, (pairs,) = pair_sums(p, q, 10.0, pulls=[None])
         >>> torch.allclose(lse["rows"], torch.logsumexp(10 * p @ q.T, 1), atol=1e-5)
+        True
+        >>> torch.allclose(pairs, 10 * (p * q).sum(), atol=1e-5)
         True
     """
     asked = tuple(name for name in DIRECTIONS if name in set(wanted))
@@ -320,10 +301,12 @@ def pair_logsumexp(
     accumulate = working_dtypes(speech, text)[1]
     scale = torch.as_tensor(scale, dtype=accumulate, device=speech.device)
     plan = _make_plan(speech, text, scale, names, None if unmask else ids, chunk, memory)
+    plan.pulls = tuple(None if m is None else m.detach().to(accumulate) for m in pulls)
     with torch.autocast(speech.device.type, enabled=False):
         result = _PairLogSumExp.apply(speech.to(accumulate), text.to(accumulate), scale, plan)
-    found = dict(zip(names, result, strict=True))
-    return {name: found[_plain(name) if unmask else name] for name in asked}
+    found = dict(zip(names, result[: len(names)], strict=True))
+    lse = {name: found[_plain(name) if unmask else name] for name in asked}
+    return lse, list(result[len(names) :])
 
 
 def _make_plan(

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from speechcwcl.errors import UserError, closest, require
 from speechcwcl.losses.bank import TextBank
 from speechcwcl.losses.baselines import check_direction, paired_cosine
-from speechcwcl.losses.cwcl import check_anchor
+from speechcwcl.losses.cwcl import DIRECTIONS, check_anchor, weigh_up
 from speechcwcl.losses.gather import sum_over_ranks
 from speechcwcl.losses.relational import check_source, relational
 from speechcwcl.losses.scale import LogitScale
 from speechcwcl.losses.sigmoid import sigmoid_pairs
 from speechcwcl.losses.streaming import DEFAULT_MEMORY
-from speechcwcl.losses.weighting import Targets, Weighting, matched
+from speechcwcl.losses.weighting import Targets, Weighting
 
 
 @dataclass
@@ -34,12 +34,15 @@ class Batch:
     local: slice = field(default_factory=lambda: slice(None))  # this rank's own rows
     local_speech: Tensor | None = None  # the same rows before they were gathered, if they were
     lse: dict[str, Tensor] = field(default_factory=dict)
+    pulled: dict[str, Tensor] = field(default_factory=dict)  # by the name of the term
     _targets: dict[Weighting, Targets] = field(default_factory=dict)
 
     def targets(self, weighting: Weighting) -> Targets:
         """The target distributions under ``weighting``, computed once a batch."""
         if weighting not in self._targets:
-            self._targets[weighting] = Targets(self.text, weighting, self.ids, self.chunk)
+            self._targets[weighting] = Targets(
+                self.text, weighting, self.ids, self.chunk, self.memory
+            )
         return self._targets[weighting]
 
 
@@ -71,6 +74,13 @@ class Term(nn.Module):
     def wanted(self, bank: bool) -> tuple[str, ...]:
         """Which in-batch log-sum-exps it reads, given whether there is a text bank."""
         return ()
+
+    def pulls(self, batch: Batch) -> list[Tensor | None]:
+        """What it multiplies the logits with, none or one matrix (see ``streaming.pair_sums``).
+
+        It finds the sum as ``batch.pulled[name]``.
+        """
+        return []
 
     def extra_repr(self) -> str:
         """Show the weight."""
@@ -144,23 +154,25 @@ class CwclTerm(_BankTerm):
         self._set_bank(bank, negatives)
 
     def wanted(self, bank: bool) -> tuple[str, ...]:
-        names = {"speech": ("rows",), "text": ("columns",), "both": ("rows", "columns")}
-        return tuple(n for n in names[self.anchor] if n != "rows" or not self._takes(bank))
+        return DIRECTIONS.get(self._anchor_in_batch(bank), ())
+
+    def pulls(self, batch: Batch) -> list[Tensor | None]:
+        anchor = self._anchor_in_batch(batch.bank is not None)
+        return [] if anchor is None else batch.targets(self.weighting).pulls(anchor)
+
+    def _anchor_in_batch(self, bank: bool) -> str | None:
+        """What is left for the batch where the bank takes over the speech anchor."""
+        if self.anchor == "text" or not self._takes(bank):
+            return self.anchor
+        return "text" if self.anchor == "both" else None
 
     def forward(self, batch: Batch, scale: Tensor) -> Tensor:
-        parts = []
-        if self.anchor != "text":
-            if self._takes(batch.bank is not None):
-                parts.append(self.from_bank(batch, scale))
-            else:
-                parts.append(self._from_batch(batch, scale, "rows"))
-        if self.anchor != "speech":
-            parts.append(self._from_batch(batch, scale, "columns"))
-        return sum(parts[1:], parts[0]) / len(parts)
-
-    def _from_batch(self, batch: Batch, scale: Tensor, name: str) -> Tensor:
-        wanted = matched(batch.speech, batch.text, batch.targets(self.weighting), name == "columns")
-        return batch.lse[name].mean() - scale * wanted
+        anchor = self._anchor_in_batch(batch.bank is not None)
+        if anchor is None:
+            return self.from_bank(batch, scale)
+        targets, pulled = batch.targets(self.weighting), batch.pulled.get(self.name)
+        part = weigh_up(batch.speech, batch.text, scale, anchor, batch.lse, targets, pulled)
+        return part if anchor == self.anchor else (self.from_bank(batch, scale) + part) / 2
 
 
 class ContrastiveTerm(_BankTerm):
@@ -193,9 +205,12 @@ class ContrastiveTerm(_BankTerm):
             names.append("columns" + suffix)
         return tuple(names)
 
+    def pulls(self, batch: Batch) -> list[Tensor | None]:
+        return [None] if self.wanted(batch.bank is not None) else []
+
     def forward(self, batch: Batch, scale: Tensor) -> Tensor:
         parts = [
-            batch.lse[name].mean() - scale * paired_cosine(batch.speech, batch.text)
+            batch.lse[name].mean() - batch.pulled[self.name] / len(batch.speech)
             for name in self.wanted(batch.bank is not None)
         ]
         if self.direction != "text_to_speech" and self._takes(batch.bank is not None):

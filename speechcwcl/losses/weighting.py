@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from speechcwcl.errors import UserError, closest
-from speechcwcl.losses.streaming import chunk_rows
+from speechcwcl.losses.products import chunk_rows, gram
+from speechcwcl.losses.streaming import DEFAULT_MEMORY
 
 _OPTIONS: dict[str, tuple[str, float] | None] = {
     "linear": None,
@@ -153,17 +154,21 @@ def _checked(name: str, option: str, value: object) -> float:
 
 
 class Targets:
-    """The target distributions ``Y`` (N, N) of a batch, as an operator that is never stored.
+    """The target distributions ``Y`` (N, N) of a batch.
 
-    ``apply(x) = Y x`` and ``apply_transposed(x) = Y^T x``. Linear weights with ``N > dim`` use
-    ``Y = diag(1 / W) (1 1^T + Q Q^T) / 2``, so both cost O(N dim^2); everything else is computed
-    chunk by chunk of rows.
+    There are three ways to them. Linear weights with ``N`` over ``2 dim`` use
+    ``Y = diag(1 / W) (1 1^T + Q Q^T) / 2``: ``apply`` and ``apply_transposed`` cost O(N dim^2) and
+    ``Y`` is never formed. Else, if the memory allows it, ``pulls`` gives ``Y`` as a matrix that
+    joins the gradient of the logits; that costs the product ``Q Q^T`` and no other. Else ``apply``
+    goes through ``Y`` chunk by chunk of rows.
 
     Args:
         text: (N, dim) unit-norm, detached.
         weighting: what turns cosines into weights.
         ids: (N,) int64, equal where transcripts are equal; read by ``same_text`` only.
         chunk: rows at a time; chosen to fit the cache when None.
+        memory: bytes that ``Y`` and the exponentials beside it may take together; where they do not
+            fit, ``Y`` is not formed.
 
     Example:
         >>> import torch
@@ -180,16 +185,50 @@ class Targets:
         weighting: Weighting,
         ids: Tensor | None = None,
         chunk: int | None = None,
+        memory: int = DEFAULT_MEMORY,
     ) -> None:
         if text.dtype not in (torch.float32, torch.float64):
             text = text.float()
         self.text, self.weighting, self.ids = text.detach(), weighting, ids
-        self.closed = weighting.linear and text.shape[0] > text.shape[1]
         self.chunk = chunk_rows(text.shape[0], text.dtype, text.device, chunk)
-        self.mass: Tensor | None = None
-        if self.closed:
+        rows, dim = text.shape
+        self.folds = 2 * rows * rows * text.element_size() <= memory
+        if weighting.name == "identity" or (weighting.linear and rows > 2 * dim):
+            self.folds = False
+        self.closed = weighting.linear and rows > dim
+        self._matrix: Tensor | None = None
+        if weighting.linear:
             self.total = self.text.sum(0)
-            self.mass = (self.text @ self.total + len(text)) / 2
+            with torch.autocast(text.device.type, enabled=False):
+                self.mass = (self.text @ self.total).add_(rows).div_(2)  # W_i = sum_j w_ij
+
+    def matrix(self) -> Tensor:
+        """``Y`` itself, (N, N), made once."""
+        if self._matrix is None:
+            with torch.autocast(self.text.device.type, enabled=False):
+                if self.weighting.linear:
+                    self._matrix = gram(self.text).add_(1.0).div_(2 * self.mass[:, None])
+                else:
+                    self._matrix = self.text.new_empty(len(self.text), len(self.text))
+                    for lo, hi in self._spans():
+                        self._matrix[lo:hi] = self.block(lo, hi)
+        return self._matrix
+
+    def pulls(self, anchor: str) -> list[Tensor]:
+        """What ``pair_sums`` is to multiply the logits with; nothing where ``apply`` is the way.
+
+        Args:
+            anchor: ``"speech"``, ``"text"`` or ``"both"`` (the sum of the two).
+
+        Returns:
+            One matrix (N, N), rows speech and columns text, or none.
+        """
+        if not self.folds:
+            return []
+        matrix = self.matrix()
+        if anchor == "speech":
+            return [matrix]
+        return [matrix.T.contiguous() if anchor == "text" else matrix + matrix.T]
 
     def apply(self, x: Tensor) -> Tensor:
         """``Y x``: (N, dim)."""
@@ -197,8 +236,10 @@ class Targets:
         if self.weighting.name == "identity":
             return x
         if self.closed:
-            mixed = torch.addmm(x.sum(0)[None, :], self.text, self.text.T @ x)
-            return mixed.div_(2 * self.mass[:, None])
+            same = x.data_ptr() == self.text.data_ptr()
+            inner = gram(self.text.T) if same else self.text.T @ x
+            total = self.total if same else x.sum(0)
+            return torch.addmm(total[None, :], self.text, inner).div_(2 * self.mass[:, None])
         result = torch.empty_like(x)
         for lo, hi in self._spans():
             torch.mm(self.block(lo, hi), x, out=result[lo:hi])

@@ -121,6 +121,31 @@ def test_sampled_gradient_is_that_of_the_estimate():
     assert torch.autograd.gradcheck(estimate, (speech.detach().requires_grad_(), scale))
 
 
+@pytest.mark.parametrize("negatives", [20, 80])
+def test_sampled_gradient_is_that_of_the_whole_bank_on_average(negatives):
+    """The mean over draws meets the exact gradient up to the bias of the logarithm, of 1 / K.
+
+    Without the correction it stays far off, whatever the number of draws.
+    """
+    bank = _bank(count=400)
+    speech, text, ids = _batch(bank)
+    scale = 5.0
+    (exact,) = torch.autograd.grad(bank.logsumexp(speech, scale).sum(), speech)
+    # of which the own text, which is always there, is no part of what is drawn
+    generator, draws, plain = torch.Generator().manual_seed(4), 400, []
+    total = 0.0
+    for _ in range(draws):
+        total += bank.sampled_logsumexp(speech, text, scale, ids, negatives, generator).sum()
+        rows = bank.matrix[draw(len(bank), negatives, generator)]
+        own = scale * (speech * text).sum(1)
+        plain.append(torch.logaddexp(own, (scale * speech @ rows.T).logsumexp(1)).sum())
+    (found,) = torch.autograd.grad(total / draws, speech)
+    (uncorrected,) = torch.autograd.grad(sum(plain) / draws, speech)
+    gap = float((found - exact).norm() / exact.norm())
+    assert gap < 3.0 / negatives
+    assert float((uncorrected - exact).norm() / exact.norm()) > 5 * gap
+
+
 def test_sampling_everything_is_exact():
     bank = _bank(count=40)
     speech, text, ids = _batch(bank, size=4)

@@ -1,16 +1,21 @@
 """tools/benchmarks/loss.py runs, checks the contenders against each other and writes its table."""
 
+import dataclasses
 import importlib.util
 import json
+import sys
+import types
 from pathlib import Path
 
 import pytest
+import torch
 
 TOOL = Path(__file__).parents[2] / "tools" / "benchmarks" / "loss.py"
 
 
 @pytest.fixture
 def tool(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOL.parent))
     spec = importlib.util.spec_from_file_location("loss_benchmark", TOOL)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -30,11 +35,13 @@ def test_table_is_written_and_replaced(tool, tmp_path, capsys):
     text = tool.README.read_text(encoding="utf-8")
     assert text.startswith("# Benchmarks\n\nbefore\n")
     assert text.count("<!-- loss-cpu -->") == text.count("<!-- /loss-cpu -->") == 1
-    rows = [line for line in text.splitlines() if line.startswith(("| 32 ", "| 64 "))]
-    assert len(rows) == 2
-    head = next(line for line in text.splitlines() if line.startswith("| N "))
-    assert all(row.count("|") == head.count("|") for row in rows)
-    assert "plain CWCL formula" in head
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    times, memory = lines[:4], lines[4:]
+    for part in (times, memory):
+        assert [line.split("|")[1].strip() for line in part] == ["N", "---:", "32", "64"]
+        assert len({line.count("|") for line in part}) == 1
+        assert "plain CWCL formula" in part[0]
+    assert "our CWCL / our CLIP" in times[0]
     found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
     assert {row["rows"] for row in found["rows"]} == {32, 64}
 
@@ -47,7 +54,8 @@ def test_what_does_not_fit_is_left_out(tool, tmp_path, capsys):
 
 
 def test_missing_rivals_are_named(tool, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(tool, "NEEDS", {"open_clip": "no-such-package-here"})
+    absent = dataclasses.replace(tool.CONTENDERS["open_clip"], needs="no-such-package-here")
+    monkeypatch.setitem(tool.CONTENDERS, "open_clip", absent)
     tool.main(_words(tmp_path, "--only", "cwcl", "open_clip"))
     told = capsys.readouterr()
     assert "open_clip ClipLoss: left out, no-such-package-here is not installed" in told.err
@@ -55,6 +63,70 @@ def test_missing_rivals_are_named(tool, tmp_path, capsys, monkeypatch):
 
 
 def test_a_contender_that_computes_something_else_is_refused(tool, tmp_path, monkeypatch):
-    monkeypatch.setitem(tool.CONTENDERS, "plain", tool.CONTENDERS["clip"])
+    other = dataclasses.replace(tool.CONTENDERS["plain"], make=tool.CONTENDERS["clip"].make)
+    monkeypatch.setitem(tool.CONTENDERS, "plain", other)
     with pytest.raises(SystemExit, match="plain CWCL formula differs from our CWCL"):
         tool.main(_words(tmp_path, "--only", "cwcl", "plain"))
+
+
+@pytest.mark.parametrize(("rows", "dim"), [(24, 16), (60, 8)])  # Q Q^T, and Q^T Q
+def test_floors_are_the_products_that_are_needed(tool, rows, dim):
+    """Counted by PyTorch itself: two of N x N x dim, and what the targets add."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def flops(run):
+        with FlopCounterMode(display=False) as counter:
+            run()
+        return counter.get_total_flops()
+
+    case = tool.Case(rows, dim, "cpu", torch.float32, 7)
+    least = 2 * 2 * rows * rows * dim
+    assert flops(case.floor) == least
+    assert flops(case.cwcl_floor) == least + min(2 * rows * rows * dim, 4 * rows * dim * dim)
+
+
+def test_what_memory_cannot_keep_is_counted_twice(tool, monkeypatch):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    monkeypatch.setattr(sys.modules["loss_contenders"], "DEFAULT_MEMORY", 4 * 60 * 30)
+    case = tool.Case(60, 8, "cpu", torch.float32, 10)
+    with FlopCounterMode(display=False) as counter:
+        case.cwcl_floor()
+    expected = 2 * 2 * 60 * 60 * 8 + 4 * 60 * 8 * 8 + 2 * 30 * 60 * 8
+    assert counter.get_total_flops() == expected
+
+
+def test_a_gpu_is_timed_by_its_own_events(tool, monkeypatch):
+    """Between events in the queue, after what came before has ended; in seconds."""
+    told = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            told.append("event")
+
+        def elapsed_time(self, other):
+            assert told == ["wait", "event", "run", "event", "wait"]
+            return 250.0
+
+    cuda = types.SimpleNamespace(Event=Event, synchronize=lambda: told.append("wait"))
+    monkeypatch.setattr(torch, "cuda", cuda)
+    assert tool.timed(lambda: told.append("run"), "cuda:0", "wall") == 0.25
+
+
+def test_gpu_memory_is_what_torch_allocated(tool, monkeypatch):
+    cuda = types.SimpleNamespace(
+        synchronize=lambda: None,
+        reset_peak_memory_stats=lambda: None,
+        memory_allocated=lambda: 2**20,
+        max_memory_allocated=lambda: 4 * 2**20,
+    )
+    monkeypatch.setattr(torch, "cuda", cuda)
+    assert tool.Memory("cuda").measure(lambda: None) == 3.0
+
+
+def test_torch_compile_is_a_contender_on_a_gpu_only(tool):
+    assert "compiled" in tool.default_contenders("cuda:0")
+    assert "compiled" not in tool.default_contenders("cpu")

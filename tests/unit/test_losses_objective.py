@@ -112,13 +112,13 @@ def test_options_reach_the_terms_that_take_them():
 
 def test_each_scale_is_computed_once(monkeypatch):
     calls = []
-    real = objective_module.pair_logsumexp
+    real = objective_module.pair_sums
 
     def counted(*args, **options):
         calls.append(options["wanted"])
         return real(*args, **options)
 
-    monkeypatch.setattr(objective_module, "pair_logsumexp", counted)
+    monkeypatch.setattr(objective_module, "pair_sums", counted)
     speech, text = _pair()
     build_loss({"cwcl": 1, "cl": 1, "clip": 1, "supcon": 1})(speech, text, torch.arange(24))
     assert len(calls) == 1

@@ -1,0 +1,62 @@
+"""Two and four gloo ranks under torchrun have the gradient of one process, to 1e-6."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+CASES = [
+    "closed form",
+    "matrix of targets",
+    "even",
+    "equal transcripts",
+    "clip",
+    "siglip",
+    "supcon",
+    "mixed",
+    "bank",
+    "bank, both anchors",
+    "cached gradients",
+    "cached gradients, bank",
+]
+
+
+def torchrun(ranks, script, *words):
+    """Run a script on so many ranks of this machine."""
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
+         str(ranks), str(HERE / script), *map(str, words)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.fixture(scope="module", params=[2, 4], ids=["2 ranks", "4 ranks"])
+def errors(request, tmp_path_factory):
+    out = tmp_path_factory.mktemp("ranks") / "errors.json"
+    torchrun(request.param, "ranks.py", out)
+    return json.loads(out.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradient_of_one_process(errors, case):
+    assert errors[case] < 1e-6
+
+
+def test_without_a_gather_the_gradient_is_another(errors):
+    """The instrument sees an error when there is one."""
+    assert errors["wrong: nothing gathered"] > 0.1
+    assert set(errors) == {*CASES, "wrong: nothing gathered"}
+
+
+def test_a_speechbrain_brain_under_ddp(tmp_path):
+    """Training ends at the weights of one process, with whole batches and with cached gradients."""
+    torchrun(2, "brain_ranks.py", tmp_path / "gaps.json")
+    gaps = json.loads((tmp_path / "gaps.json").read_text(encoding="utf-8"))
+    assert set(gaps) == {f"{n}, accumulation {a}" for n in ("whole", "cached") for a in (1, 3)}
+    assert max(gaps.values()) < 1e-6
