@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import shutil
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -49,9 +50,13 @@ def export(
     needs("onnx", "onnxscript", *(["onnxruntime"] if int8 else []))
     with replace_folder(Path(folder)) as scratch:
         target = scratch / onnx_folder.MODEL
-        _write_graph(aligner, target)
         if int8:
-            _quantise(target)
+            exact = scratch / "exact" / onnx_folder.MODEL
+            exact.parent.mkdir()
+            _quantise(exact, target, external=_write_graph(aligner, exact))
+            shutil.rmtree(exact.parent)
+        else:
+            _write_graph(aligner, target)
         config = {
             "dim": aligner.dim,
             "sample_rate": 16000,
@@ -103,7 +108,8 @@ def largest_difference(
     return {**result, "cosine": cosine}
 
 
-def _write_graph(aligner: Aligner, target: Path) -> None:
+def _write_graph(aligner: Aligner, target: Path) -> bool:
+    """Write the exact graph; whether its tensors went into a file of their own."""
     device, training = aligner.device, aligner.training
     graph = SpeechGraph(aligner.cpu())
     # Two clips of unlike lengths: the exporter must not take a size for a constant.
@@ -131,14 +137,12 @@ def _write_graph(aligner: Aligner, target: Path) -> None:
         aligner.to(device).train(training)
     size = sum(t.numel() * t.element_size() for t in graph.state_dict().values())
     program.save(target, external_data=size > _INLINE)
+    return size > _INLINE
 
 
-def _quantise(target: Path) -> None:
-    """Quantise the matrix products in place; the exact graph is not kept."""
+def _quantise(exact: Path, target: Path, external: bool) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    exact = target.with_suffix(".exact")
-    target.rename(exact)
     with _quiet():
         quantize_dynamic(
             exact,
@@ -146,9 +150,8 @@ def _quantise(target: Path) -> None:
             op_types_to_quantize=["MatMul", "Gemm"],
             per_channel=True,
             weight_type=QuantType.QInt8,
-            use_external_data_format=target.with_suffix(".onnx.data").exists(),
+            use_external_data_format=external,
         )
-    exact.unlink()
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """The folder of an exported model: ``model.onnx`` and plain JSON, read with suspicion.
 
-``config.json`` names every other file with its size and sha256. An ONNX file holds a graph of known
-operators and runs no code of its own; files beside it that are not listed are not opened.
+``config.json`` names every other file with its size and sha256. An ONNX file is a graph of known
+operators and runs no code of its own; onnxruntime opens no file outside the folder for it.
 """
 
 from __future__ import annotations

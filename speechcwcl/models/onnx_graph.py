@@ -64,8 +64,9 @@ class SpeechGraph(nn.Module):
         wav = zero_beyond(wav, lengths)
         wav = zero_beyond(family.normalise(wav, lengths), lengths)
         # More behind every clip than the shortest one needs: no branch on the length, and at least
-        # one frame is left when those of the silence are taken out.
-        wav = F.pad(wav, (before, after + family.min_samples))
+        # two frames are left when those of the silence are taken out (an exporter takes a size of
+        # one for another case).
+        wav = F.pad(wav, (before, after + family.min_samples + family.hop))
         lengths = lengths + before + after
         lengths = lengths.clamp(min=family.min_samples)
         hidden, row_lengths, frame_lengths, merge = self.front(wav, lengths)

@@ -119,6 +119,7 @@ def build_clap(layers: int = 6, tokenizer: str | Path = TEXT, tiny: bool = False
     )
 
     words = AutoTokenizer.from_pretrained(resolve(tokenizer))
+    words.model_input_names = ["input_ids", "attention_mask"]  # CLAP's RoBERTa knows no others
     width = 16 if tiny else 48
     audio = ClapAudioConfig(
         patch_embeds_hidden_size=width,
@@ -136,6 +137,7 @@ def build_clap(layers: int = 6, tokenizer: str | Path = TEXT, tiny: bool = False
     torch.manual_seed(0)
     return ZeroShotAudioClassificationPipeline(
         model=ClapModel(config).eval(),
-        feature_extractor=ClapFeatureExtractor(),  # 48 kHz, 10 s, shorter clips repeated
+        # As laion/clap-htsat-unfused has it: 48 kHz, 10 s, shorter clips repeated.
+        feature_extractor=ClapFeatureExtractor(truncation="rand_trunc", padding="repeatpad"),
         tokenizer=words,
     )
