@@ -115,6 +115,9 @@ def _write_graph(aligner: Aligner, target: Path) -> bool:
     # Two clips of unlike lengths: the exporter must not take a size for a constant.
     wav, lengths = torch.zeros(2, 20000), torch.tensor([20000, 12000])
     free = torch.export.Dim.DYNAMIC
+    # torch's own transformer layers have a fused inference path, which no exporter knows.
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad(), _quiet():
             program = torch.onnx.export(
@@ -134,6 +137,7 @@ def _write_graph(aligner: Aligner, target: Path) -> bool:
         why = (str(error).strip().splitlines() or [repr(error)])[0]
         raise UserError(f"export: torch cannot export this {kind} encoder: {why}") from error
     finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
         aligner.to(device).train(training)
     size = sum(t.numel() * t.element_size() for t in graph.state_dict().values())
     program.save(target, external_data=size > _INLINE)
