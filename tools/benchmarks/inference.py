@@ -210,7 +210,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rivals", nargs="*", choices=["cascade", "clap"],
                         default=["cascade", "clap"])  # fmt: skip
     parser.add_argument("--seconds", nargs="+", type=float, default=[1.0, 10.0], help="of clips")
-    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--threads", nargs="*", type=int, default=[1, 2],
+                        help="none: measure nothing, make the table from FILE")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--budget", type=float, default=0.5,
                         help="processor seconds of a contender in a round")  # fmt: skip
@@ -224,7 +225,10 @@ def report(found: dict[str, Any], words: Sequence[str]) -> str:
     """The text for README.md."""
     command = "    python tools/benchmarks/inference.py " + " ".join(words)
     table = speed_table(found["speed"], found.get("accuracy", {}), found.get("sizes", {}))
-    told = "Clips per second by processor time (in brackets: by wall time), one clip at a time."
+    told = (
+        "Clips per second by processor time (in brackets: by wall time, on a machine that had "
+        "other work), one clip at a time; top-1 with its 95 % interval."
+    )
     lines = ratios(found["speed"])
     return "\n\n".join([machine(), command, told, table, "\n".join(f"- {x}" for x in lines)])
 
