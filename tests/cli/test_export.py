@@ -46,7 +46,7 @@ def test_export_check_and_use(saved, tmp_path, capsys):
 def test_a_check_that_fails_says_so(saved, tmp_path, capsys, monkeypatch):
     from speechcwcl.cli import export as verb
 
-    monkeypatch.setattr(verb, "export", lambda *_, **__: (tmp_path / "o").mkdir())
+    monkeypatch.setattr(verb, "export", lambda *_, **__: (tmp_path / "o").mkdir(exist_ok=True))
     monkeypatch.setattr(verb.OnnxAligner, "from_pretrained", lambda *_: None)
     far = {"alone": 2e-4, "padded": 0.0, "reversed": 0.0, "cosine": 1.0}
     monkeypatch.setattr(verb, "largest_difference", lambda *_: far)

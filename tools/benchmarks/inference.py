@@ -134,31 +134,43 @@ def measure(run: dict[str, Classify], wav: np.ndarray, rounds: int, seconds: flo
     return found
 
 
-def speed_table(speeds: dict[str, dict], accuracy: dict[str, dict], sizes: dict[str, float]) -> str:
-    """Clips per second, and how many times faster than the cascade, as markdown."""
+def speed_table(speeds: dict[str, dict], sizes: dict[str, float]) -> str:
+    """Clips per second of every contender, as markdown."""
     cases = list(speeds)
-    names = list(dict.fromkeys(name for case in cases for name in speeds[case]))
-    heads = [f"{case}: cpu (wall)" for case in cases]
-    sets = [name for name in accuracy if accuracy[name]]
-    heads += [f"{name} top-1" for name in sets]
-    lines = [f"| | MB | {' | '.join(heads)} |", "|---" * (2 + len(heads)) + "|"]
+    names = [name for name in TITLES if any(name in times for times in speeds.values())]
+    lines = [f"| clips per second: cpu (wall) | MB | {' | '.join(cases)} |"]
+    lines.append("|---" * (2 + len(cases)) + "|")
     for name in names:
         cells = [TITLES[name], f"{sizes[name]:.1f}" if name in sizes else ""]
         for case in cases:
             times = speeds[case].get(name)
             rate = [1 / statistics.median(times[key]) for key in ("cpu", "wall")] if times else []
             cells.append(f"{rate[0]:.1f} ({rate[1]:.1f})" if rate else "-")
-        cells += [_top1(accuracy[which].get(name)) for which in sets]
         lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def accuracy_table(accuracy: dict[str, dict]) -> str:
+    """Top-1 of every contender on every set, as markdown; empty where nothing is known."""
+    from accuracy import SETS
+
+    names = [name for name in TITLES if any(name in rows for rows in accuracy.values())]
+    if not names:
+        return ""
+    heads = [TITLES[name] for name in names] + ["the same, spelt"] * ("cascade" in names)
+    lines = [f"| zero-shot top-1 | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+    for which in [which for which in SETS if which in accuracy]:
+        rows = [accuracy[which].get(name) for name in names]
+        rows += [(accuracy[which].get("cascade") or {}).get("spelt")] * ("cascade" in names)
+        lines.append(f"| {' | '.join([SETS[which][0], *map(_top1, rows)])} |")
     return "\n".join(lines)
 
 
 def _top1(row: dict | None) -> str:
     if not row:
-        return ""
+        return "-"
     low, high = (100 * value for value in row["top1_interval"])
-    text = f"{100 * row['top1']:.1f} % [{low:.1f}, {high:.1f}] of {row['n']}"
-    return text + (f"; spelt {100 * row['spelt']['top1']:.1f} %" if "spelt" in row else "")
+    return f"{100 * row['top1']:.1f} % [{low:.1f}, {high:.1f}] of {row['n']}"
 
 
 def ratios(speeds: dict[str, dict]) -> list[str]:
@@ -224,13 +236,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def report(found: dict[str, Any], words: Sequence[str]) -> str:
     """The text for README.md."""
     command = "    python tools/benchmarks/inference.py " + " ".join(words)
-    table = speed_table(found["speed"], found.get("accuracy", {}), found.get("sizes", {}))
+    tables = [speed_table(found["speed"], found.get("sizes", {}))]
+    tables += [table] if (table := accuracy_table(found.get("accuracy", {}))) else []
     told = (
         "Clips per second by processor time (in brackets: by wall time, on a machine that had "
         "other work), one clip at a time; top-1 with its 95 % interval."
     )
-    lines = ratios(found["speed"])
-    return "\n\n".join([machine(), command, told, table, "\n".join(f"- {x}" for x in lines)])
+    lines = "\n".join(f"- {line}" for line in ratios(found["speed"]))
+    return "\n\n".join([machine(), command, told, tables[0], lines, *tables[1:]])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
