@@ -19,7 +19,7 @@ from speechcwcl.models.audio_input import Audio, embed_all
 from speechcwcl.models.pooling import build_pooling, build_projection
 from speechcwcl.models.sources import resolve
 from speechcwcl.models.speech import SpeechEncoder
-from speechcwcl.models.text import TextEncoder, TextInfo, describe_text
+from speechcwcl.models.text import TextEncoder, TextInfo, describe_text, load_described
 from speechcwcl.models.towers import speech_from_tower, write_towers
 
 MAX_SCALE = 100.0
@@ -148,13 +148,7 @@ class Aligner(nn.Module):
     def text_encoder(self) -> TextEncoder:
         """The text encoder, loaded when first asked for."""
         if not self._text:
-            encoder = TextEncoder.from_pretrained(self.text_info.source, self.text_info.pooling)
-            if encoder.hash != self.text_info.hash:
-                raise UserError(
-                    f"text encoder {self.text_info.source!r}: not the one this model was trained "
-                    "with (its hash differs)"
-                )
-            self._text.append(encoder)
+            self._text.append(load_described(self.text_info))
         return self._text[0].to(self.device)
 
     def drop_text_encoder(self) -> None:

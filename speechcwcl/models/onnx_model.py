@@ -15,7 +15,7 @@ from speechcwcl.errors import UserError
 from speechcwcl.models import onnx_folder
 from speechcwcl.models.audio_input import Audio, embed_all
 from speechcwcl.models.onnx_extra import needs
-from speechcwcl.models.text import TextEncoder, TextInfo
+from speechcwcl.models.text import TextEncoder, TextInfo, load_described
 from speechcwcl.models.zeroshot import ZeroShot
 
 
@@ -87,13 +87,7 @@ class OnnxAligner(ZeroShot):
     def text_encoder(self) -> TextEncoder:
         """The text encoder, loaded when first asked for."""
         if not self._text:
-            encoder = TextEncoder.from_pretrained(self.text_info.source, self.text_info.pooling)
-            if encoder.hash != self.text_info.hash:
-                raise UserError(
-                    f"text encoder {self.text_info.source!r}: not the one this model was trained "
-                    "with (its hash differs)"
-                )
-            self._text.append(encoder)
+            self._text.append(load_described(self.text_info))
         return self._text[0]
 
     def embed_speech(self, wav: Tensor | np.ndarray, lengths: Tensor | np.ndarray) -> np.ndarray:
