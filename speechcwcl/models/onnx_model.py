@@ -34,7 +34,7 @@ class OnnxAligner(ZeroShot):
     def __init__(self, session: Any, config: dict[str, Any], text_info: TextInfo):
         self._session = session
         self._text: list[TextEncoder] = []
-        self._mean = np.asarray(config["text_mean"], dtype=np.float32)
+        self._mean = torch.tensor(config["text_mean"], dtype=torch.float32)
         self.config = config
         self.text_info = text_info
         self.dim: int = config["dim"]
