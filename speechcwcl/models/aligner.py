@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from speechcwcl.errors import UserError
 from speechcwcl.models import folder as folders
-from speechcwcl.models.audio_input import Audio, batches, load_batch, samples
+from speechcwcl.models.audio_input import Audio, embed_all
 from speechcwcl.models.pooling import build_pooling, build_projection
 from speechcwcl.models.sources import locate
 from speechcwcl.models.speech import SpeechEncoder
-from speechcwcl.models.text import TextEncoder, TextInfo, describe_text
+from speechcwcl.models.text import TextEncoder, TextInfo, describe_text, load_described
 from speechcwcl.models.towers import speech_from_tower, write_towers
 from speechcwcl.models.zeroshot import ZeroShot
 
@@ -151,13 +150,7 @@ class Aligner(ZeroShot, nn.Module):
     def text_encoder(self) -> TextEncoder:
         """The text encoder, loaded when first asked for."""
         if not self._text:
-            encoder = TextEncoder.from_pretrained(self.text_info.source, self.text_info.pooling)
-            if encoder.hash != self.text_info.hash:
-                raise UserError(
-                    f"text encoder {self.text_info.source!r}: not the one this model was trained "
-                    "with (its hash differs)"
-                )
-            self._text.append(encoder)
+            self._text.append(load_described(self.text_info))
         return self._text[0].to(self.device)
 
     def drop_text_encoder(self) -> None:
@@ -176,18 +169,19 @@ class Aligner(ZeroShot, nn.Module):
         Returns:
             (batch, dim) unit norm.
         """
-        return self._head(*self.speech_encoder(wav, lengths))
+        return self.head(*self.speech_encoder(wav, lengths))
 
     def embed_features(self, feats: Tensor, frame_lengths: Tensor) -> Tensor:
         """As :meth:`embed_speech`, from ``speech_encoder.frozen_features`` (cached)."""
         feats, frame_lengths = feats.to(self.device), frame_lengths.to(self.device)
-        return self._head(*self.speech_encoder.from_features(feats, frame_lengths))
+        return self.head(*self.speech_encoder.from_features(feats, frame_lengths))
 
     def forward(self, wav: Tensor, lengths: Tensor) -> Tensor:
         """Same as :meth:`embed_speech`."""
         return self.embed_speech(wav, lengths)
 
-    def _head(self, frames: Tensor, frame_lengths: Tensor) -> Tensor:
+    def head(self, frames: Tensor, frame_lengths: Tensor) -> Tensor:
+        """(batch, frames, width) of the speech encoder and their lengths -> (batch, dim)."""
         projected = self.projection(self.pooling(frames, frame_lengths))
         return nn.functional.normalize(projected.float(), dim=-1)
 
@@ -213,23 +207,19 @@ class Aligner(ZeroShot, nn.Module):
         Returns:
             (recordings, dim) float32 unit norm, in the order given.
         """
-        audio = list(audio)
-        rows = np.zeros((len(audio), self.dim), dtype=np.float32)
-        sizes = [samples(item, index, sample_rate) for index, item in enumerate(audio)]
         training = self.training
         self.eval()
         try:
-            with tqdm(
-                total=len(audio), desc="embed speech", unit="clip", disable=not progress
-            ) as bar:
-                for chosen in batches(sizes, batch_seconds):
-                    wav, lengths = load_batch([(i, audio[i]) for i in chosen], sample_rate)
-                    embedded = self.embed_speech(wav.to(self.device), lengths.to(self.device))
-                    rows[chosen] = embedded.cpu().numpy()
-                    bar.update(len(chosen))
+            return embed_all(
+                audio,
+                self.dim,
+                lambda *batch: self.embed_speech(*(t.to(self.device) for t in batch)).cpu().numpy(),
+                batch_seconds=batch_seconds,
+                sample_rate=sample_rate,
+                progress=progress,
+            )
         finally:
             self.train(training)
-        return rows
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:

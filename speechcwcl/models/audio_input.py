@@ -3,16 +3,49 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from speechcwcl.errors import UserError
 
 Audio = str | os.PathLike | np.ndarray | Tensor
 _RATE = 16000
+
+
+def embed_all(
+    audio: Sequence[Audio],
+    dim: int,
+    embed: Callable[[Tensor, Tensor], np.ndarray],
+    *,
+    batch_seconds: float,
+    sample_rate: int,
+    progress: bool = False,
+) -> np.ndarray:
+    """Embed recordings in batches of similar length.
+
+    Args:
+        audio: files, or one-dimensional arrays or tensors.
+        dim: width of an embedding.
+        embed: (batch, samples) and (batch,) lengths -> (batch, dim).
+        batch_seconds: most seconds of audio, padding included, in one batch.
+        sample_rate: of the arrays, in Hz.
+        progress: show a progress bar.
+
+    Returns:
+        (recordings, dim) float32, in the order given.
+    """
+    audio = list(audio)
+    rows = np.zeros((len(audio), dim), dtype=np.float32)
+    sizes = [samples(item, index, sample_rate) for index, item in enumerate(audio)]
+    with tqdm(total=len(audio), desc="embed speech", unit="clip", disable=not progress) as bar:
+        for chosen in batches(sizes, batch_seconds):
+            rows[chosen] = embed(*load_batch([(i, audio[i]) for i in chosen], sample_rate))
+            bar.update(len(chosen))
+    return rows
 
 
 def samples(item: Audio, index: int, sample_rate: int) -> int:

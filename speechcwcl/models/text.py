@@ -284,3 +284,18 @@ def _pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
     if pooling == "max":
         return hidden.masked_fill(weights == 0, -torch.inf).amax(dim=1)
     return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def load_described(info: TextInfo) -> TextEncoder:
+    """Load the text encoder of a description.
+
+    Raises:
+        UserError: it cannot be had, or it is not the one that was described (its hash differs).
+    """
+    encoder = TextEncoder.from_pretrained(info.source, info.pooling)
+    if encoder.hash != info.hash:
+        raise UserError(
+            f"text encoder {info.source!r}: not the one this model was trained with (its hash "
+            "differs)"
+        )
+    return encoder

@@ -106,7 +106,7 @@ def test_whisper_long_clip_in_windows(folders):
     # The second window of the two-second clip, computed by hand through the parts.
     family = encoder.family
     mel, frames = family.log_mel(*pad([waves[2]]))
-    window = family._convolve(mel[..., 100:], frames - 100)
+    window = family.convolve(mel[..., 100:], frames - 100)
     context = family.context(window, torch.tensor([50]))
     for index in range(encoder.depth):
         window = family.layer(index, window, context)

@@ -340,6 +340,7 @@ def test_the_table_is_complete():
         "all-MiniLM-L6-v2",
         "all-mpnet-base-v2",
         "whisper-tiny.en",
+        "whisper-tiny.en-tokenizer",
         "whisper-base",
         "moonshine-tiny",
     }

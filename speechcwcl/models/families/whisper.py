@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import pi
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,8 @@ class LogMel:
             norm="slaney",
             mel_scale="slaney",
         )
-        self._filters = torch.from_numpy(filters).float().T.contiguous()
+        self.hop = _HOP
+        self.filters = torch.from_numpy(filters).float().T.contiguous()
         self._window = torch.hann_window(_FFT)
 
     def __call__(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,18 +53,40 @@ class LogMel:
         Returns:
             (batch, mels, frames) at 100 Hz, zero beyond each clip, and (batch,) frame counts.
         """
+        most = int(torch.div(lengths, _HOP, rounding_mode="floor").max())
+        return self.from_power(self._power, wav, lengths, most)
+
+    def from_power(
+        self, power: Callable[[Tensor], Tensor], wav: Tensor, lengths: Tensor, most: int
+    ) -> tuple[Tensor, Tensor]:
+        """As calling it, with another way to the power spectrum.
+
+        Args:
+            power: (batch, samples) -> (batch, frequencies, frames), no padding at the ends.
+            wav: (batch, samples).
+            lengths: (batch,).
+            most: frames to compute, at least those of the longest clip.
+        """
         frames = torch.div(lengths, _HOP, rounding_mode="floor")
-        most = int(frames.max())
-        filters, window = self._filters.to(wav.device), self._window.to(wav.device)
         padded = _reflect(wav.float(), lengths, (most - 1) * _HOP + _FFT)
-        spectrum = torch.stft(padded, _FFT, _HOP, window=window, center=False, return_complex=True)
-        power = torch.view_as_real(spectrum).square().sum(-1)
-        mel = (filters @ power).clamp_(min=1e-10).log10_()
+        mel = (self.filters.to(wav.device) @ power(padded)).clamp(min=1e-10).log10()
         floor = mel.masked_fill(
             torch.arange(most, device=wav.device) >= frames[:, None, None], -torch.inf
         )
         mel = torch.maximum(mel, floor.amax(dim=(1, 2), keepdim=True) - 8.0)
         return zero_beyond((mel + 4.0) / 4.0, frames, axis=-1), frames
+
+    def _power(self, padded: Tensor) -> Tensor:
+        window = self._window.to(padded.device)
+        spectrum = torch.stft(padded, _FFT, _HOP, window=window, center=False, return_complex=True)
+        return torch.view_as_real(spectrum).square().sum(-1)
+
+    def fourier_basis(self) -> Tensor:
+        """(2 x frequencies, 1, window): windowed cosines, then sines, for a runtime with no FFT."""
+        step = torch.arange(_FFT, dtype=torch.float64)
+        angle = torch.arange(1 + _FFT // 2, dtype=torch.float64)[:, None] * step * (2 * pi / _FFT)
+        basis = torch.cat([angle.cos(), angle.sin()]) * self._window.double()
+        return basis.float()[:, None]
 
 
 def _reflect(wav: Tensor, lengths: Tensor, size: int) -> Tensor:
@@ -136,11 +161,12 @@ class Whisper(Family):
         parts = []
         for index in range(count):
             part = mel[..., index * window : (index + 1) * window]
-            parts.append(self._convolve(part, (mel_frames - index * window).clamp(min=0)))
+            parts.append(self.convolve(part, (mel_frames - index * window).clamp(min=0)))
         # An odd frame count only occurs in a clip's last window, so the windows' counts add up.
         return torch.cat(parts, dim=1), torch.div(mel_frames + 1, 2, rounding_mode="floor")
 
-    def _convolve(self, mel: Tensor, mel_frames: Tensor) -> Tensor:
+    def convolve(self, mel: Tensor, mel_frames: Tensor) -> Tensor:
+        """(batch, mels, frames) of at most a window -> (batch, frames / 2, dim), positions in."""
         model = self.model
         hidden = F.gelu(model.conv1(mel.to(model.conv1.weight.dtype)))
         # The second convolution must see zeros after the clip, as it does when it is alone.

@@ -1,0 +1,175 @@
+"""Writing the speech side of a model as ONNX, exact or with 8-bit weights."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from speechcwcl.errors import UserError
+from speechcwcl.models import onnx_folder
+from speechcwcl.models.aligner import Aligner
+from speechcwcl.models.audio_input import embed_all
+from speechcwcl.models.folder import replace_folder
+from speechcwcl.models.onnx_extra import needs
+from speechcwcl.models.onnx_graph import SpeechGraph
+
+OPSET = 18
+# A protobuf file ends at 2 GiB; larger models get their tensors into a second file.
+_INLINE = 1_800_000_000
+
+
+def export(
+    aligner: Aligner, folder: str | Path, *, int8: bool = False, info: dict[str, Any] | None = None
+) -> None:
+    """Write a folder that :class:`~speechcwcl.models.onnx_model.OnnxAligner` opens.
+
+    The graph takes ``wav`` (batch, samples) float32 at 16 kHz and ``lengths`` (batch,) int64, of
+    any batch and length, and gives ``embeddings`` (batch, dim) of unit norm. The text encoder is
+    named, as in the model's own folder.
+
+    Args:
+        aligner: the model.
+        folder: made, or replaced as a whole.
+        int8: keep the weights of all matrix products as 8-bit integers (activations are quantised
+            as they come); convolutions, among them the front end, stay float32.
+        info: anything worth knowing (JSON-able), kept under ``info``.
+
+    Raises:
+        UserError: the speech encoder's family cannot be exported, or the extra is missing.
+    """
+    needs("onnx", "onnxscript", *(["onnxruntime"] if int8 else []))
+    with replace_folder(Path(folder)) as scratch:
+        target = scratch / onnx_folder.MODEL
+        if int8:
+            exact = scratch / "exact" / onnx_folder.MODEL
+            exact.parent.mkdir()
+            _quantise(exact, target, external=_write_graph(aligner, exact))
+            shutil.rmtree(exact.parent)
+        else:
+            _write_graph(aligner, target)
+        config = {
+            "dim": aligner.dim,
+            "sample_rate": 16000,
+            "logit_scale": float(aligner.logit_scale.detach()),
+            "precision": "int8" if int8 else "float32",
+            "speech": {
+                "source": aligner.speech_encoder.source,
+                "hash": aligner.speech_encoder.hash,
+                "options": aligner.speech_encoder.options(),
+            },
+            "text": asdict(aligner.text_info),
+            "text_mean": aligner.text_mean.tolist(),
+            "info": info or {},
+        }
+        onnx_folder.write(scratch, config)
+
+
+def largest_difference(
+    aligner: Aligner, exported: Any, seconds: tuple[float, ...] = (1.0, 0.3, 2.2, 0.05)
+) -> dict[str, float]:
+    """How far an exported model is from its original on noise: alone, padded, in another order.
+
+    Args:
+        aligner: the original.
+        exported: an :class:`~speechcwcl.models.onnx_model.OnnxAligner`.
+        seconds: of the clips.
+
+    Returns:
+        ``alone``, ``padded``, ``reversed``: largest absolute difference of an embedding's entries;
+        ``cosine``: the smallest between an embedding and its original.
+    """
+    draw = np.random.default_rng(0)
+    clips = [(0.1 * draw.standard_normal(int(s * 16000))).astype(np.float32) for s in seconds]
+
+    def batch(chosen: list[np.ndarray], size: float) -> np.ndarray:
+        return embed_all(
+            chosen, exported.dim, exported.embed_speech, batch_seconds=size, sample_rate=16000
+        )
+
+    wanted = aligner.encode_speech(clips)
+    whole = max(seconds) * len(seconds)
+    found = {
+        "alone": batch(clips, 1e-9),
+        "padded": batch(clips, whole),
+        "reversed": batch(clips[::-1], whole)[::-1],
+    }
+    result = {name: float(np.abs(rows - wanted).max()) for name, rows in found.items()}
+    cosine = min(float((rows * wanted).sum(axis=1).min()) for rows in found.values())
+    return {**result, "cosine": cosine}
+
+
+def _write_graph(aligner: Aligner, target: Path) -> bool:
+    """Write the exact graph; whether its tensors went into a file of their own."""
+    device, training = aligner.device, aligner.training
+    graph = SpeechGraph(aligner.cpu())
+    # Two clips of unlike lengths: the exporter must not take a size for a constant.
+    wav, lengths = torch.zeros(2, 20000), torch.tensor([20000, 12000])
+    free = torch.export.Dim.DYNAMIC
+    # torch's own transformer layers have a fused inference path, which no exporter knows.
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), _quiet():
+            program = torch.onnx.export(
+                graph,
+                (wav, lengths),
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=["wav", "lengths"],
+                output_names=["embeddings"],
+                dynamic_shapes=({0: free, 1: free}, {0: free}),
+            )
+    except UserError:
+        raise
+    except Exception as error:  # of torch's exporter, and it has many
+        kind = aligner.speech_encoder.family.config.model_type
+        why = (str(error).strip().splitlines() or [repr(error)])[0]
+        raise UserError(f"export: torch cannot export this {kind} encoder: {why}") from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        aligner.to(device).train(training)
+    size = sum(t.numel() * t.element_size() for t in graph.state_dict().values())
+    program.save(target, external_data=size > _INLINE)
+    return size > _INLINE
+
+
+def _quantise(exact: Path, target: Path, external: bool) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with _quiet():
+        quantize_dynamic(
+            exact,
+            target,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            use_external_data_format=external,
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporters' chatter off the terminal."""
+    names = ["torch.onnx", "onnxscript", "onnx_ir", "root", "onnxruntime"]
+    loggers = [logging.getLogger(None if name == "root" else name) for name in names]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
