@@ -61,9 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     labels = _labels(args)
-    options = Options(
-        window=args.window, hop=args.hop, threshold=args.threshold, gate=args.gate
-    )
+    options = Options(window=args.window, hop=args.hop, threshold=args.threshold, gate=args.gate)
     blocks = _blocks(args)
     aligner = Aligner.from_pretrained(args.model, device=args.device)
     listener = Listener(aligner, Scorer(aligner, labels, args.template or ["{}"]), options)

@@ -50,15 +50,17 @@ def mini_clips(source: Path, split: str, words: int, sentences: int, seed: int) 
     return clips
 
 
-def real_clips(data: Path, sentences: int, seed: int) -> list[Clip]:
-    """All words of Speech Commands in ``data``, a random choice of its LibriSpeech utterances."""
+def real_clips(data: Path, words: int, sentences: int, seed: int) -> list[Clip]:
+    """A random choice of Speech Commands clips and of LibriSpeech utterances in ``data``."""
+    draw = np.random.default_rng(seed)
+    paths = sorted((data / "gsc_v1_mini").glob("*/*.wav"))
     clips = [
-        Clip(path.parent.name, path.parent.name, load_audio(path))
-        for path in sorted((data / "gsc_v1_mini").glob("*/*.wav"))
+        Clip(paths[i].parent.name, paths[i].parent.name, load_audio(paths[i]))
+        for i in sorted(draw.permutation(len(paths))[:words])
     ]
     with (data / "librispeech_tc5_subset" / "manifest.tsv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream, delimiter="\t"))
-    for index in sorted(np.random.default_rng(seed).permutation(len(rows))[:sentences]):
+    for index in sorted(draw.permutation(len(rows))[:sentences]):
         clips.append(Clip(None, rows[index]["text"], load_audio(data / rows[index]["path"])))
     return clips
 

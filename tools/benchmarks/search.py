@@ -145,7 +145,8 @@ def main(words: list[str]) -> None:
         "",
         f"    {command} --dim {args.dim}{' --model MODEL' if args.model else ''} --write",
         "",
-        "| vectors | clips | dim | search | median ms | p95 ms | median ms CPU | p95 ms CPU | recall@10 | graph s (CPU) | MB |",
+        "| vectors | clips | dim | search | median ms | p95 ms | median ms CPU | p95 ms CPU | "
+        "recall@10 | graph s (CPU) | MB |",
         "|---|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for count in args.clips:
