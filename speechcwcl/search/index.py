@@ -266,13 +266,16 @@ class SearchIndex:
         exact: bool | None,
         threads: int,
     ) -> list[Hit]:
-        cut = self.cutting.window > 0
-        count = top_k * 4 if cut else top_k
+        # More than are asked for: usearch keeps half precision, so the order among those close to
+        # each other is made from the table's float32; and pieces that overlap fall away.
+        count = top_k * 4 + 8
         while True:
             found = store.search(index, vector[None], count, exact, threads)[0]
-            clips = table.clips(key for key, _ in found)
+            rows = table.vectors_of((key for key, _ in found), self.dim)
+            scores = {key: float(row @ vector) for key, row in rows.items()}
+            clips = table.clips(scores)
             taken: list[tuple[Clip, float]] = []
-            for key, score in found:
+            for key, score in sorted(scores.items(), key=lambda item: (-item[1], item[0])):
                 clip = clips.get(key)  # None: dropped since the last update ended
                 if clip and not any(_overlap(clip, other) for other, _ in taken):
                     taken.append((clip, score))

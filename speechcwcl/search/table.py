@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from speechcwcl.errors import UserError
+from speechcwcl.errors import UserError, require
 from speechcwcl.search.recordings import Recording
 
 _WAIT = 60.0  # seconds that a reader waits for a commit
@@ -164,6 +164,18 @@ class Table:
                 row = self._db.execute(query, (int(key),)).fetchone()
                 if row:
                     found[int(key)] = Clip(*row)
+        return found
+
+    def vectors_of(self, keys: Iterable[int], dim: int) -> dict[int, np.ndarray]:
+        """The embeddings, (dim,) float32, of those of these keys that are still there."""
+        found = {}
+        with _explained(self.path):
+            for key in keys:
+                query = "SELECT vector FROM clips WHERE id = ?"
+                row = self._db.execute(query, (int(key),)).fetchone()
+                if row:
+                    require(len(row[0]) == 4 * dim, _broken(self.path))
+                    found[int(key)] = np.frombuffer(row[0], dtype="<f4")
         return found
 
     def vectors(

@@ -55,7 +55,7 @@ def test_speech_by_text_and_by_speech(built, recordings, aligner, capsys):
     speech = aligner.encode_speech(sorted(recordings.glob("*.wav")))
     cosines = speech @ aligner.encode_text(["yes"])[0]
     assert [h["path"][-5] for h in lines[0]["hits"]] == [str(i) for i in np.argsort(-cosines)]
-    assert lines[0]["hits"][0]["score"] == pytest.approx(cosines.max(), abs=2e-3)
+    assert lines[0]["hits"][0]["score"] == pytest.approx(cosines.max(), abs=1e-5)
     assert typed("query", built, "--audio", recordings / "2.wav", "--top_k", 1,
                  "--format", "tsv") == 0  # fmt: skip
     head, row = capsys.readouterr().out.splitlines()

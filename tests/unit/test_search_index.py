@@ -69,7 +69,7 @@ def test_finds_what_it_was_given(tmp_path, root):
     for path in sorted(root.rglob("[0-9].wav")):
         question = toy.encode_speech([next(pieces(path, Cutting()))[2]])
         (hits,) = SearchIndex.open(tmp_path / "ix").search(question, 3)
-        assert hits[0].path == str(path) and hits[0].score == pytest.approx(1, abs=2e-3)
+        assert hits[0].path == str(path) and hits[0].score == pytest.approx(1, abs=1e-5)
         assert len(hits) == 3 and hits[0].score >= hits[1].score >= hits[2].score
 
 
