@@ -129,7 +129,8 @@ def main(words: list[str]) -> None:
         f"{options.gate:g} dB; the default threshold is {options.threshold:g}.",
         "",
         f"    python tools/benchmarks/listen.py --model MODEL --real DIR --words {args.words} "
-        f"--seed {args.seed} --write",
+        f"--seed {args.seed} --sets {' '.join(args.sets)} "
+        f"--thresholds {' '.join(map(str, args.thresholds))} --write",
         "",
         "| stream | minutes | clips | words to hear | threshold | precision | recall | F1 | "
         "false alarms an hour | delay s (median) | delay s (p95) | windows embedded | "
