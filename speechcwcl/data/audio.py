@@ -132,6 +132,47 @@ def _decoded(
     return resample(wav, rate, sample_rate)
 
 
+def audio_blocks(path: str | Path, seconds: float = 10.0) -> Iterator[np.ndarray]:
+    """Decode a file of any length block by block, to mono at 16 kHz.
+
+    The blocks joined are what :func:`load_audio` gives, with a block's memory.
+
+    Args:
+        path: an audio file.
+        seconds: of audio in a block.
+
+    Yields:
+        ``(samples,)`` float32.
+
+    Raises:
+        UserError: as :func:`load_audio`; what comes before the fault has been given by then.
+    """
+    from speechcwcl.data.resampling import BlockResampler
+
+    with _opened(path) as stream:
+        rate, resampler = stream.samplerate, BlockResampler(stream.samplerate, SAMPLE_RATE)
+        _check_whole(path, stream, seek=False)
+        size, done = max(1, round(seconds * rate)), 0
+        while done < stream.frames:
+            try:
+                with _quiet(path, stream):
+                    data = stream.read(size, dtype="float32", always_2d=True)
+            except _FAILURES as error:
+                raise UserError(f"{path}: corrupt or truncated: {_reason(error)}") from error
+            if not len(data):
+                break
+            wav = data.mean(axis=1, dtype=np.float32)
+            _refuse_nan(path, wav, done, rate)
+            done += len(data)
+            yield resampler.push(wav)
+        yield resampler.finish()
+        if stream.frames - done > (_MP3_TAIL if stream.format == "MP3" else 0):
+            raise UserError(
+                f"{path}: truncated: {stream.frames / rate:.3f} s announced, {done / rate:.3f} s "
+                "there; fetch the file again"
+            )
+
+
 def resample(wav: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
     """Resample with torchaudio's windowed sinc.
 
