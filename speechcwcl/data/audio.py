@@ -6,7 +6,6 @@ A path is a file, or a member of a tar shard (see :mod:`speechcwcl.data.members`
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import os
 import re
@@ -14,13 +13,13 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
 
 from speechcwcl.data.members import find_member
 from speechcwcl.data.mp3 import counted_samples
+from speechcwcl.data.resampling import BlockResampler, resample
 from speechcwcl.errors import UserError, closest
 from speechcwcl.files import atomic_write
 
@@ -40,7 +39,6 @@ _PLACEHOLDER_BYTES = 0x7FFF0000
 _MP3_TAIL = 4 * 1152
 _FAILURES = (soundfile.SoundFileError, RuntimeError, TypeError, ValueError, OSError)
 _quiet_lock = threading.Lock()
-_home = os.getpid()
 
 
 @dataclass(frozen=True)
@@ -147,8 +145,6 @@ def audio_blocks(path: str | Path, seconds: float = 10.0) -> Iterator[np.ndarray
     Raises:
         UserError: as :func:`load_audio`; what comes before the fault has been given by then.
     """
-    from speechcwcl.data.resampling import BlockResampler
-
     with _opened(path) as stream:
         rate, resampler = stream.samplerate, BlockResampler(stream.samplerate, SAMPLE_RATE)
         _check_whole(path, stream, seek=False)
@@ -171,37 +167,6 @@ def audio_blocks(path: str | Path, seconds: float = 10.0) -> Iterator[np.ndarray
                 f"{path}: truncated: {stream.frames / rate:.3f} s announced, {done / rate:.3f} s "
                 "there; fetch the file again"
             )
-
-
-def resample(wav: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
-    """Resample with torchaudio's windowed sinc.
-
-    Args:
-        wav: ``(samples,)`` float32.
-        rate: its rate in Hz.
-        new_rate: the wanted rate in Hz.
-
-    Returns:
-        ``(ceil(samples * new_rate / rate),)`` float32.
-    """
-    if rate == new_rate or len(wav) == 0:
-        return np.ascontiguousarray(wav, dtype=np.float32)
-    import torch  # here, because reading headers in many processes needs neither
-
-    global _home
-    if os.getpid() != _home:  # after a fork, OpenMP waits for threads that were not forked
-        torch.set_num_threads(1)
-        _home = os.getpid()
-    with torch.no_grad():
-        tensor = torch.from_numpy(np.ascontiguousarray(wav, dtype=np.float32))
-        return _resampler(rate, new_rate)(tensor).numpy()
-
-
-@functools.lru_cache(maxsize=32)
-def _resampler(rate: int, new_rate: int) -> Any:
-    import torchaudio
-
-    return torchaudio.transforms.Resample(rate, new_rate)
 
 
 def write_audio(path: str | Path, wav: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:

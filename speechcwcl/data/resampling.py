@@ -1,18 +1,52 @@
-"""Resampling a stream block by block, to the same samples as resampling it whole."""
+"""Resampling: a whole waveform, or a stream block by block to the same samples."""
 
 from __future__ import annotations
 
+import functools
 import math
+import os
+from typing import Any
 
 import numpy as np
 
-from speechcwcl.data.audio import resample
+_home = os.getpid()
+
+
+def resample(wav: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
+    """Resample with torchaudio's windowed sinc.
+
+    Args:
+        wav: ``(samples,)`` float32.
+        rate: its rate in Hz.
+        new_rate: the wanted rate in Hz.
+
+    Returns:
+        ``(ceil(samples * new_rate / rate),)`` float32.
+    """
+    if rate == new_rate or len(wav) == 0:
+        return np.ascontiguousarray(wav, dtype=np.float32)
+    import torch  # here, because reading headers in many processes needs neither
+
+    global _home
+    if os.getpid() != _home:  # after a fork, OpenMP waits for threads that were not forked
+        torch.set_num_threads(1)
+        _home = os.getpid()
+    with torch.no_grad():
+        tensor = torch.from_numpy(np.ascontiguousarray(wav, dtype=np.float32))
+        return _resampler(rate, new_rate)(tensor).numpy()
+
+
+@functools.lru_cache(maxsize=32)
+def _resampler(rate: int, new_rate: int) -> Any:
+    import torchaudio
+
+    return torchaudio.transforms.Resample(rate, new_rate)
 
 
 class BlockResampler:
     """Feed blocks of any size with :meth:`push`, then call :meth:`finish` once.
 
-    The joined result is that of :func:`~speechcwcl.data.audio.resample` on the joined input.
+    The joined result is that of :func:`resample` on the joined input.
 
     Args:
         rate: of the input, in Hz.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from speechcwcl.data.resampling import resample
 from speechcwcl.errors import UserError
 
 Audio = str | os.PathLike | np.ndarray | Tensor
@@ -106,9 +107,7 @@ def _load(item: Audio, index: int, sample_rate: int) -> np.ndarray:
     if not np.isfinite(clip).all():
         raise UserError(f"recording {index + 1}: has NaN or infinite samples")
     if sample_rate != _RATE:
-        from torchaudio.functional import resample
-
-        clip = resample(torch.from_numpy(clip), sample_rate, _RATE).numpy()
+        clip = resample(clip, sample_rate, _RATE)
     return clip
 
 

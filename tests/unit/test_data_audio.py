@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechcwcl.data.audio import load_audio, probe, resample, write_audio
+from speechcwcl.data.audio import load_audio, probe, write_audio
+from speechcwcl.data.resampling import resample
 from speechcwcl.errors import UserError
 
 FORMATS = {
@@ -237,7 +238,7 @@ def test_mp3_decoding_leaves_the_terminal_alone(tmp_path):
 def test_a_forked_child_of_a_process_that_used_torch_threads_can_resample():
     code = (
         "import os, numpy as np, torch\n"
-        "from speechcwcl.data.audio import resample\n"
+        "from speechcwcl.data.resampling import resample\n"
         "torch.set_num_threads(2)\n"
         "wav = np.ones(400000, np.float32)\n"
         "resample(wav, 8000, 16000)\n"

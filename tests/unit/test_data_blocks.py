@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from speechcwcl.data.audio import audio_blocks, load_audio, resample, write_audio
-from speechcwcl.data.resampling import BlockResampler
+from speechcwcl.data.audio import audio_blocks, load_audio, write_audio
+from speechcwcl.data.resampling import BlockResampler, resample
 from speechcwcl.errors import UserError
 
 
