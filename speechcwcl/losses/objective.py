@@ -18,8 +18,12 @@ from speechcwcl.losses.scale import LogitScale, inverse
 from speechcwcl.losses.streaming import DEFAULT_MEMORY, pair_sums
 from speechcwcl.losses.terms import TERMS, Batch, CwclTerm, SiglipTerm, Term, accepted, build_term
 
-PRESETS: dict[str, dict[str, float]] = {
+# The temperature of `cwcl_matched`: of its softmax weights and of its softmax alike, and fixed, so
+# that its CWCL term, as its cosine term, is least where speech and text embeddings are the same.
+MATCHED = 0.05
+PRESETS: dict[str, dict[str, Any]] = {
     "cwcl": {"cwcl": 1.0, "cl": 1.0},
+    "cwcl_matched": {"cwcl": {"weighting": {"softmax": MATCHED}}, "cl": 1.0, "cosine": 10.0},
     "clip": {"clip": 1.0},
     "lit": {"clip": 1.0},
     "cl": {"cl": 1.0},
@@ -236,7 +240,9 @@ def build_loss(
     """Build an objective from a name or from a dictionary of weighted terms; friendly to YAML.
 
     Args:
-        spec: ``"cwcl"`` (``{cwcl: 1, cl: 1}``, the paper's total), ``"clip"`` (= ``"lit"``),
+        spec: ``"cwcl"`` (``{cwcl: 1, cl: 1}``, the paper's total), ``"cwcl_matched"`` (softmax
+            weights at the softmax's own fixed temperature, with CL and cosine regression; what
+            the ablation chose, see recipes/cwcl), ``"clip"`` (= ``"lit"``),
             ``"siglip"``, ``"supcon"``, ``"cosine"``, ``"relational"``, ``"cl"`` (text to speech
             only); or a dictionary ``{term: weight}`` or ``{term: {weight: ..., option: ...}}``. A
             term may have any name if ``kind`` says what it is.
@@ -265,6 +271,8 @@ def build_loss(
         >>> sorted(loss(p, p).terms)
         ['cl', 'cosine', 'cwcl']
     """
+    if spec == "cwcl_matched" and scale is None and temperature is None:
+        temperature, learnable = MATCHED, bool(learnable)
     terms = _terms(spec, options)
     return ContrastiveObjective(
         terms,

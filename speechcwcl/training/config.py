@@ -41,7 +41,7 @@ class TrainConfig:
     pooling_options: dict = field(default_factory=dict)  # heads, queries, hidden, stats, ...
     projection: Any = "mlp"  # linear | mlp | {hidden: [1024], dropout: 0.1}
     # loss
-    loss: Any = "cwcl"  # a name, or weighted terms: {cwcl: 1, cl: 1, cosine: 10}
+    loss: Any = "cwcl_matched"  # a name, or weighted terms: {cwcl: 1, cl: 1, cosine: 10}
     loss_options: dict = field(default_factory=dict)
     text_bank: bool = False  # speech -> text terms run over all training texts, not the batch's
     # batches

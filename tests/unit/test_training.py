@@ -110,7 +110,7 @@ def test_other_settings_do_not_go_on_with_an_old_run(config, dump, tmp_path, cap
     before, _ = latest(expdir)
     assert main(words(config(epochs=1, lr=5e-4, loss="clip"), dump, expdir)) == 2
     message = capsys.readouterr().err
-    assert "loss: 'cwcl', now 'clip'" in message and "--tag" in message
+    assert "loss: 'cwcl_matched', now 'clip'" in message and "--tag" in message
     assert same(latest(expdir)[0], before)
     assert main(words(config(epochs=2), dump, expdir)) == 0  # longer is the same run
     assert latest(expdir)[1] == 2
