@@ -52,7 +52,7 @@ def test_a_grid_runs_then_has_nothing_to_do(grid, tmp_path, capsys):
     assert (tmp_path / "runs/table.md").read_text() == text
     # what is asked for changed: that run is done again, the others are not
     asked = json.loads((tmp_path / "runs/clip_2/2/asked.json").read_text())
-    (tmp_path / "runs/clip_2/2/asked.json").write_text(json.dumps({**asked, "seed": 9}))
+    (tmp_path / "runs/clip_2/2/asked.json").write_text(json.dumps({**asked, "train": "other"}))
     assert ablate.main([*grid, "--only", "clip"]) == 0
     assert weights.stat().st_mtime_ns != before
 

@@ -33,6 +33,7 @@ from tqdm import tqdm
 from speechcwcl.cli.main import main as speechcwcl
 from speechcwcl.errors import UserError, closest, require
 from speechcwcl.files import atomic_write, read_json, read_text, write_json
+from speechcwcl.training.config import load_config
 
 HERE = Path(__file__).resolve().parent
 
@@ -86,8 +87,8 @@ class Grid:
 def run_one(folder: Path, changes: dict, seed: int, grid: Grid, args: argparse.Namespace) -> None:
     """Train, average and score one variant with one seed, unless that was done."""
     asked, done = folder / "asked.json", folder / "done.json"
-    wanted = {"changes": changes, "seed": seed, "config": read_text(grid.defaults),
-              "train": grid.train, "pairs": grid.pairs}  # fmt: skip
+    config = load_config(grid.defaults, {**changes, "seed": seed})
+    wanted = {"config": config.as_dict(), "train": grid.train, "pairs": grid.pairs}
     if folder.exists() and not (asked.exists() and read_json(asked) == wanted):
         shutil.rmtree(folder)  # another question
     if done.exists():
