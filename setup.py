@@ -39,7 +39,7 @@ EXTRAS = {
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
     "shards": ["webdataset>=1"],
     "mini": ["onnxruntime>=1.17", "hibari-tts==0.2.1"],  # only to make the mini corpus again
-    "bench": ["open_clip_torch>=2.30", "sentence-transformers>=5"],
+    "bench": ["open_clip_torch>=2.30", "sentence-transformers>=5", "accelerate>=1"],
 }
 EXTRAS["all"] = sorted(
     {
