@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from speechcwcl.errors import UserError
-from speechcwcl.losses import WEIGHTINGS, Weighting
+from speechcwcl.losses import WEIGHTINGS, Weighting, build_loss
 from speechcwcl.losses.weighting import Targets, matched
 
 
@@ -92,3 +92,22 @@ def test_top_k_and_threshold_keep_the_own_text_among_duplicates():
 def test_half_precision_text_is_widened():
     text = reference.rows(6, 4, torch.float16)
     assert Targets(text, Weighting()).apply(text).dtype == torch.float32
+
+
+def test_cwcl_matched_is_least_where_speech_is_text():
+    _, text = reference.pairs(24, 8, torch.float64)
+    speech = text.clone().requires_grad_()
+    loss = build_loss("cwcl_matched")
+    assert float(loss.scale()) == pytest.approx(20) and not list(loss.parameters())
+    terms = loss.terms
+    assert (terms["cwcl"].weighting, terms["cosine"].weight) == (Weighting("softmax", 0.05), 10)
+    alone = build_loss(
+        {"cwcl": {"weighting": {"softmax": 0.05}}, "cosine": 10}, temperature=0.05, learnable=False
+    )
+    alone(torch.nn.functional.normalize(speech, dim=1), text).total.backward()
+    assert speech.grad.abs().max() < 1e-8
+    paper = build_loss("cwcl", temperature=0.05)  # whose least value lies elsewhere
+    speech.grad = None
+    paper(torch.nn.functional.normalize(speech, dim=1), text).total.backward()
+    assert speech.grad.abs().max() > 1e-3
+    assert build_loss("cwcl_matched", temperature=0.1).scale().item() == pytest.approx(10)
