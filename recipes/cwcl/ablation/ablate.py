@@ -174,6 +174,7 @@ def plot(results: dict[str, np.ndarray], grid: Grid, path: Path) -> None:
     axes.set_xlabel(f"words: mean of {', '.join(grid.words)}, top-1 %")
     axes.set_ylabel(f"intents: mean of {', '.join(grid.intents)}, top-1 %")
     axes.grid(alpha=0.3)
+    axes.margins(x=0.2)  # room for the names
     figure.tight_layout()
     with atomic_write(path, "wb") as stream:
         figure.savefig(stream, format="png", dpi=150)
