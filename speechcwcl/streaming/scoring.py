@@ -15,10 +15,11 @@ from speechcwcl.models.aligner import Aligner
 BACKGROUND = Path(__file__).with_name("background.yaml")
 # Chosen on made speech (valid words and voices of the mini corpus; tools/benchmarks/listen.py):
 # how much of the background's cosine counts against a label, how many background texts that is the
-# mean of, and the logit at which an event is as likely right as wrong.
+# mean of, and the logit at which an event is as likely right as wrong. The last depends on the model
+# and was chosen for the demo's: a model of your own may want another --threshold.
 WEIGHT = 0.5
 NEAREST = 5
-BIAS = 2.0
+BIAS = 3.7
 # A background text that means nearly the same as a label would count against it.
 _TOO_CLOSE = 0.8
 

@@ -45,7 +45,7 @@ def typed(*words):
 
 
 def test_a_file_gives_lines(scene, model, capsys):
-    words = (scene, "--model", model, "--labels", "stop; go ;", "--threshold", "0.01")
+    words = (scene, "--model", model, "--labels", "stop; go ;", "--threshold", "0.0018")
     assert typed(*words) == 0
     out = capsys.readouterr().out.splitlines()
     assert 1 <= len(out) <= 3
@@ -60,7 +60,7 @@ def test_a_file_gives_lines(scene, model, capsys):
 
 
 def test_raw_samples_on_the_standard_input(scene, model, capsys, monkeypatch):
-    words = ("--model", model, "--labels", "stop;go", "--threshold", "0.01")
+    words = ("--model", model, "--labels", "stop;go", "--threshold", "0.0018")
     assert typed(scene, *words) == 0
     expected = capsys.readouterr().out.splitlines()
     raw = scene.read_bytes()[44:]
@@ -75,7 +75,7 @@ def test_raw_samples_on_the_standard_input(scene, model, capsys, monkeypatch):
 
 def test_labels_of_a_file(scene, model, tmp_path, capsys):
     (tmp_path / "labels.txt").write_text("stop\n\ngo\n")
-    words = (scene, "--model", model, "--threshold", "0.01")
+    words = (scene, "--model", model, "--threshold", "0.0018")
     assert typed(*words, "--labels_file", tmp_path / "labels.txt") == 0
     first = capsys.readouterr().out
     assert typed(*words, "--labels", "stop;go") == 0
@@ -171,7 +171,7 @@ def test_a_microphone_hears_what_a_file_has(scene, model, capsys, monkeypatch):
             return super().get()
 
     monkeypatch.setattr(sources.queue, "Queue", Ending)
-    words = ("--model", model, "--labels", "stop;go", "--threshold", "0.01")
+    words = ("--model", model, "--labels", "stop;go", "--threshold", "0.0018")
     assert typed(*words) == 0
     heard = capsys.readouterr().out.splitlines()
     assert typed(scene, *words) == 0

@@ -196,7 +196,7 @@ def test_the_background_is_plain_text_without_repeats():
 def test_a_real_encoder_gives_the_same_in_a_stream_and_offline(aligner, monkeypatch):
     monkeypatch.setattr("speechcwcl.streaming.scoring._TOO_CLOSE", 1.1)
     wav = np.concatenate([noise(0.5), tone(700, 0.5), noise(0.6, seed=5), tone(900, 0.4)])
-    options = Options(threshold=0.05)
+    options = Options(threshold=0.0095)
     labels = ["stop", "turn left"]
     whole = list(listen(aligner, [wav], labels, options))
     parts = list(listen(aligner, np.array_split(wav, 23), labels, options))
