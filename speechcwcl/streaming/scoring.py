@@ -15,8 +15,8 @@ from speechcwcl.models.aligner import Aligner
 BACKGROUND = Path(__file__).with_name("background.yaml")
 # Chosen on made speech (valid words and voices of the mini corpus; tools/benchmarks/listen.py):
 # how much of the background's cosine counts against a label, how many background texts that is the
-# mean of, and the logit at which an event is as likely right as wrong. The last depends on the model
-# and was chosen for the demo's: a model of your own may want another --threshold.
+# mean of, and the logit at which an event is as likely right as wrong. The last was chosen for the
+# demo's model: a model of your own may want another --threshold.
 WEIGHT = 0.5
 NEAREST = 5
 BIAS = 3.7
