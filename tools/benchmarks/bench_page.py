@@ -30,7 +30,7 @@ def write_section(name: str, title: str, text: str, page: Path = README) -> None
         page: the file.
     """
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    whole = read_text(page)
+    whole = read_text(page) if page.exists() else "# Benchmarks\n"
     block = f"{begin}\n{text.strip()}\n{end}"
     if begin in whole and end in whole:
         head, rest = whole.split(begin, 1)

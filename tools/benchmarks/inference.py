@@ -25,13 +25,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from bench_page import write_section
 
 from speechcwcl.errors import UserError
-from speechcwcl.files import atomic_write, read_json, read_text, write_json
+from speechcwcl.files import read_json, read_text, write_json
 from speechcwcl.models.aligner import Aligner
 
 README = Path(__file__).with_name("README.md")
-MARKS = ("<!-- inference -->", "<!-- /inference -->")
 LABELS = ["yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"]
 TITLES = {
     "ours": "ours, torch",
@@ -198,19 +198,6 @@ def machine() -> str:
     return f"Machine: {model}, float32 unless said otherwise; {versions}."
 
 
-def put_into_readme(text: str) -> None:
-    """Replace what stands between the marks at the end of README.md, or add it there."""
-    page = read_text(README) if README.exists() else "# Benchmarks\n"
-    block = f"{MARKS[0]}\n{text}\n{MARKS[1]}"
-    if MARKS[0] in page:
-        before, rest = page.split(MARKS[0], 1)
-        page = before + block + rest.split(MARKS[1], 1)[1]
-    else:
-        page = f"{page.rstrip()}\n\n## Inference\n\n{block}\n"
-    with atomic_write(README) as stream:
-        stream.write(page)
-
-
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -269,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = report(found, shown)
         print(text)
         if args.write:
-            put_into_readme(text)
+            write_section("inference", "## Inference", text, README)
     except UserError as error:
         print(f"inference: {error}", file=sys.stderr)
         return 2

@@ -24,10 +24,11 @@ import sys
 from pathlib import Path
 
 import torch
+from bench_page import write_section
 from loss_contenders import CONTENDERS, PACKAGES, Case, Run, check, default_contenders, installed
 from loss_meters import Memory, describe, timed, warm_allocator
 
-from speechcwcl.files import atomic_write, read_json, read_text, write_json
+from speechcwcl.files import read_json, write_json
 
 README = Path(__file__).with_name("README.md")
 SIZES = [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536]
@@ -132,16 +133,7 @@ def write(results: dict) -> None:
     """Put the table between its two marks in the README."""
     kind = "cpu" if results["about"]["device"] == "cpu" else "gpu"
     kind += "" if results["about"]["dtype"] == "float32" else "-" + results["about"]["dtype"]
-    begin, end = f"<!-- loss-{kind} -->", f"<!-- /loss-{kind} -->"
-    text = read_text(README) if README.exists() else "# Benchmarks\n\n## The loss\n"
-    block = f"{begin}\n{table(results)}{end}"
-    if begin in text and end in text:
-        head, rest = text.split(begin, 1)
-        text = head + block + rest.split(end, 1)[1]
-    else:
-        text = text.rstrip("\n") + f"\n\n{block}\n"
-    with atomic_write(README) as stream:
-        stream.write(text)
+    write_section(f"loss-{kind}", "## The loss", table(results), README)
 
 
 def arguments(words: list[str]) -> argparse.Namespace:

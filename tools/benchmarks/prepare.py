@@ -25,14 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_page import write_section
 
 from speechcwcl.data.audio import write_audio
 from speechcwcl.data.datadir import Utterance, check_datadir, write_datadir
 from speechcwcl.data.manifest import Manifest, compile_manifest
-from speechcwcl.files import atomic_write
 
-README = Path(__file__).with_name("README.md")
-MARKS = ("<!-- prepare -->", "<!-- /prepare -->")
 RECORDINGS, SECONDS = 1000, 60
 
 
@@ -151,19 +149,6 @@ def table(count: int, nj: int, rows: list[tuple[str, float, float]], peak: float
     return "\n".join(lines)
 
 
-def write_section(text: str) -> None:
-    """Put the section into the README, at its end when it has none yet."""
-    page = README.read_text(encoding="utf-8")
-    section = f"{MARKS[0]}\n{text}\n{MARKS[1]}"
-    if MARKS[0] in page:
-        start, end = page.index(MARKS[0]), page.index(MARKS[1]) + len(MARKS[1])
-        page = page[:start] + section + page[end:]
-    else:
-        page = page.rstrip("\n") + f"\n\n## Preparing a large corpus\n\n{section}\n"
-    with atomic_write(README) as stream:
-        stream.write(page)
-
-
 def main() -> int:
     """Measure and print; with --write also into the README."""
     parser = argparse.ArgumentParser(
@@ -180,7 +165,7 @@ def main() -> int:
     text = table(args.utterances, args.nj, rows, peak.highest)
     print(text)
     if args.write:
-        write_section(text)
+        write_section("prepare", "## Preparing a large corpus", text)
     return 0
 
 
