@@ -4,8 +4,8 @@
 Everything spoken here is synthetic; the texts are real. DIR holds text/slurp (jsonl), text/topv2
 (tsv), text/snips and, if it is there, librispeech_tc5_subset (real speech). Sets, as data folders
 under OUT/data with FLAC files under OUT/audio:
-  intents_train  SLURP-train, TOPv2-eval and Snips-train sentences by hibari and espeak-ng, and
-                 some of them by Kokoro's training voices as well
+  intents_train  SLURP-train, TOPv2-eval and Snips-train sentences by hibari and espeak-ng, with
+                 --kokoro some of them by Kokoro's training voices as well
   train          the mini corpus' training set, LibriSpeech's training utterances, intents_train
   valid_slurp, valid_topv2   SLURP-devel and held-out TOPv2-eval sentences, Kokoro's valid voices
   test_slurp, test_topv2     SLURP-test and TOPv2-test sentences by flite, an engine that is
@@ -244,7 +244,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--jobs", type=int, default=2, help="processes (default: %(default)s)")
     add("--topv2", type=int, default=5000, help="TOPv2 training texts (default: %(default)s)")
     add("--snips", type=int, default=3000, help="Snips training texts (default: %(default)s)")
-    add("--kokoro", type=int, default=600, help="also by Kokoro (default: %(default)s)")
+    add("--kokoro", type=int, default=0, help="so many also by Kokoro (default: %(default)s)")
     add("--espeak", type=float, default=0.25, help="share of espeak-ng (default: %(default)s)")
     add("--valid", type=int, default=300, help="texts a validation set (default: %(default)s)")
     add("--grid", type=int, default=6000, help="of train_grid, not mini (default: %(default)s)")
