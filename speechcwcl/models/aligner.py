@@ -19,7 +19,7 @@ from speechcwcl.models.audio_input import Audio, embed_all
 from speechcwcl.models.pooling import build_pooling, build_projection
 from speechcwcl.models.sources import locate
 from speechcwcl.models.speech import SpeechEncoder
-from speechcwcl.models.text import TextEncoder, TextInfo, describe_text, load_described
+from speechcwcl.models.text import TextEncoder, TextInfo, describe_text
 from speechcwcl.models.towers import speech_from_tower, write_towers
 from speechcwcl.models.zeroshot import ZeroShot
 
@@ -140,18 +140,6 @@ class Aligner(ZeroShot, nn.Module):
         """(texts, dim) from the text encoder -> (texts, dim) unit-norm in the aligned space."""
         raw = torch.as_tensor(raw)
         return nn.functional.normalize(raw - self.text_mean.to(raw.device), dim=-1)
-
-    @property
-    def text_hash(self) -> str:
-        """Hash of the text encoder; known without loading it."""
-        return self.text_info.hash
-
-    @property
-    def text_encoder(self) -> TextEncoder:
-        """The text encoder, loaded when first asked for."""
-        if not self._text:
-            self._text.append(load_described(self.text_info))
-        return self._text[0].to(self.device)
 
     def drop_text_encoder(self) -> None:
         """Let the text encoder's memory go; it is loaded again when it is needed."""

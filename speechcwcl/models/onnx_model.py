@@ -15,7 +15,7 @@ from speechcwcl.errors import UserError
 from speechcwcl.models import onnx_folder
 from speechcwcl.models.audio_input import Audio, embed_all
 from speechcwcl.models.onnx_extra import needs
-from speechcwcl.models.text import TextEncoder, TextInfo, load_described
+from speechcwcl.models.text import TextEncoder, TextInfo
 from speechcwcl.models.zeroshot import ZeroShot
 
 
@@ -77,18 +77,6 @@ class OnnxAligner(ZeroShot):
             return cls(session, config, TextInfo(**config["text"]))
         except TypeError as error:
             raise UserError(f"{path / 'config.json'}: not as expected: {error}") from error
-
-    @property
-    def text_hash(self) -> str:
-        """Hash of the text encoder; known without loading it."""
-        return self.text_info.hash
-
-    @property
-    def text_encoder(self) -> TextEncoder:
-        """The text encoder, loaded when first asked for."""
-        if not self._text:
-            self._text.append(load_described(self.text_info))
-        return self._text[0]
 
     def embed_speech(self, wav: Tensor | np.ndarray, lengths: Tensor | np.ndarray) -> np.ndarray:
         """Waveforms to the aligned space.

@@ -6,16 +6,42 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from speechcwcl.errors import UserError
 from speechcwcl.models.audio_input import Audio
+from speechcwcl.models.text import TextEncoder, TextInfo, load_described
 
 UNKNOWN = "unknown"
 Labels = Sequence[str] | Mapping[str, str | Sequence[str]]
 
 
 class ZeroShot:
-    """What ``encode_speech``, ``encode_text`` and ``logit_scale`` make possible."""
+    """What ``encode_speech``, ``encode_text`` and ``logit_scale`` make possible.
+
+    Attributes:
+        text_info: which text encoder it is.
+    """
+
+    text_info: TextInfo
+    _text: list[TextEncoder]  # none or one: loaded late
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return torch.device("cpu")
+
+    @property
+    def text_hash(self) -> str:
+        """Hash of the text encoder; known without loading it."""
+        return self.text_info.hash
+
+    @property
+    def text_encoder(self) -> TextEncoder:
+        """The text encoder, loaded when first asked for."""
+        if not self._text:
+            self._text.append(load_described(self.text_info))
+        return self._text[0].to(self.device)
 
     def encode_labels(
         self, labels: Sequence[str | Sequence[str]], templates: Sequence[str] = ("{}",)
