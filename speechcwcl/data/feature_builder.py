@@ -183,20 +183,16 @@ class _Builder:
     ) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
         """Batches of positions with their features; while one is in the encoder, the next is
         decoded in another thread."""
+        waiting: deque[tuple[np.ndarray, Future[list[np.ndarray]]]] = deque()
         with ThreadPoolExecutor(max_workers=_AHEAD) as pool:
-            waiting: deque[tuple[np.ndarray, Future[list[np.ndarray]]]] = deque()
-            try:
-                for batch in self._batches(first, last):
-                    positions = [int(i) for i in batch]
-                    waiting.append((batch, pool.submit(self._extract, positions, copy)))
-                    if len(waiting) == (_AHEAD if self._room_checked else 1):
-                        done, future = waiting.popleft()
-                        yield done, future.result()
-                while waiting:
+            for batch in self._batches(first, last):
+                positions = [int(i) for i in batch]
+                waiting.append((batch, pool.submit(self._extract, positions, copy)))
+                if len(waiting) == (_AHEAD if self._room_checked else 1):
                     done, future = waiting.popleft()
                     yield done, future.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
+            for done, future in waiting:
+                yield done, future.result()
 
     def _batches(self, first: int, last: int) -> Iterator[np.ndarray]:
         """Positions in batches of like length, the longest first (too little memory shows soon)."""

@@ -174,12 +174,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     config = read_json(path)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise UserError(f"{path}: not a saved aligner (format {FORMAT})")
-    version = config.get("version")
-    if not isinstance(version, int) or version > VERSION:
-        raise UserError(
-            f"{path}: format version {version}, this speechcwcl ({__version__}) reads up to "
-            f"{VERSION}; upgrade: pip install -U speechcwcl"
-        )
+    refuse_newer(path, config, VERSION)
     for key in config:
         if key not in _KEYS and key not in _OPTIONAL:
             raise UserError(f"{path}: unknown key {key!r}{closest(key, _KEYS)}")
@@ -189,6 +184,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     if WEIGHTS not in config["files"]:
         raise UserError(f"{path}: 'files' does not list {WEIGHTS}")
     return config
+
+
+def refuse_newer(path: Path, config: dict[str, Any], latest: int) -> None:
+    """Refuse a config.json of a format version above ``latest``, or of none."""
+    version = config.get("version")
+    if not isinstance(version, int) or version > latest:
+        raise UserError(
+            f"{path}: format version {version}, this speechcwcl ({__version__}) reads up to "
+            f"{latest}; upgrade: pip install -U speechcwcl"
+        )
 
 
 def _refuse_unsafe(folder: Path, listed: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from speechcwcl import __version__
 from speechcwcl.errors import UserError, closest
 from speechcwcl.files import read_json, sha256_file, write_json
-from speechcwcl.models.folder import check_files
+from speechcwcl.models.folder import check_files, refuse_newer
 
 FORMAT = "speechcwcl-onnx"
 VERSION = 1
@@ -63,12 +63,7 @@ def read(folder: Path) -> dict[str, Any]:
         saved = isinstance(config, dict) and config.get("format") == "speechcwcl-aligner"
         hint = "; export it first: speechcwcl export" if saved else ""
         raise UserError(f"{path}: not an exported model (format {FORMAT}){hint}")
-    version = config.get("version")
-    if not isinstance(version, int) or version > VERSION:
-        raise UserError(
-            f"{path}: format version {version}, this speechcwcl ({__version__}) reads up to "
-            f"{VERSION}; upgrade: pip install -U speechcwcl"
-        )
+    refuse_newer(path, config, VERSION)
     for key in config:
         if key not in _KEYS:
             raise UserError(f"{path}: unknown key {key!r}{closest(key, _KEYS)}")

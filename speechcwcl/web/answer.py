@@ -16,6 +16,7 @@ from speechcwcl.data.audio import SAMPLE_RATE, load_audio, probe
 from speechcwcl.errors import UserError
 from speechcwcl.evaluation.clips import audio_address
 from speechcwcl.models.aligner import Aligner
+from speechcwcl.models.zeroshot import rank, scale_of
 from speechcwcl.web.ask import Labels, Limits, check_size, parse_labels, parse_templates
 
 SHORTEST = 0.05  # seconds: less is a click, not a word
@@ -163,16 +164,11 @@ class Judge:
             unknown_below: the answer is None when no label is at least so similar (cosine).
         """
         whole, parts = self._rows(tuple(labels.values()), tuple(templates))
-        cosine, by_template = whole @ speech, parts @ speech  # (labels,), (templates, labels)
-        logits = cosine * float(self.aligner.logit_scale.detach())
-        scores = np.exp(logits - logits.max())
-        scores /= scores.sum()
         names = list(labels)
+        by_template = dict(zip(names, (parts @ speech).T.tolist(), strict=True))
         ranked = [
-            Ranked(
-                names[k], float(scores[k]), float(cosine[k]), tuple(map(float, by_template[:, k]))
-            )
-            for k in np.argsort(-cosine, kind="stable")
+            Ranked(**entry, by_template=tuple(by_template[entry["label"]]))
+            for entry in rank(speech[None], whole, names, scale_of(self.aligner))[0]
         ]
         known = not unknown_below > 0 or ranked[0].cosine >= unknown_below
         return Verdict(self.name, self.about, ranked, ranked[0].label if known else None)
