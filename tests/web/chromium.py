@@ -125,13 +125,23 @@ class Page:
     def click(self, selector: str) -> None:
         self.js(f"document.querySelector({json.dumps(selector)}).click()")
 
-    def type(self, selector: str, text: str) -> None:
-        """Replace what stands in a text field."""
-        self.js(
-            f"(() => {{ const field = document.querySelector({json.dumps(selector)}); "
-            f"field.focus(); field.value = {json.dumps(text)}; "
-            "field.dispatchEvent(new InputEvent('input', {bubbles: true})); })()"
-        )
+    def type(self, selector: str, text: str, timeout: float = 60) -> None:
+        """Replace what stands in a text field, until it stays for a second.
+
+        A field of gradio that has just appeared puts its first value back once more.
+        """
+        field, text = f"document.querySelector({json.dumps(selector)})", json.dumps(text)
+        end, kept = time.monotonic() + timeout, 0
+        while kept < 10:
+            assert time.monotonic() < end, f"{selector} does not keep what is typed"
+            kept += 1
+            if not self.js(f"{field}.value === {text}") or kept == 1:
+                self.js(
+                    f"(() => {{ const field = {field}; field.focus(); field.value = {text}; "
+                    "field.dispatchEvent(new InputEvent('input', {bubbles: true})); })()"
+                )
+                kept = 1
+            time.sleep(0.1)
 
     def upload(self, selector: str, path: Path) -> None:
         """Choose a file in a file input."""
