@@ -22,7 +22,7 @@ class Context(nn.Module):
         heads: of the attention.
         hidden: width of the feed-forward part.
         kernel: frames that the depthwise convolution sees (odd); 0 leaves it out.
-        dropout: in the layers.
+        dropout: in the layers, not on the attention's weights.
     """
 
     def __init__(
@@ -45,6 +45,8 @@ class Context(nn.Module):
             )
             for _ in range(layers)
         )
+        for block in self.blocks:  # dropout here would rule out the fused attention kernels
+            block.self_attn.dropout = 0.0
         self.convs = nn.ModuleList(
             nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
             for _ in range(layers if kernel else 0)

@@ -16,6 +16,7 @@ from torch import nn
 
 from speechcwcl.files import atomic_write
 from speechcwcl.models.aligner import Aligner
+from speechcwcl.models.frames import by_length
 from speechcwcl.training.cached_gradients import CachedGradients
 from speechcwcl.training.config import TrainConfig
 from speechcwcl.training.dataset import Batch
@@ -36,14 +37,14 @@ class SpeechSide(nn.Module):
     def forward(self, inputs: torch.Tensor, lengths: torch.Tensor, cached: bool) -> torch.Tensor:
         """Embed a batch of cached features or waveforms: ``(batch, dim)``, unit-norm."""
         if not cached:
-            return self.aligner.embed_speech(inputs, lengths)
+            return by_length(self.aligner.embed_speech, inputs, lengths)
         if self.training and len(self.masks):
             batch, frames, layers, dim = inputs.shape
             flat = inputs.reshape(batch, frames, layers * dim)
             for mask in self.masks:
                 flat = mask(flat)
             inputs = flat.reshape(batch, frames, layers, dim)
-        return self.aligner.embed_features(inputs, lengths)
+        return by_length(self.aligner.embed_features, inputs, lengths)
 
 
 def feature_masks(options: dict | None) -> list[nn.Module]:

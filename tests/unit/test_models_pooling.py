@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from speechcwcl.errors import UserError
-from speechcwcl.models.frames import LayerMix, Windows, stride_mean, zero_padding
+from speechcwcl.models.frames import LayerMix, Windows, by_length, stride_mean, zero_padding
 from speechcwcl.models.pooling import AttentionPooling, build_pooling, build_projection
 
 FRAMES = torch.randn(3, 11, 8, generator=torch.Generator().manual_seed(0))
@@ -154,3 +154,24 @@ def test_context_lets_frames_see_one_another():
     before, after = context(FRAMES, LENGTHS), context(changed, LENGTHS)
     assert (before[0, 0] - after[0, 0]).abs().max() > 1e-4  # through attention
     assert torch.allclose(before[1:], after[1:], atol=1e-6)
+
+
+def test_by_length_saves_padding_and_changes_nothing():
+    torch.manual_seed(0)
+    lengths = torch.tensor([3, 90, 40, 5, 88, 7, 60, 91, 2, 41])
+    frames = torch.randn(10, 91, 8)
+    for row, length in zip(frames, lengths, strict=True):
+        row[length:] = 1e9  # padding that would be noticed
+    pooling = AttentionPooling(8, heads=2, queries=2, stats=["mean", "max"])
+    computed = []
+
+    def embed(part, part_lengths):
+        computed.append(part.shape[0] * part.shape[1])
+        return pooling(part, part_lengths)
+
+    for least, most in ((2, 500), (10, 910)):
+        computed.clear()
+        found = by_length(embed, frames, lengths, least=least)
+        assert torch.allclose(found, pooling(frames, lengths), atol=1e-6)
+        assert sum(computed) <= most
+    assert by_length(embed, frames[:1], lengths[:1]).shape == (1, 32)
