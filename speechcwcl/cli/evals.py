@@ -14,6 +14,7 @@ from speechcwcl.evaluation.retrieval import retrieval_scores
 from speechcwcl.evaluation.zeroshot import accuracy, build_classifier, targets
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.embed import embed_manifest, feature_cache
+from speechcwcl.models.text_store import FOLDER, stored_encoder
 
 RETRIEVAL = "retrieval"
 
@@ -69,15 +70,14 @@ def make_validator(
             name: feature_cache(encoder, manifest, dumpdir / name) if encoder.cacheable else None
             for name, manifest in manifests.items()
         }
+        encode_text = stored_encoder(aligner, dumpdir / FOLDER)
         prepared = []
         for name, word, protocol in protocols:
             utterances = list(manifests[name])
             if protocol is None:
-                prepared.append(
-                    (name, word, aligner.encode_text([u.text for u in utterances]), None)
-                )
+                prepared.append((name, word, encode_text([u.text for u in utterances]), None))
             else:
-                classifier = build_classifier(protocol, aligner.encode_text)
+                classifier = build_classifier(protocol, encode_text)
                 prepared.append((name, word, classifier, targets(utterances, protocol)))
 
         def validate(model: Aligner) -> dict[str, float]:

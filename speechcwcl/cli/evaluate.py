@@ -23,6 +23,7 @@ from speechcwcl.evaluation.results import read_embeddings
 from speechcwcl.evaluation.retrieval import evaluate_retrieval
 from speechcwcl.evaluation.zeroshot import evaluate_zeroshot
 from speechcwcl.models.aligner import Aligner
+from speechcwcl.models.text_store import FOLDER, stored_encoder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     aligner = Aligner.from_pretrained(args.model or args.expdir / "model")
+    encode_text = stored_encoder(aligner, args.dumpdir / FOLDER)
     prober = Prober(aligner, args.expdir, args.dumpdir, args.probe) if args.probe else None
     for name, word in parse_evals(args.evals):
         protocol = read_protocol(word)
@@ -62,13 +64,11 @@ def run(args: argparse.Namespace) -> int:
         )
         if protocol is None:
             texts = [u.text for u in utterances]
-            out = evaluate_retrieval(
-                speech, texts, aligner.encode_text, folder / RETRIEVAL, ids=ids
-            )
+            out = evaluate_retrieval(speech, texts, encode_text, folder / RETRIEVAL, ids=ids)
             print(f"{name}: speech -> text R@1 {100 * out['speech_to_text']['R@1']:.1f} %")
         else:
             out = evaluate_zeroshot(
-                speech, utterances, protocol, aligner.encode_text, folder / protocol.name
+                speech, utterances, protocol, encode_text, folder / protocol.name
             )
             print(f"{name}: {protocol.name} top-1 {100 * out['top1']:.1f} %")
             if prober:

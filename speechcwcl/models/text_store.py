@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import torch
 from filelock import FileLock
 
 from speechcwcl.errors import UserError, closest
 from speechcwcl.files import atomic_write, cannot_write, read_json, write_json
 
+if TYPE_CHECKING:
+    from speechcwcl.models.aligner import Aligner
+
+FOLDER = "text"  # where the stores of an experiment are, below its dump folder
 _VERSION = 1
 
 
@@ -159,3 +164,19 @@ class TextStore:
     def describe(self) -> dict[str, Any]:
         """Counts for reports."""
         return {"texts": len(self), "encoder": self.encoder_hash, "parts": self._parts}
+
+
+def stored_encoder(aligner: Aligner, folder: str | Path) -> Callable[[Sequence[str]], np.ndarray]:
+    """``aligner.encode_text`` through the store in ``folder``.
+
+    What any model with the same text encoder has embedded before is not embedded again; the text
+    encoder is loaded only if a text is new.
+    """
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        store = TextStore.open(folder, aligner.text_hash)
+        if store.missing(texts):
+            store.add(texts, aligner.text_encoder)
+        return aligner.transform_text(torch.from_numpy(store.lookup(texts))).numpy()
+
+    return encode

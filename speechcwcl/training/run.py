@@ -23,7 +23,7 @@ from speechcwcl.losses import TextBank, build_loss
 from speechcwcl.losses.gather import world_size
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.embed import feature_cache
-from speechcwcl.models.text import TextStore
+from speechcwcl.models.text_store import FOLDER, TextStore
 from speechcwcl.training.brain import AlignBrain
 from speechcwcl.training.config import TrainConfig
 from speechcwcl.training.dataset import AlignmentSet, batch_sampler
@@ -106,7 +106,7 @@ def train(
         torch.set_num_threads(config.threads)
     aligner = build_aligner(config)
     manifest = Manifest(train_manifest)
-    texts, rows = training_texts(aligner, manifest, dumpdir / "text", config.center_text)
+    texts, rows = training_texts(aligner, manifest, dumpdir / FOLDER, config.center_text)
     dataset = build_dataset(config, aligner, manifest, rows, dumpdir / train_manifest.parent.name)
     sampler = batch_sampler(
         dataset,

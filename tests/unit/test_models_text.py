@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from speechcwcl.errors import UserError
+from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.text import TextEncoder, TextStore, describe_text
+from speechcwcl.models.text_store import stored_encoder
 
 TEXTS = ["yes", "turn on the light", "a cat", "what is the weather like tomorrow", "a cat"]
 
@@ -174,6 +176,25 @@ def test_store_keeps_each_text_once(encoder, tmp_path):
     assert np.array_equal(again.matrix, store.matrix)
     assert "yes" in again
     assert len(again) == 4
+
+
+def test_what_one_model_embedded_is_there_for_the_next(
+    tiny_speech, tiny_text, tmp_path, monkeypatch
+):
+    first, second = (Aligner.build(tiny_speech, tiny_text) for _ in range(2))
+    second.set_text_mean(np.full(second.dim, 0.1))
+    stored_encoder(first, tmp_path)(TEXTS[:3])
+    wanted = second.encode_text(TEXTS)
+    second.drop_text_encoder()
+    embedded = []
+    encode = TextEncoder.encode
+    monkeypatch.setattr(
+        TextEncoder,
+        "encode",
+        lambda self, texts, *a, **k: embedded.extend(texts) or encode(self, texts, *a, **k),
+    )
+    assert np.abs(stored_encoder(second, tmp_path)(TEXTS) - wanted).max() < 1e-6
+    assert embedded == TEXTS[3:4]
 
 
 class Stops(Exception):
