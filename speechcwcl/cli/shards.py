@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
     if args.stream:
         return stream(args)
     require(
-        len(args.source) == 1, f"{args.source[-1]}: one source at a time; several with --stream only"
+        len(args.source) == 1,
+        f"{args.source[-1]}: one source at a time; several with --stream only",
     )
     source = Path(args.source[0])
     out = args.out / "manifest.jsonl"

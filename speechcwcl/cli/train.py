@@ -18,6 +18,8 @@ import argparse
 from pathlib import Path
 
 from speechcwcl.cli.evals import make_validator, parse_evals
+from speechcwcl.data.stream_spec import is_stream
+from speechcwcl.files import read_json, write_json
 from speechcwcl.training.config import load_config, parse_overrides
 from speechcwcl.training.run import train
 
@@ -47,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     config = load_config(args.config, parse_overrides(args.rest))
+    card = args.train.with_name("corpus.json")
+    if is_stream(args.train) and card.exists():  # where `pack` looks for what was trained on
+        write_json(args.dumpdir / args.train.parent.name / "corpus.json", read_json(card))
     train(
         config,
         args.train,

@@ -73,10 +73,12 @@ def test_a_streamed_training_set_goes_through_all_stages(tmp_path, tiny_config):
     assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
     assert "stage 2: format train: nothing to do" in first.stdout
     assert "--train " + str(tmp_path / "data/train/stream.json") in first.stdout
-    assert (tmp_path / "exp/tiny/packed/config.json").exists()
-    assert not list(tmp_path.glob("data/audio/train")) and not (
-        tmp_path / "dump/train/manifest.jsonl"
-    ).exists()
+    card = (tmp_path / "exp/tiny/packed/README.md").read_text()
+    assert "| train | training | huggingface |" in card
+    assert (
+        not list(tmp_path.glob("data/audio/train"))
+        and not (tmp_path / "dump/train/manifest.jsonl").exists()
+    )
     again = run(ROOT / "egs/huggingface/cwcl1", tmp_path, *options)
     stages = [line for line in again.stdout.splitlines() if line.startswith("stage ")]
     assert all("skipped" in line or "nothing to do" in line for line in stages), again.stdout

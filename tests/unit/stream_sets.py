@@ -14,10 +14,10 @@ from speechcwcl.data.manifest import compile_manifest
 from speechcwcl.data.shards import write_shards
 from speechcwcl.data.utterance import Utterance
 
-WORDS = (
-    "on off up down left right stop go yes no one two three four five six seven eight nine ten "
-    "red green blue on"
-).split()
+WORDS = [
+    "on", "off", "up", "down", "left", "right", "stop", "go", "yes", "no", "one", "two", "three",
+    "four", "five", "six", "seven", "eight", "nine", "ten", "red", "green", "blue", "on",
+]  # fmt: skip
 KINDS = ("parquet", "folder", "shards")
 AUDIO = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
 

@@ -28,9 +28,12 @@ def offline(monkeypatch):
 
 
 def spec_of(made, kind, **options):
-    place = {"shards": [str(made[0] / kind)]} if kind == "shards" else {"folder": made[0] / kind}
-    return StreamSpec(**{name: p if kind == "shards" else str(p) for name, p in place.items()},
-                      **options)  # fmt: skip
+    place = str(made[0] / kind)
+    return StreamSpec(
+        shards=[place] if kind == "shards" else [],
+        folder="" if kind == "shards" else place,
+        **options,
+    )
 
 
 def one_pass(spec, part=0, parts=1, turn=0):
@@ -93,8 +96,8 @@ def test_a_block_can_be_come_back_to(made, kind):
     passes = {}
     for block in blocks:
         passes.setdefault(block[0][0], []).append(block)
-    whole = [ids_ for turn in sorted(passes)[:2] for ids_ in [sum(map(ids, passes[turn]), [])]]
-    assert Counter(whole[0]) == Counter(whole[1]) and len(set(whole[0])) == len(whole[0])
+    first, second = ([key for block in passes[turn] for key in ids(block)] for turn in (0, 1))
+    assert Counter(first) == Counter(second) and len(set(first)) == len(first)
     sizes = [len(block[2]) for block in passes[0]]
     assert all(size == 3 for size in sizes[:-1]) and 2 <= sizes[-1] < 5, "no dregs at the end"
 
@@ -123,8 +126,8 @@ def test_more_readers_than_clips_is_an_error(made):
 
 
 def broken_parquet(root, files):
-    rows = [{"bytes": files[0].read_bytes(), "path": "a"}, {"bytes": b"no audio", "path": "b"},
-            {"bytes": None, "path": None}, {"bytes": files[1].read_bytes(), "path": "d"}]  # fmt: skip
+    data = [files[0].read_bytes(), b"no audio", None, files[1].read_bytes()]
+    rows = [{"bytes": bytes_, "path": None} for bytes_ in data]
     table = {"audio": pyarrow.array(rows, type=AUDIO), "text": ["a", "b", "c", " "]}
     root.mkdir()
     pyarrow.parquet.write_table(pyarrow.table(table), root / "train.parquet")
@@ -135,10 +138,7 @@ def test_broken_rows_stop_or_are_passed_over(made, tmp_path, capsys):
     folder = str(broken_parquet(tmp_path / "broken", made[1]))
     with pytest.raises(UserError, match=r"train:0:1: not audio .*skip_bad.*passes over"):
         next(Reader(StreamSpec(folder=folder), 0, 1, block=9, ahead=2).blocks())
-    (block,) = [b for b, _ in zip(
-        Reader(StreamSpec(folder=folder, skip_bad=True), 0, 1, block=9, ahead=2).blocks(), [0],
-        strict=False,
-    )]  # fmt: skip
+    block = next(Reader(StreamSpec(folder=folder, skip_bad=True), 0, 1, block=9, ahead=2).blocks())
     assert [clip.text for clip in block[2]] == ["a"]
     said = capsys.readouterr().err
     assert "0:1: not audio" in said and "0:2: has no audio" in said and "0:3: has no text" in said
@@ -236,6 +236,10 @@ def test_prepare_writes_a_stream_json_and_no_audio(made, tmp_path, kind, capsys)
     ):
         assert prepare(tmp_path / "x", *words, *wrong) == 2
         assert message in capsys.readouterr().err
+    assert main(["check", str(out)]) == 0
+    assert "piece(s); the first rows are sound" in capsys.readouterr().out
+    assert main(["format", str(out), str(tmp_path / "m.jsonl")]) == 2
+    assert "only a training set can be" in capsys.readouterr().err
     # the ordinary way takes its place again, and the other way round
     assert prepare(tmp_path, *words[:4]) == 0 and not (out / "stream.json").exists()
     assert prepare(tmp_path, *words) == 0 and not (out / "wav.scp").exists()

@@ -137,41 +137,43 @@ def config(**changes):
     return TrainConfig(**{"batch_size": 3, "steps_per_epoch": 1, "num_buckets": 2} | changes)
 
 
-def epoch_texts(made, kind, steps, *, workers=0, rank=0, ranks=1, given=None):
+def stream_set(made, kind, steps=1, workers=0, **ranks):
+    place = str(made[0] / kind)
     spec = StreamSpec(
-        **({"shards": [str(made[0] / kind)]} if kind == "shards" else
-           {"folder": str(made[0] / kind)}), shuffle=6,
-    )  # fmt: skip
-    dataset = StreamSet(
-        spec, config(steps_per_epoch=steps, num_workers=workers), rank=rank, ranks=ranks
+        shards=[place] if kind == "shards" else [],
+        folder="" if kind == "shards" else place,
+        shuffle=6,
     )
-    if given:
-        dataset.given, dataset.places = given
-    return dataset, list(StreamLoader(dataset, dataset.config))
+    return StreamSet(spec, config(steps_per_epoch=steps, num_workers=workers), **ranks)
 
 
-@pytest.mark.parametrize(("kind", "workers"), [("parquet", 0), ("shards", 2), ("folder", 3)])
+def batches_of(dataset):
+    return list(StreamLoader(dataset, dataset.config))
+
+
+def first_pass(dataset, worker):
+    """Texts of a worker's first pass over its share."""
+    texts = []
+    for _, place, batch in dataset._batches(worker):
+        texts += batch.texts
+        if place[0] == 1:
+            return texts
+    raise AssertionError("a stream has no end")
+
+
+@pytest.mark.parametrize(("kind", "workers"), [("parquet", 0), ("shards", 2), ("folder", 2)])
 def test_workers_share_a_pass_out(made, kind, workers):
     """Every clip once, then all of them again; no batch of one."""
-    dataset, batches = epoch_texts(made, kind, 60, workers=workers)
+    batches = batches_of(stream_set(made, kind, 60, workers))
     assert len(batches) == 60 and min(len(batch.rows) for batch in batches) > 1
-    seen, turns = {}, Counter()
-    places = {worker: (0, 0, 0, 0) for worker in range(max(1, workers))}
-    for number, batch in enumerate(batches):
-        worker = number % max(1, workers)
-        turns[worker] += len(batch.texts)
-        seen.setdefault(worker, []).extend(batch.texts)
-    first = Counter()
-    for worker in places:
-        share = StreamSet(dataset.spec, config(num_workers=workers))
-        size = 0
-        for _, place, batch in share._batches(worker):
-            size += len(batch.texts)
-            if place[0] == 1:
-                break
-        first += Counter(seen[worker][:size])
-        assert Counter(seen[worker][size : 2 * size]) == Counter(seen[worker][:size])
-    assert first == Counter(WORDS)
+    seen, number = Counter(), max(1, workers)
+    for worker in range(number):
+        texts = [text for batch in batches[worker::number] for text in batch.texts]
+        share = Counter(first_pass(stream_set(made, kind, 60, workers), worker))
+        size = share.total()
+        assert Counter(texts[:size]) == share and Counter(texts[size : 2 * size]) == share
+        seen += share
+    assert seen == Counter(WORDS)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -182,36 +184,26 @@ def test_an_epoch_in_two_parts_is_the_same_epoch(made, workers):
             for a, b in zip(one, other, strict=True)
         )
 
-    dataset, whole = epoch_texts(made, "shards", 20, workers=workers)
-    _, start = epoch_texts(made, "shards", 7, workers=workers)
+    dataset = stream_set(made, "shards", 20, workers)
+    whole = batches_of(dataset)
+    half = stream_set(made, "shards", 20, workers)
+    start = [batch for _, batch in zip(range(7), StreamLoader(half, half.config), strict=False)]
     assert same_batches(start, whole[:7])
-    half = StreamSet(dataset.spec, dataset.config)
-    for _, batch in zip(range(7), StreamLoader(half, half.config), strict=False):
-        assert batch is not None
-    _, rest = epoch_texts(made, "shards", 20, workers=workers, given=(half.given, half.places))
-    assert len(rest) == 13 and same_batches(rest, whole[7:])
-    _, following = epoch_texts(
-        made, "shards", 20, workers=workers, given=(dataset.given, dataset.places)
-    )
-    assert not same_batches(following, whole), "the next epoch goes on"
+    rest = stream_set(made, "shards", 20, workers)
+    rest.given, rest.places = half.given, half.places
+    found = batches_of(rest)
+    assert len(found) == 13 and same_batches(found, whole[7:])
+    assert not same_batches(batches_of(dataset), whole), "the next epoch goes on"
 
 
-def test_ranks_share_a_pass_out(made):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ranks_share_a_pass_out(made, workers):
     texts = Counter()
     for rank in range(3):
-        for workers in (0, 2):
-            dataset = StreamSet(
-                StreamSpec(shards=[str(made[0] / "shards")], shuffle=6),
-                config(num_workers=workers), rank=rank, ranks=3,
-            )  # fmt: skip
-            for worker in range(dataset.workers):
-                for _, place, batch in dataset._batches(worker):
-                    texts.update((workers, text) for text in batch.texts)
-                    if place[0] == 1:
-                        break
-    assert {text: n for (w, text), n in texts.items() if w == 0} == Counter(WORDS)
-    # five shards for six readers: two of them share one, row by row; of one clip no batch is made
-    assert sum(n for (w, _), n in texts.items() if w == 2) >= len(WORDS) - 2
+        dataset = stream_set(made, "shards", workers=workers, rank=rank, ranks=3)
+        for worker in range(dataset.workers):
+            texts.update(first_pass(dataset, worker))
+    assert texts == Counter(WORDS)  # five shards: for six readers, two of them share one
 
 
 @pytest.mark.parametrize(
