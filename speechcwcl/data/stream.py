@@ -245,12 +245,14 @@ class Reader:
                 held.append(item)
                 if len(held) == self.block + self.ahead:
                     after, clips = held[self.block - 1][0], self._sound(held[: self.block])
-                    kept += len(clips)
+                    kept, held = kept + len(clips), held[self.block :]
                     yield begins, after, clips
-                    begins, held = after, held[self.block :]
+                    del clips  # or there would be two blocks in memory while the next one is read
+                    begins = after
             clips = self._sound(held)
             kept += len(clips)
             yield begins, (turn + 1, 0, 0), clips
+            del clips, held
             require(
                 kept > 0 or not whole,
                 f"{self._name}: reader {self.part + 1} of {self.parts} (processes x num_workers) "

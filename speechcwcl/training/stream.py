@@ -223,6 +223,7 @@ class StreamSet(IterableDataset):
                 if batch is not None:
                     yield worker, following, batch
             first = 0
+            del clips  # before the next block is read
 
     def _plan(self, clips: list[Clip], part: int, begins: Place) -> list[list[int]]:
         """The batches of a block; no clip is left out, but one that is alone in its block."""

@@ -281,6 +281,9 @@ def test_texts_are_remembered_within_bounds(tiny_speech, tiny_text, monkeypatch)
     found = embed("on", "off", "on", "up", "down")
     assert torch.equal(found[0], found[2]) and len(memory.known) == 3
     assert np.allclose(found, model.encode_text(["on", "off", "on", "up", "down"]), atol=1e-6)
+    with torch.autocast("cpu", torch.bfloat16):
+        memory.clear()
+        assert torch.equal(embed("on", "off", "on", "up", "down"), found), "in full precision"
     asked.clear()
     embed("down", "up", "on")
     assert asked == [], "the latest are known"
