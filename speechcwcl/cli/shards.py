@@ -76,6 +76,12 @@ def run(args: argparse.Namespace) -> int:
 
 def stream(args: argparse.Namespace) -> int:
     """Write the set's ``stream.json``."""
+    for word in args.source:
+        require(
+            not word.endswith(".jsonl"),
+            f"{word}: a manifest; pack it first (the same command without --stream), then stream "
+            "the folder of shards",
+        )
     shards = [word if "://" in word else str(Path(word).resolve()) for word in args.source]
     spec = StreamSpec(shards=shards, shuffle=args.shuffle)
     folder = write_streamed(args.out, spec, {"name": args.out.name, "title": args.source[0]})

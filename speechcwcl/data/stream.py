@@ -72,7 +72,7 @@ class Clip:
             UserError: no text, no audio, or audio that cannot be read.
         """
         require(not self.problem, f"{self.name}: {self.problem}")
-        require(bool(self.text.strip()), f"{self.name}: has no text")
+        require(bool(self.text), f"{self.name}: has no text")
         if isinstance(self.audio, np.ndarray):
             self.duration = len(self.audio) / SAMPLE_RATE
         elif isinstance(self.audio, str):
@@ -124,7 +124,7 @@ def open_pieces(spec: StreamSpec) -> list[Piece]:
 
 def _clips_of_shard(shard: str) -> Iterator[Clip]:
     for utterance, data in open_shard(shard):
-        yield Clip(utterance.id, utterance.text or "", data, utterance.audio)
+        yield Clip(utterance.id, _words(utterance.text), data, utterance.audio)
 
 
 def _clips_of_rows(
@@ -134,8 +134,12 @@ def _clips_of_rows(
         name = f"{where}:{number}"
         audio, problem = _audio_of(row[spec.audio], local)
         key = str(row[spec.id]) if spec.id else name
-        text = row[spec.text]
-        yield Clip(key, "" if text is None else str(text), audio, name, problem)
+        yield Clip(key, _words(row[spec.text]), audio, name, problem)
+
+
+def _words(text: Any) -> str:
+    """A text as data folders have it: its words with one space between them."""
+    return "" if text is None else " ".join(str(text).split())
 
 
 def _audio_of(value: Any, local: bool) -> tuple[bytes | str | np.ndarray, str]:
@@ -202,16 +206,25 @@ class Reader:
         spec: the set.
         part, parts: which reader of how many; see :func:`share`.
         block: rows in a block.
-        ahead: a last block of a pass with at most so many rows is joined to the one before.
+        ahead: a last block of a pass with fewer rows is joined to the one before.
         seed: of the order of the pieces.
+        pieces: those of the set, if they are open already.
     """
 
     def __init__(
-        self, spec: StreamSpec, part: int, parts: int, *, block: int, ahead: int, seed: int = 0
+        self,
+        spec: StreamSpec,
+        part: int,
+        parts: int,
+        *,
+        block: int,
+        ahead: int,
+        seed: int = 0,
+        pieces: list[Piece] | None = None,
     ) -> None:
         self.spec, self.part, self.parts, self.seed = spec, part, parts, seed
         self.block, self.ahead = block, ahead
-        self.pieces = open_pieces(spec)
+        self.pieces = open_pieces(spec) if pieces is None else pieces
         require(len(self.pieces) > 0, f"{self._name}: holds no clip")
         self.skipped = 0
 

@@ -21,8 +21,8 @@ class StreamSpec:
 
     Attributes:
         dataset: id of a dataset on the hub.
-        folder: parquet, arrow or audio folder on the disk; relative to the ``stream.json``.
-        shards: WebDataset tars: a folder (relative alike), or paths and URLs, braces allowed.
+        folder: parquet, arrow or audio folder on the disk; in the ``stream.json`` relative to it.
+        shards: WebDataset tars: a folder, or paths (relative alike) and URLs, braces allowed.
         config, revision: of the dataset on the hub.
         split: of the dataset or folder.
         audio, text, id: names of the columns; without ``id``, clips are numbered.
@@ -82,8 +82,7 @@ def read_stream(path: str | Path) -> StreamSpec:
     spec = StreamSpec(**values)
     check_spec(spec, str(path))
     spec.folder = spec.folder and str(path.parent / spec.folder)
-    if len(spec.shards) == 1 and (path.parent / spec.shards[0]).is_dir():
-        spec.shards = [str(path.parent / spec.shards[0])]
+    spec.shards = [word if "://" in word else str(path.parent / word) for word in spec.shards]
     return spec
 
 

@@ -24,7 +24,7 @@ from speechbrain.utils.checkpoints import (
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from speechcwcl.data.augment import Augmenter
-from speechcwcl.data.stream import Clip, Place, Reader
+from speechcwcl.data.stream import Clip, Place, Reader, open_pieces
 from speechcwcl.data.stream_spec import NAME, StreamSpec
 from speechcwcl.errors import UserError, require
 from speechcwcl.files import read_json
@@ -51,10 +51,13 @@ def stream_data(config: TrainConfig, aligner: Aligner, spec: StreamSpec) -> Trai
     dataset = StreamSet(spec, config, rank=rank, ranks=world_size(), augment=augment)
     texts = TextMemory(aligner)
     if config.center_text:
-        count = center_on(aligner, spec, config.seed)
+        count = center_on(aligner, dataset)
         say(f"center_text: the mean of the first {count} unique texts of the stream")
     if aligner.speech_encoder.cacheable:
-        say(f"freeze: {config.freeze}: nothing of a stream is cached: the frozen part runs too")
+        say(
+            f"freeze: {config.freeze}: a stream has no feature cache, so the frozen part runs in "
+            "the loop, every time"
+        )
 
     def loader(brain: Any) -> StreamLoader:
         brain.checkpointer.add_recoverable("stream", dataset)
@@ -98,11 +101,11 @@ def say(line: str) -> None:
         print(line, flush=True)
 
 
-def center_on(aligner: Aligner, spec: StreamSpec, seed: int) -> int:
+def center_on(aligner: Aligner, dataset: StreamSet) -> int:
     """Set the text mean from the first unique texts of a stream, the same ones on every rank."""
     found: dict[str, None] = {}
-    for _, clip in Reader(spec, 0, 1, block=2, ahead=0, seed=seed).rows():
-        if clip.text.strip():
+    for _, clip in dataset.reader(0, 1).rows():
+        if clip.text:
             found[clip.text] = None
         if len(found) == CENTER_TEXTS:
             break
@@ -174,6 +177,7 @@ class StreamSet(IterableDataset):
         self.spec, self.config, self.augment = spec, config, augment
         self.rank, self.ranks = rank, ranks
         self.workers = max(1, config.num_workers)
+        self.pieces = open_pieces(spec)  # now: a mistake shows before anything heavy is done
         self.total = (config.steps_per_epoch or 1) * config.grad_accumulation
         self.epoch = 0
         # batches handed out since the beginning; worker -> its place and the next batch there
@@ -202,17 +206,22 @@ class StreamSet(IterableDataset):
         except UserError as error:
             yield error  # raised in a worker it would come with its traceback
 
-    def _batches(self, worker: int) -> Iterator[tuple[int, tuple[int, ...], Batch]]:
-        """Without end: the worker, where it goes on afterwards, and the batch."""
+    def reader(self, part: int, parts: int) -> Reader:
+        """One of so many readers of the set."""
         size = self.config.batch_size
-        reader = Reader(
+        return Reader(
             self.spec,
-            self.rank * self.workers + worker,
-            self.ranks * self.workers,
+            part,
+            parts,
             block=max(size, self.spec.shuffle // self.workers),
             ahead=size,
             seed=self.config.seed,
+            pieces=self.pieces,
         )
+
+    def _batches(self, worker: int) -> Iterator[tuple[int, tuple[int, ...], Batch]]:
+        """Without end: the worker, where it goes on afterwards, and the batch."""
+        reader = self.reader(self.rank * self.workers + worker, self.ranks * self.workers)
         *start, first = self.places.get(worker, (0, 0, 0, 0))
         for begins, after, clips in reader.blocks((start[0], start[1], start[2])):
             plan = self._plan(clips, reader.part, begins)

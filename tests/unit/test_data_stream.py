@@ -182,6 +182,8 @@ def test_a_stream_json_comes_back_and_may_name_folders_beside_it(tmp_path):
     (tmp_path / "tars").mkdir()
     path = written(tmp_path, folder="", shards="tars")
     assert read_stream(path).shards == [str(tmp_path / "tars")]
+    path = written(tmp_path, folder="", shards=["a.tar", "/b.tar", "http://host/c.tar"])
+    assert read_stream(path).shards == [str(tmp_path / "a.tar"), "/b.tar", "http://host/c.tar"]
 
 
 def test_shards_are_streamed_by_one_command(made, tmp_path, capsys):
@@ -196,6 +198,8 @@ def test_shards_are_streamed_by_one_command(made, tmp_path, capsys):
         assert main(["shards", "--stream", wrong, "--out", str(tmp_path / "x")]) == 2
     assert "shard-7.tar: cannot be read to its end" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+    assert main(["shards", "--stream", "m.jsonl", "--out", str(tmp_path / "x")]) == 2
+    assert "m.jsonl: a manifest; pack it first" in capsys.readouterr().err
     assert main(["shards", "a", "b", "--out", str(tmp_path / "x")]) == 2
     assert "several with --stream only" in capsys.readouterr().err
 
