@@ -65,7 +65,8 @@ def read_stream(path: str | Path) -> StreamSpec:
     path = Path(path)
     values = read_json(path)
     require(isinstance(values, dict), f"{path}: expected an object with keys and values")
-    version = values.pop("version", None)
+    require("version" in values, f"{path}: has no version: not a {NAME} of `prepare` or `shards`")
+    version = values.pop("version")
     require(
         version == VERSION,
         f"{path}: version {version!r}; this speechcwcl reads version {VERSION}",

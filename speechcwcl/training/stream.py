@@ -264,7 +264,7 @@ class StreamSet(IterableDataset):
                 wav = self.augment(wav, clip.id, turn + 1)
             waves.append(wav)
             texts.append(clip.text)
-        if not waves:
+        if not waves or len(waves) == 1 < len(clips):  # nothing left to contrast it with
             return None
         rows = torch.tensor([text_number(text) for text in texts])
         return Batch(*pad(waves), rows, cached=False, texts=texts)

@@ -174,6 +174,12 @@ def test_a_wrong_stream_json_is_one_line(tmp_path, values, message):
     assert "\n" not in str(caught.value)
 
 
+def test_another_json_is_no_stream(tmp_path):
+    (tmp_path / "x.json").write_text('{"a": 1}')
+    with pytest.raises(UserError, match="x.json: has no version: not a stream.json"):
+        read_stream(tmp_path / "x.json")
+
+
 def test_a_stream_json_comes_back_and_may_name_folders_beside_it(tmp_path):
     spec = StreamSpec(dataset="a/b", config="en", text="said", shuffle=50, skip_bad=True)
     write_stream(tmp_path / "stream.json", spec)

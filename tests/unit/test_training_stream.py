@@ -15,6 +15,7 @@ from test_training import kill_after_a_new_checkpoint, latest, same
 
 from speechcwcl.cli.main import main
 from speechcwcl.data.stream_spec import StreamSpec, write_stream
+from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.training import stream
 from speechcwcl.training.config import TrainConfig
@@ -204,6 +205,25 @@ def test_ranks_share_a_pass_out(made, workers):
         for worker in range(dataset.workers):
             texts.update(first_pass(dataset, worker))
     assert texts == Counter(WORDS)  # five shards: for six readers, two of them share one
+
+
+def test_what_turns_out_broken_when_decoded_is_passed_over(made, monkeypatch, capsys):
+    """A fault in the middle of a file, which its header and end do not show."""
+    dataset = stream_set(made, "shards")
+    real = stream.Clip.load
+
+    def load(clip):
+        if clip.text == "six":
+            raise UserError(f"{clip.name}: corrupt")
+        return real(clip)
+
+    monkeypatch.setattr(stream.Clip, "load", load)
+    with pytest.raises(UserError, match="corrupt .*passes over such"):
+        first_pass(dataset, 0)
+    dataset.spec.skip_bad = True
+    # one that is left alone by it has nothing to be contrasted with, and goes too
+    assert len(WORDS) - 2 <= len(first_pass(dataset, 0)) < len(WORDS)
+    assert "corrupt" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import webdataset
+from bench_page import machine, write_section
 from transformers import WhisperConfig, WhisperModel
 
 from speechcwcl.data.audio import encode_audio
@@ -75,6 +76,7 @@ def main() -> None:
     parser.add_argument("--shuffle", type=int, nargs="+", default=[1000, 4000], help="buffers")
     parser.add_argument("--batch", type=int, default=64, help="clips in a batch")
     parser.add_argument("--text", default="all-MiniLM-L6-v2", help="text encoder")
+    parser.add_argument("--write", action="store_true", help="put the table into README.md")
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
@@ -85,16 +87,30 @@ def main() -> None:
         make_tower(work / "tower")
         for clips in args.clips:
             make_shards(work / f"shards-{clips}", clips)
-        print("| clips | audio | shuffle | peak memory |\n|---|---|---|---|", flush=True)
+        rows = ["| clips | audio | shuffle | peak memory |", "|---:|---:|---:|---:|"]
         for clips in args.clips:
             for shuffle in args.shuffle:
-                words = ["--work", folder, "--clips", str(clips), "--shuffle", str(shuffle)]
-                words += ["--batch", str(args.batch), "--text", args.text]
-                done = subprocess.run(
-                    [sys.executable, __file__, *words], capture_output=True, text=True
-                )
-                row = [line for line in done.stdout.splitlines() if line.startswith("|")]
-                print(row[0] if row else done.stdout + done.stderr, flush=True)
+                rows.append(measured(folder, clips, shuffle, args))
+                print(rows[-1], flush=True)
+    if args.write:
+        words = " ".join(sys.argv[1:])
+        text = (
+            f"{machine()}, one thread, torch {torch.__version__}; `num_workers: 0`, batches of "
+            f"{args.batch}; most of the memory is torch, transformers and the text encoder.\n\n"
+            f"    python tools/benchmarks/streaming.py {words}\n\n" + "\n".join(rows)
+        )
+        write_section("streaming", "## Memory of training from a stream", text)
+
+
+def measured(folder: str, clips: int, shuffle: int, args: argparse.Namespace) -> str:
+    """The row of one run, made in a process of its own."""
+    words = ["--work", folder, "--clips", str(clips), "--shuffle", str(shuffle)]
+    words += ["--batch", str(args.batch), "--text", args.text]
+    done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True)
+    row = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    if not row:
+        raise SystemExit(done.stdout + done.stderr)
+    return row[0]
 
 
 if __name__ == "__main__":
