@@ -187,8 +187,10 @@ def open_shard(shard: str) -> Iterator[tuple[Utterance, bytes]]:
             ) from error
         raise UserError(f"{shard}: no such shard") from error
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        reason = str(error.args[0]) if error.args else type(error).__name__
-        raise UserError(f"{shard}: cannot be read to its end: {reason.splitlines()[0]}") from error
+        reason = str(error.args[0]).splitlines()[0] if error.args else type(error).__name__
+        if reason == "empty file" and "://" in shard:
+            reason = "nothing came; is it there, and the network up?"
+        raise UserError(f"{shard}: cannot be read to its end: {reason}") from error
 
 
 def _webdataset() -> Any:
