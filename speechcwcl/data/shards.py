@@ -188,8 +188,8 @@ def open_shard(shard: str) -> Iterator[tuple[Utterance, bytes]]:
         raise UserError(f"{shard}: no such shard") from error
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         reason = str(error.args[0]).splitlines()[0] if error.args else type(error).__name__
-        if reason == "empty file" and "://" in shard:
-            reason = "nothing came; is it there, and the network up?"
+        if "://" in shard and (reason == "empty file" or " (read) " in reason):  # curl gave up
+            reason = "nothing more comes; is it there, and the network up?"
         raise UserError(f"{shard}: cannot be read to its end: {reason}") from error
 
 

@@ -202,10 +202,8 @@ def test_shards_are_streamed_by_one_command(made, tmp_path, capsys):
         assert sorted(p.name for p in out.iterdir()) == ["corpus.json", "stream.json"]
         wrong = address + "/shard-7.tar"
         assert main(["shards", "--stream", wrong, "--out", str(tmp_path / "x")]) == 2
-    assert (
-        "shard-7.tar: cannot be read to its end: nothing came; is it there"
-        in capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert "shard-7.tar: cannot be read to its end: nothing more comes; is it there" in said
     assert not (tmp_path / "x").exists()
     assert main(["shards", "--stream", "m.jsonl", "--out", str(tmp_path / "x")]) == 2
     assert "m.jsonl: a manifest; pack it first" in capsys.readouterr().err
