@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 
 from speechcwcl.data.datadir import check_datadir
+from speechcwcl.data.stream import check_stream
+from speechcwcl.data.stream_spec import NAME, read_stream
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     for folder in args.folders:
+        if (folder / NAME).exists():
+            pieces = check_stream(read_stream(folder / NAME))
+            print(f"{folder}: streamed, {pieces} piece(s); the first rows are sound")
+            continue
         report = check_datadir(folder, allow_pipe=args.allow_pipe)
         report.raise_if_bad()
         print(report)

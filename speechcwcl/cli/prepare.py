@@ -6,7 +6,9 @@ OUT/<set>.
 `huggingface` takes any audio dataset, of the hub (streamed, no code of it is run) or a parquet,
 arrow or audio folder (--data), and has options of its own: --dataset ORG/NAME, --config,
 --revision, the columns --audio, --text, --speaker, --id, --labels [FIELD=]COLUMN ...,
---split SET=SPLIT ..., --limit N. Columns with usual names need not be named.
+--split SET=SPLIT ..., --limit N. Columns with usual names need not be named. What does not fit on
+the disk stays where it is: --stream SET ... writes OUT/<set>/stream.json after a look at the first
+rows, and `speechcwcl train --train OUT/<set>/stream.json` reads the set as it goes.
 
 Example:
     speechcwcl prepare mini --out data
@@ -14,6 +16,7 @@ Example:
     speechcwcl prepare librispeech --sets train-clean-100 slurp/test_headset --data slurp=/corpora/s
     speechcwcl prepare huggingface --sets train dev --dataset ORG/NAME --config en \\
         --text transcription --split dev=validation
+    speechcwcl prepare huggingface --sets train dev --dataset ORG/NAME --stream train
 """
 
 from __future__ import annotations

@@ -2,9 +2,14 @@
 
 Any key of the YAML can be overridden: ``--lr 1e-4 --loss clip``.
 
+A set that does not fit on the disk is streamed: `speechcwcl prepare huggingface --stream SET` and
+`speechcwcl shards --stream` write its stream.json.
+
 Example:
     speechcwcl train conf/cwcl.yaml --train dump/train/manifest.jsonl \\
         --valid valid_words:mini_words_valid --expdir exp/cwcl
+    speechcwcl train conf/cwcl.yaml --train data/train/stream.json --steps_per_epoch 1000 \\
+        --valid validation:retrieval --expdir exp/streamed
 """
 
 from __future__ import annotations
@@ -13,6 +18,8 @@ import argparse
 from pathlib import Path
 
 from speechcwcl.cli.evals import make_validator, parse_evals
+from speechcwcl.data.stream_spec import is_stream
+from speechcwcl.files import read_json, write_json
 from speechcwcl.training.config import load_config, parse_overrides
 from speechcwcl.training.run import train
 
@@ -21,7 +28,13 @@ TAKES_KEYS = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, help="training YAML")
-    parser.add_argument("--train", type=Path, required=True, help="manifest of the training set")
+    parser.add_argument(
+        "--train",
+        type=Path,
+        required=True,
+        help="the training set: a manifest.jsonl, or a stream.json that says what to read as it "
+        "goes (needs --steps_per_epoch N)",
+    )
     parser.add_argument(
         "--valid",
         nargs="+",
@@ -36,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     config = load_config(args.config, parse_overrides(args.rest))
+    card = args.train.with_name("corpus.json")
+    if is_stream(args.train) and card.exists():  # where `pack` looks for what was trained on
+        write_json(args.dumpdir / args.train.parent.name / "corpus.json", read_json(card))
     train(
         config,
         args.train,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from speechcwcl.data.datadir import Utterance, write_datadir
 from speechcwcl.data.problems import Problems
@@ -110,7 +110,11 @@ class Corpus(ABC):
             if not skip_bad:
                 problems.raise_if_any("(skip_bad leaves these out and lists them)")
 
-        facts = {
+        return write_datadir(out / split, sound(), corpus=self.facts(split), skipped=problems)
+
+    def facts(self, split: str) -> dict[str, Any]:
+        """What ``corpus.json`` says of a split."""
+        return {
             "name": self.name,
             "title": self.title,
             "licence": self.licence,
@@ -119,7 +123,6 @@ class Corpus(ABC):
             "split": split,
             "made_speech": self.made_speech,
         }
-        return write_datadir(out / split, sound(), corpus=facts, skipped=problems)
 
     @abstractmethod
     def utterances(self, source: Path, split: str, problems: Problems) -> Iterator[Utterance]:

@@ -19,19 +19,20 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from speechcwcl.corpora import _hf_read
 from speechcwcl.corpora._formats._fields import GUESSES, LABELS
-from speechcwcl.corpora._hf_read import Records
 from speechcwcl.corpora.base import Corpus
+from speechcwcl.data import hf_records
 from speechcwcl.data.audio import write_audio
+from speechcwcl.data.hf_records import Records
 from speechcwcl.data.problems import Problems
+from speechcwcl.data.stream import write_streamed
+from speechcwcl.data.stream_spec import StreamSpec
 from speechcwcl.data.utterance import Utterance
-from speechcwcl.errors import UserError, closest
+from speechcwcl.errors import UserError, closest, require
 from speechcwcl.files import atomic_write, read_json, sha256_json, write_json
 
 _DONE = ".completed"
 _STATE = ".source.json"
-_MAGIC = ((b"RIFF", ".wav"), (b"fLaC", ".flac"), (b"OggS", ".ogg"), (b"ID3", ".mp3"))
 
 
 class HuggingFace(Corpus):
@@ -46,6 +47,8 @@ class HuggingFace(Corpus):
         split_map: name of a set -> name of the split that it is made of, where they differ.
         shard: files in a folder.
         limit: take only so many records a split; for a first look.
+        stream: sets that are not written to the disk: a ``stream.json`` says how training reads
+            them.
 
     Example:
         >>> corpus = HuggingFace("org/name", text="sentence", labels={"label": "intent"})
@@ -75,6 +78,7 @@ class HuggingFace(Corpus):
         split_map: Mapping[str, str] | None = None,
         shard: int = 1000,
         limit: int | None = None,
+        stream: Iterable[str] = (),
     ) -> None:
         self.split_map = dict(split_map or {})
         self.dataset, self.config, self.revision = dataset, config, revision
@@ -82,7 +86,7 @@ class HuggingFace(Corpus):
         if isinstance(labels, str):
             labels = {"label": labels} if labels else {}
         self.labels = dict(labels)
-        self.shard, self.limit = shard, limit
+        self.shard, self.limit, self.stream = shard, limit, tuple(stream)
 
     def configure(self, words: list[str]) -> None:
         """Take ``--dataset ID --text COLUMN --labels FIELD=COLUMN ...`` from ``words``."""
@@ -96,6 +100,12 @@ class HuggingFace(Corpus):
         parser.add_argument("--labels", metavar="[FIELD=]COLUMN", help="of the labels", **pairs)
         parser.add_argument("--split", metavar="SET=SPLIT", help="set made of that split", **pairs)
         parser.add_argument("--limit", type=int, help="only so many records a split")
+        parser.add_argument(
+            "--stream",
+            metavar="SET",
+            help="not kept on the disk: for training only, which reads it as it goes",
+            **pairs,
+        )
         options = vars(parser.parse_args(words))
         labels = dict(_pair(word, default="label") for word in options.pop("labels"))
         split_map = dict(_pair(word) for word in options.pop("split"))
@@ -129,16 +139,18 @@ class HuggingFace(Corpus):
         """
         if not self.dataset:
             return super().download(target, splits)
-        names = _hf_read.hub_splits(self.dataset, self.config, self.revision)
+        names = hf_records.hub_splits(self.dataset, self.config, self.revision)
         for name in self._wanted(splits, names):
             split = self.split_map.get(name, name)
+            if name in self.stream:
+                continue
             if split not in names:
                 near = closest(split, names)
                 raise UserError(
                     f"dataset {self.dataset!r}: no split {split!r}{near}; it has {', '.join(names)}"
                     "; --split SET=SPLIT makes a set of a split with another name"
                 )
-            records = _hf_read.hub_records(self.dataset, split, self.config, self.revision)
+            records = hf_records.hub_records(self.dataset, split, self.config, self.revision)
             self._write_out(records, Path(target) / name)
         return Path(target)
 
@@ -155,6 +167,10 @@ class HuggingFace(Corpus):
         Audio that lies in parquet or arrow files is written to ``out/audio/<split>``.
         """
         source = Path(source)
+        streamed = self._streamed(source, out, splits)
+        nothing_else = bool(self.dataset) and not source.is_dir()
+        if streamed and (nothing_else or set(self.check_splits(splits)) <= set(self.stream)):
+            return streamed
         if not source.is_dir():
             raise UserError(f"{source}: no such folder (a dataset of the hub is fetched first)")
         there = sorted(p.parent.name for p in source.glob(f"*/{_DONE}"))
@@ -162,12 +178,49 @@ class HuggingFace(Corpus):
         if cut := sorted(begun - set(there)):
             raise UserError(f"{source / cut[0]}: only half there; run the same download again")
         if not there:
-            there = _hf_read.local_splits(source)
-            for name in self._wanted(splits, there):
-                records = _hf_read.local_records(source, self.split_map.get(name, name))
+            there = hf_records.local_splits(source)
+            for name in self._kept(splits, there):
+                records = hf_records.local_records(source, self.split_map.get(name, name))
                 self._write_out(records, Path(out) / "audio" / name)
             source = Path(out) / "audio"
-        return super().prepare(source, out, self._wanted(splits, there), skip_bad=skip_bad)
+        kept = self._kept(splits, there)
+        return streamed + super().prepare(source, out, kept, skip_bad=skip_bad)
+
+    def _kept(self, splits: Iterable[str] | None, there: list[str]) -> list[str]:
+        """Those of the wanted sets that are written to the disk."""
+        return [name for name in self._wanted(splits, there) if name not in self.stream]
+
+    def _streamed(self, source: Path, out: Path, splits: Iterable[str] | None) -> list[Path]:
+        """Write the data folders of the sets that are streamed: ``stream.json``, no tables."""
+        given = self.check_splits(splits)
+        for name in self.stream:
+            require(
+                splits is None or name in given,
+                f"--stream {name}: no such set{closest(name, given)}; there are {', '.join(given)}",
+            )
+        require(
+            not self.stream or self.limit is None,
+            "--limit: counts what is written to the disk; leave it out with --stream",
+        )
+        folders = []
+        for name in self.stream:
+            split = self.split_map.get(name, name)
+            if self.dataset:
+                place = {"dataset": self.dataset, "config": self.config, "revision": self.revision}
+                records = hf_records.hub_records(self.dataset, split, self.config, self.revision)
+            else:
+                place = {"folder": str(source.resolve())}
+                records = hf_records.local_records(source, split)
+            columns = self._choose(records)
+            require(
+                columns["text"] is not None,
+                "no column of text, which a set to train from needs; name it with --text; there "
+                f"are {', '.join(records.columns)}",
+            )
+            roles = {role: columns[role] or "" for role in ("audio", "text", "id")}
+            spec = StreamSpec(**place, split=split, **roles)
+            folders.append(write_streamed(Path(out) / name, spec, self.facts(name)))
+        return folders
 
     def utterances(self, source: Path, split: str, problems: Problems) -> Iterator[Utterance]:
         """Yield what was written out; see :meth:`Corpus.utterances`."""
@@ -332,19 +385,8 @@ def _store(audio: Any, stem: Path, *, local: bool) -> str | None:
         return path.name
     data = audio.get("bytes")
     if data:
-        path = stem.with_suffix(_suffix(data, audio.get("path") or ""))
+        path = stem.with_suffix(hf_records.suffix_of(data, audio.get("path") or ""))
         path.write_bytes(data)
         return path.name
     path = audio.get("path")
     return os.path.abspath(path) if path and local else None
-
-
-def _suffix(data: bytes, name: str) -> str:
-    """The suffix of an audio file, from its first bytes, else from its name."""
-    for magic, suffix in _MAGIC:
-        if data.startswith(magic):
-            return suffix
-    if data[:1] == b"\xff" and data[1:2] and data[1] & 0xE0 == 0xE0:
-        return ".mp3"
-    suffix = Path(name).suffix.lower()
-    return suffix if suffix in _hf_read.AUDIO_SUFFIXES else ".audio"

@@ -58,16 +58,17 @@ class AudioInfo:
     duration: float
 
 
-def probe(path: str | Path) -> AudioInfo:
+def probe(path: str | Path, data: bytes | None = None) -> AudioInfo:
     """Read a file's length without decoding all of it; cut-off files are noticed.
 
     Args:
         path: an audio file.
+        data: its bytes, where there is no file; ``path`` is for messages then.
 
     Raises:
         UserError: the file is missing, empty, not audio, corrupt or truncated.
     """
-    with _opened(path) as stream:
+    with _opened(path, None if data is None else io.BytesIO(data)) as stream:
         _check_whole(path, stream)
         return AudioInfo(
             stream.samplerate, stream.channels, stream.frames, stream.frames / stream.samplerate

@@ -66,6 +66,11 @@ def _look(folder: Path, problems: Problems) -> list[str]:
         raise UserError(
             f"{folder}: no such data folder{closest(folder.name, beside)}; run stage 1 (data) first"
         )
+    if (folder / "stream.json").exists():
+        raise UserError(
+            f"{folder}: streamed (stream.json), which only a training set can be: "
+            "`train --train` takes it; for other uses prepare it without --stream"
+        )
     if not (folder / "wav.scp").exists():
         found = ", ".join(sorted(p.name for p in folder.iterdir())[:5]) or "nothing"
         raise UserError(f"{folder}: not a data folder: no wav.scp in it (but {found})")

@@ -136,7 +136,8 @@ def stream_shards(
 ) -> Iterable[tuple[Utterance, np.ndarray]]:
     """Read shards from front to back through ``webdataset``: an iterable for a ``DataLoader``.
 
-    Ranks and workers share the shards out among themselves.
+    Ranks and workers share the shards out among themselves. For loops of your own; `speechcwcl
+    train` reads them through :mod:`speechcwcl.data.stream`, which can go on where it was.
 
     Args:
         shards: a folder, or paths, URLs and commands as ``webdataset`` takes them.
@@ -147,16 +148,49 @@ def stream_shards(
         An iterable of utterances with ``(samples,)`` float32 at 16 kHz.
     """
     webdataset = _webdataset()
-    if isinstance(shards, str | Path) and Path(shards).is_dir():
-        shards = [str(path) for path in _checked_paths(Path(shards))]
     found = webdataset.WebDataset(
-        shards,
+        shard_list(shards),
         shardshuffle=1000 if shuffle else False,
         nodesplitter=webdataset.split_by_node,
         empty_check=False,
         seed=seed,
     )
     return (found.shuffle(shuffle, seed=seed) if shuffle else found).map(_streamed)
+
+
+def shard_list(shards: str | Path | Sequence[str]) -> list[str]:
+    """The shards that a folder, a path, a URL or a list of such means; braces are expanded."""
+    webdataset = _webdataset()
+    if isinstance(shards, str | Path) and Path(shards).is_dir():
+        return [str(path) for path in _checked_paths(Path(shards))]
+    given = [shards] if isinstance(shards, str | Path) else shards
+    return [url for word in given for url in webdataset.shardlists.expand_urls(str(word))]
+
+
+def open_shard(shard: str) -> Iterator[tuple[Utterance, bytes]]:
+    """Read one shard from front to back, from the disk or a URL; nothing is kept.
+
+    Yields:
+        Utterances with their audio as it is stored.
+
+    Raises:
+        UserError: it cannot be had, is cut off, or holds a sample without audio.
+    """
+    try:
+        for sample in _webdataset().tarfile_samples([{"url": shard}]):
+            yield _with_bytes(sample)
+    except FileNotFoundError as error:
+        if error.filename == "curl":
+            raise UserError(
+                f"{shard}: shards of the web are read through curl, which is not installed: "
+                "install it, or copy the shards to the disk"
+            ) from error
+        raise UserError(f"{shard}: no such shard") from error
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        reason = str(error.args[0]).splitlines()[0] if error.args else type(error).__name__
+        if "://" in shard and (reason == "empty file" or " (read) " in reason):  # curl gave up
+            reason = "nothing more comes; is it there, and the network up?"
+        raise UserError(f"{shard}: cannot be read to its end: {reason}") from error
 
 
 def _webdataset() -> Any:
@@ -339,6 +373,12 @@ def _described(key: str, texts: dict[str, bytes], where: str) -> Utterance:
 
 def _streamed(sample: dict[str, Any]) -> tuple[Utterance, np.ndarray]:
     """A sample of ``webdataset`` as an utterance and its waveform."""
+    found, data = _with_bytes(sample)
+    return found, decode_audio(data, found.audio)
+
+
+def _with_bytes(sample: dict[str, Any]) -> tuple[Utterance, bytes]:
+    """A sample of ``webdataset`` as an utterance and its audio as it is stored."""
     where = f"{sample['__url__']}: {sample['__key__']!r}"
     parts = {k: v for k, v in sample.items() if not k.startswith("_")}
     texts = {k: v for k, v in parts.items() if k in _NOT_AUDIO}
@@ -347,5 +387,4 @@ def _streamed(sample: dict[str, Any]) -> tuple[Utterance, np.ndarray]:
         raise UserError(f"{where} has no audio")
     found = _described(sample["__key__"], texts, where)
     found.audio = f"{sample['__url__']}::{sample['__key__']}.{audio}"
-    wav = decode_audio(parts[audio], found.audio)
-    return found, wav
+    return found, parts[audio]

@@ -7,8 +7,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +19,7 @@ from speechcwcl.errors import UserError
 from speechcwcl.files import cannot_write, write_json
 
 _OURS = {"wav.scp", "text", "utt2spk", "segments", "utt2dur", "corpus.json", "spk2utt", "bad.tsv"}
+_OURS |= {"stream.json"}  # in the place of the tables, for a set that is read while training
 
 
 def write_datadir(
@@ -48,6 +49,23 @@ def write_datadir(
         UserError: no utterances, a repeated id, blanks in an id, an empty text, a full disk.
     """
     folder = Path(folder)
+    with replaced(folder) as temporary:
+        count = _write_tables(folder, temporary, utterances)
+        facts = {**corpus, "utterances": count}
+        if skipped:
+            facts["skipped"] = skipped.count
+            skipped.save(temporary / "bad.tsv")
+        write_json(temporary / "corpus.json", facts)
+    return folder
+
+
+@contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """Give a neighbour of a data folder to write into, and put it in its place when all went well.
+
+    Raises:
+        UserError: the folder holds files that are none of ours; a full disk.
+    """
     _refuse_foreign(folder)
     temporary = None
     try:
@@ -56,16 +74,10 @@ def write_datadir(
     except OSError as error:
         raise UserError(cannot_write(folder, error)) from error
     try:
-        count = _write_tables(folder, temporary, utterances)
-        facts = {**corpus, "utterances": count}
-        if skipped:
-            facts["skipped"] = skipped.count
-            skipped.save(temporary / "bad.tsv")
-        write_json(temporary / "corpus.json", facts)
+        yield temporary
         _move(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return folder
 
 
 def _refuse_foreign(folder: Path) -> None:

@@ -133,7 +133,8 @@ def _corpora(
     roles: dict[str, str] = {}
     for option, role in (("--train", "training"), ("--valid", "choosing the epoch")):
         for word in _values(command, option):
-            name = Path(word).parent.name if word.endswith(".jsonl") else word.rpartition(":")[0]
+            of_file = word.endswith((".jsonl", ".json"))  # a manifest, a stream
+            name = Path(word).parent.name if of_file else word.rpartition(":")[0]
             roles.setdefault(name, role)
     for name, _ in run.scores if run else []:
         roles.setdefault(name, "test")

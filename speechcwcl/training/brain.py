@@ -19,7 +19,7 @@ from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.frames import by_length
 from speechcwcl.training.cached_gradients import CachedGradients
 from speechcwcl.training.config import TrainConfig
-from speechcwcl.training.dataset import Batch
+from speechcwcl.training.dataset import Batch, TrainingData
 from speechcwcl.training.state import RandomState, RunningMeans
 
 # what the one line an epoch shows, beside the validation scores
@@ -36,6 +36,10 @@ class SpeechSide(nn.Module):
 
     def forward(self, inputs: torch.Tensor, lengths: torch.Tensor, cached: bool) -> torch.Tensor:
         """Embed a batch of cached features or waveforms: ``(batch, dim)``, unit-norm."""
+        encoder = self.aligner.speech_encoder
+        if not cached and self.training and len(self.masks) and encoder.cacheable:
+            inputs, lengths = encoder.frozen_features(inputs, lengths)
+            cached = True
         if not cached:
             return by_length(self.aligner.embed_speech, inputs, lengths)
         if self.training and len(self.masks):
@@ -72,26 +76,22 @@ class AlignBrain(sb.Brain):
     Args:
         aligner: the model; its speech side is trained.
         objective: the loss (:func:`speechcwcl.losses.build_loss`).
-        texts: ``(unique, dim)`` unit-norm frozen embeddings of the unique training texts.
+        data: the training set: frozen text embeddings, text bank, steps of one epoch.
         config: the training configuration.
         expdir: where ``metrics.jsonl`` is written.
-        steps_per_epoch: optimizer steps of one epoch, for the learning-rate schedule.
         validate: called at the end of an epoch with the aligner; returns named scores, of which
             ``score`` (higher is better) chooses the checkpoints to keep.
-        bank: text bank of the objective, or None.
     """
 
     def __init__(
         self,
         aligner: Aligner,
         objective: nn.Module,
-        texts: torch.Tensor,
+        data: TrainingData,
         *,
         config: TrainConfig,
         expdir: Path,
-        steps_per_epoch: int,
         validate: Callable[[Aligner], dict[str, float]],
-        bank: Any = None,
         run_opts: dict[str, Any] | None = None,
         checkpointer: Any = None,
     ) -> None:
@@ -99,8 +99,8 @@ class AlignBrain(sb.Brain):
         # hparams, though empty: SpeechBrain looks into them when there are several processes
         super().__init__(modules=modules, hparams={}, run_opts=run_opts, checkpointer=checkpointer)
         self.aligner, self.config, self.expdir = aligner, config, Path(expdir)
-        self.texts, self.bank = texts.to(self.device), bank
-        self.total_steps = max(1, steps_per_epoch * config.epochs)
+        self.data = data
+        self.total_steps = max(1, data.steps_per_epoch * config.epochs)
         self.validate = validate
         self.means = RunningMeans()
         self.started = time.monotonic()
@@ -125,7 +125,10 @@ class AlignBrain(sb.Brain):
         """The total loss over the batches of all ranks; its parts go to the running means."""
         rows = batch.rows.to(self.device)
         out = self.modules["objective"](
-            predictions.float(), self.texts[rows], text_ids=rows, bank=self.bank
+            predictions.float(),
+            self.data.texts(batch, self.device),
+            text_ids=rows,
+            bank=self.data.bank,
         )
         if stage == sb.Stage.TRAIN:
             values = {"loss": out.total.item()}
@@ -209,12 +212,17 @@ class AlignBrain(sb.Brain):
         if self.checkpointer is not None:
             # The step counters must read as after the epoch, or a resumed run would skip batches.
             self.step, self.avg_train_loss = 0, 0.0
+            self.data.before_checkpoint()
             self.checkpointer.save_and_keep_only(
                 meta={"score": valid["score"], "epoch": epoch},
                 max_keys=["score"],
                 num_to_keep=self.config.keep_checkpoints,
                 verbosity=10,
             )
+
+    def _save_intra_epoch_ckpt(self) -> None:
+        self.data.before_checkpoint()
+        super()._save_intra_epoch_ckpt()
 
 
 def lr_factor(step: int, total: int, warmup: float, schedule: str) -> float:

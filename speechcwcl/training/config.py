@@ -58,6 +58,7 @@ class TrainConfig:
     feature_mask: dict | None = None  # SpecAugment-like masks on cached features
     # optimisation
     epochs: int = 10
+    steps_per_epoch: int | None = None  # optimizer steps; for a stream, whose length is not known
     lr: float = 1e-3
     encoder_lr: float | None = None  # for the unfrozen part of the speech encoder; null = lr
     weight_decay: float = 0.01
@@ -86,6 +87,10 @@ class TrainConfig:
         for name in ("batch_size", "epochs", "num_buckets", "frame_stride", "grad_accumulation"):
             value = getattr(self, name)
             require(value >= 1, f"{name}: {value} is not a positive whole number")
+        require(
+            self.steps_per_epoch is None or self.steps_per_epoch >= 1,
+            f"steps_per_epoch: {self.steps_per_epoch} is not a positive whole number",
+        )
         require(
             0 <= self.augment_share <= 1,
             f"augment_share: {self.augment_share} is not between 0 and 1",

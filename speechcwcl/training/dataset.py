@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,25 +23,72 @@ class Batch:
     Attributes:
         inputs: ``(batch, frames, layers, dim)`` cached features, or ``(batch, samples)`` waveforms.
         lengths: ``(batch,)`` in frames or samples.
-        rows: ``(batch,)`` row of each utterance's text among the unique texts.
+        rows: ``(batch,)`` row of each utterance's text among the unique texts; of a stream, whose
+            texts are not known before, a number that only equal texts share.
         cached: whether ``inputs`` are cached features.
+        texts: the texts themselves, of a stream.
     """
 
     inputs: torch.Tensor
     lengths: torch.Tensor
     rows: torch.Tensor
     cached: bool
+    texts: list[str] | None = None
 
     def to(self, device: Any, non_blocking: bool = False) -> Batch:
         """The same batch on another device (SpeechBrain's protocol)."""
-        moved = [
-            t.to(device, non_blocking=non_blocking) for t in (self.inputs, self.lengths, self.rows)
-        ]
-        return Batch(*moved, cached=self.cached)
+        return self._changed(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory."""
-        return Batch(*(t.pin_memory() for t in (self.inputs, self.lengths, self.rows)), self.cached)
+        return self._changed(torch.Tensor.pin_memory)
+
+    def _changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        names = ("inputs", "lengths", "rows")
+        return dataclasses.replace(self, **{name: change(getattr(self, name)) for name in names})
+
+
+@dataclass
+class TrainingData:
+    """What a training set gives to the loop, whether it is a manifest or a stream.
+
+    Attributes:
+        texts: ``(batch, device)`` -> ``(batch, dim)`` unit-norm frozen text embeddings.
+        steps_per_epoch: optimizer steps of an epoch.
+        loader: makes the training loader, given the Brain.
+        bank: text bank of the objective, or None.
+        before_checkpoint: called on every rank before a checkpoint is written.
+    """
+
+    texts: Callable[[Batch, Any], torch.Tensor]
+    steps_per_epoch: int
+    loader: Callable[[Any], torch.utils.data.DataLoader]
+    bank: Any = None
+    before_checkpoint: Callable[[], None] = lambda: None
+
+
+class KnownTexts:
+    """The embeddings of all texts of a manifest, looked up by row.
+
+    Args:
+        matrix: ``(unique, dim)`` unit-norm.
+    """
+
+    def __init__(self, matrix: torch.Tensor) -> None:
+        self.matrix = matrix
+
+    def __call__(self, batch: Batch, device: Any) -> torch.Tensor:
+        self.matrix = self.matrix.to(device)
+        return self.matrix[batch.rows.to(device)]
+
+
+def pad(arrays: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Zero-pad to the longest: ``(batch, longest, ...)`` float32, and ``(batch,)`` lengths."""
+    lengths = torch.tensor([len(a) for a in arrays])
+    inputs = np.zeros((len(arrays), int(lengths.max()), *arrays[0].shape[1:]), dtype=np.float32)
+    for row, array in enumerate(arrays):
+        inputs[row, : len(array)] = array
+    return torch.from_numpy(inputs), lengths
 
 
 class AlignmentSet(Dataset):
@@ -86,14 +135,8 @@ class AlignmentSet(Dataset):
 
     def collate(self, items: list[tuple[np.ndarray, int]]) -> Batch:
         """Zero-pad to the longest."""
-        arrays = [item[0] for item in items]
-        lengths = torch.tensor([len(a) for a in arrays])
-        shape = (len(arrays), int(lengths.max()), *arrays[0].shape[1:])
-        inputs = np.zeros(shape, dtype=np.float32)
-        for row, array in enumerate(arrays):
-            inputs[row, : len(array)] = array
-        rows = torch.tensor([item[1] for item in items])
-        return Batch(torch.from_numpy(inputs), lengths, rows, cached=self.cache is not None)
+        rows = torch.tensor([row for _, row in items])
+        return Batch(*pad([array for array, _ in items]), rows, cached=self.cache is not None)
 
 
 class ContrastiveBatchSampler(DynamicBatchSampler):
@@ -105,7 +148,7 @@ class ContrastiveBatchSampler(DynamicBatchSampler):
 
 
 def batch_sampler(
-    dataset: AlignmentSet,
+    durations: Sequence[float],
     *,
     batch_size: int,
     max_batch_length: float | None,
@@ -115,18 +158,18 @@ def batch_sampler(
     """SpeechBrain's DynamicBatchSampler over length buckets with equal shares of utterances.
 
     Args:
-        dataset: the training set.
+        durations: of the utterances, in seconds.
         batch_size: utterances in a batch, at most.
         max_batch_length: padded seconds of speech in a batch, at most; None = no limit.
         num_buckets: 1 mixes all lengths in a batch.
         seed: of the shuffling.
     """
-    durations = np.asarray(dataset.manifest.durations, dtype=np.float64)
+    durations = np.asarray(durations, dtype=np.float64)
     edges = np.quantile(durations, np.linspace(0, 1, num_buckets + 1)[1:])
     edges = np.unique(np.maximum(edges, 1e-3))
     limit = max_batch_length or float(edges[-1]) * batch_size * (1 + 1e-6)
     return ContrastiveBatchSampler(
-        dataset,
+        durations,  # SpeechBrain asks it for its length only
         max_batch_length=limit,
         lengths_list=durations.tolist(),
         bucket_boundaries=edges.tolist(),

@@ -17,6 +17,7 @@ import torch
 
 from speechcwcl.data.augment import Augmenter
 from speechcwcl.data.manifest import Manifest
+from speechcwcl.data.stream_spec import is_stream, read_stream
 from speechcwcl.errors import UserError, require
 from speechcwcl.files import read_json, write_json
 from speechcwcl.losses import TextBank, build_loss
@@ -26,8 +27,9 @@ from speechcwcl.models.embed import feature_cache
 from speechcwcl.models.text_store import FOLDER, TextStore
 from speechcwcl.training.brain import AlignBrain
 from speechcwcl.training.config import TrainConfig
-from speechcwcl.training.dataset import AlignmentSet, batch_sampler
+from speechcwcl.training.dataset import AlignmentSet, KnownTexts, TrainingData, batch_sampler
 from speechcwcl.training.state import WholeCheckpointer
+from speechcwcl.training.stream import stream_data
 
 Validate = Callable[[Aligner], dict[str, float]]
 
@@ -79,7 +81,7 @@ def training_texts(
 
 def train(
     config: TrainConfig,
-    train_manifest: Path,
+    train_set: Path,
     expdir: Path,
     *,
     dumpdir: Path,
@@ -90,7 +92,7 @@ def train(
 
     Args:
         config: what to train and how.
-        train_manifest: ``dump/<set>/manifest.jsonl`` of the training set.
+        train_set: ``dump/<set>/manifest.jsonl`` of the training set, or a ``stream.json``.
         expdir: the experiment folder; checkpoints go to ``expdir/checkpoints``.
         dumpdir: the text store and the feature caches live here.
         validate: given the aligner, makes the function that scores it after each epoch.
@@ -105,36 +107,59 @@ def train(
     if config.threads:
         torch.set_num_threads(config.threads)
     aligner = build_aligner(config)
-    manifest = Manifest(train_manifest)
-    texts, rows = training_texts(aligner, manifest, dumpdir / FOLDER, config.center_text)
-    dataset = build_dataset(config, aligner, manifest, rows, dumpdir / train_manifest.parent.name)
-    sampler = batch_sampler(
-        dataset,
-        batch_size=config.batch_size,
-        max_batch_length=config.max_batch_length,
-        num_buckets=config.num_buckets,
-        seed=config.seed,
-    )
+    if is_stream(train_set):
+        data = stream_data(config, aligner, read_stream(train_set))
+    else:
+        data = manifest_data(config, aligner, train_set, dumpdir)
     counter = sb.utils.epoch_loop.EpochCounter(limit=config.epochs)
     checkpointer = WholeCheckpointer(expdir / "checkpoints", recoverables={"counter": counter})
     brain = AlignBrain(
         aligner,
         build_loss(config.loss, **config.loss_options),
-        texts,
+        data,
         config=config,
         expdir=expdir,
-        steps_per_epoch=math.ceil(len(sampler) / world_size() / config.grad_accumulation),
         validate=validate(aligner),
-        bank=TextBank(texts) if config.text_bank else None,
         run_opts=run_options(config, device),
         checkpointer=checkpointer,
     )
-    loader = make_loader(brain, dataset, sampler, config)
+    loader = data.loader(brain)
     if sb.utils.distributed.if_main_process():
         write_run_files(config, expdir)
     torch.manual_seed(config.seed)
     brain.fit(counter, loader)
     return brain
+
+
+def manifest_data(
+    config: TrainConfig, aligner: Aligner, train_manifest: Path, dumpdir: Path
+) -> TrainingData:
+    """A training set that is on the disk: texts embedded before, frozen features cached."""
+    require(
+        config.steps_per_epoch is None,
+        "steps_per_epoch: for a stream only; an epoch of a manifest is all of it, so leave it out",
+    )
+    manifest = Manifest(train_manifest)
+    texts, rows = training_texts(aligner, manifest, dumpdir / FOLDER, config.center_text)
+    dataset = build_dataset(config, aligner, manifest, rows, dumpdir / train_manifest.parent.name)
+    sampler = batch_sampler(
+        manifest.durations,
+        batch_size=config.batch_size,
+        max_batch_length=config.max_batch_length,
+        num_buckets=config.num_buckets,
+        seed=config.seed,
+    )
+    require(
+        len(sampler) >= world_size(),
+        f"{train_manifest}: {len(sampler)} batch(es) an epoch are too few for {world_size()} "
+        f"processes; set batch_size (now {config.batch_size}) lower or start fewer processes",
+    )
+    return TrainingData(
+        KnownTexts(texts),
+        math.ceil(len(sampler) / world_size() / config.grad_accumulation),
+        lambda brain: make_loader(brain, dataset, sampler, config),
+        TextBank(texts) if config.text_bank else None,
+    )
 
 
 # what may change between the parts of one run without making it another run

@@ -64,6 +64,26 @@ def test_stages_1_to_10_and_then_nothing_to_do(recipe, tmp_path, tiny_config):
     assert all("nothing changed; skipped" in line for line in stages), again.stdout
 
 
+def test_a_streamed_training_set_goes_through_all_stages(tmp_path, tiny_config):
+    options = [
+        "--train_config", str(tiny_config), "--nj", "1", "--train_args", "--steps_per_epoch 3",
+        "--data_args", f"--fake {tmp_path / 'fake'} --stream train",
+    ]  # fmt: skip
+    first = run(ROOT / "egs/huggingface/cwcl1", tmp_path, *options)
+    assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
+    assert "stage 2: format train: nothing to do" in first.stdout
+    assert "--train " + str(tmp_path / "data/train/stream.json") in first.stdout
+    card = (tmp_path / "exp/tiny/packed/README.md").read_text()
+    assert "| train | training | huggingface |" in card
+    assert (
+        not list(tmp_path.glob("data/audio/train"))
+        and not (tmp_path / "dump/train/manifest.jsonl").exists()
+    )
+    again = run(ROOT / "egs/huggingface/cwcl1", tmp_path, *options)
+    stages = [line for line in again.stdout.splitlines() if line.startswith("stage ")]
+    assert all("skipped" in line or "nothing to do" in line for line in stages), again.stdout
+
+
 def test_a_given_model_is_evaluated_from_shards_without_training(tmp_path, tiny_config):
     recipe = ROOT / "egs/mini/cwcl1"
     options = ["--train_config", str(tiny_config), "--data_args", f"--fake {tmp_path / 'fake'}"]

@@ -14,8 +14,9 @@ import pyarrow.parquet
 import pytest
 import soundfile
 
-from speechcwcl.corpora import _hf_read, get_corpus
+from speechcwcl.corpora import get_corpus
 from speechcwcl.corpora.huggingface import HuggingFace
+from speechcwcl.data import hf_records
 from speechcwcl.data.datadir import read_datadir
 from speechcwcl.data.manifest import compile_manifest
 from speechcwcl.errors import UserError
@@ -127,7 +128,7 @@ def test_many_files_of_a_split_and_several_splits(tmp_path):
     for split, number in (("train", 0), ("train", 1), ("test", 0)):
         path = root / f"{split}-{number:05d}-of-00002.parquet"
         write_parquet(path, {"audio": audio(clip(number)), "text": [f"{split} {number}"]})
-    assert _hf_read.local_splits(tmp_path / "d") == ["test", "train"]
+    assert hf_records.local_splits(tmp_path / "d") == ["test", "train"]
     test, train = prepared(tmp_path / "d", tmp_path / "data")
     assert [u.text for u in train] == ["train 0", "train 1"] and len(test) == 1
     with pytest.raises(UserError, match=r"no split 'tst' \(closest: 'test'\)"):

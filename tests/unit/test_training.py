@@ -16,6 +16,7 @@ from speechcwcl.corpora import get_corpus
 from speechcwcl.data.manifest import compile_manifest
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
+from speechcwcl.training import run
 from speechcwcl.training.brain import append_metrics, lr_factor
 from speechcwcl.training.state import RunningMeans, WholeCheckpointer
 
@@ -163,6 +164,14 @@ def test_cached_gradients_give_the_same_run(config, dump, tmp_path):
 def test_a_text_bank_is_one_line(config, dump, tmp_path):
     assert main(words(config(text_bank=True, epochs=1), dump, tmp_path / "exp")) == 0
     assert weights(tmp_path / "exp")
+
+
+def test_more_processes_than_batches_is_one_clear_line(config, dump, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(run, "world_size", lambda: 2)
+    assert main(words(config(batch_size=100), dump, tmp_path / "exp")) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "1 batch(es) an epoch are too few for 2 processes" in message
+    assert "set batch_size (now 100) lower" in message
 
 
 def test_half_a_checkpoint_is_swept_away(tmp_path):

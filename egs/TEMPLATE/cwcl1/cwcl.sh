@@ -79,8 +79,15 @@ if wanted 1; then
         "${prepare[@]}" --out "${datadir}" --sets ${sets} ${extra[@]+"${extra[@]}"} ${data_args}
 fi
 
+# a training set that does not fit on the disk stays where it is: data/<set>/stream.json
+streamed() { [ "$1" = "${train_set}" ] && [ -f "${datadir}/$1/stream.json" ]; }
+
 if wanted 2 || wanted 3; then
     for set in ${sets}; do
+        if streamed "${set}"; then
+            echo "stage 2: format ${set}: nothing to do, ${datadir}/${set}/stream.json is read while training"
+            continue
+        fi
         manifest=${dumpdir}/${set}/manifest.jsonl
         [ "${shards}" = true ] && manifest=${dumpdir}/${set}/files/manifest.jsonl
         run 2 "format ${set}" "${dumpdir}/${set}" "${datadir}/${set}" "${manifest}" \
@@ -96,7 +103,12 @@ if wanted 2 || wanted 3; then
     done
 fi
 
-manifests=; for set in ${sets}; do manifests+=" ${dumpdir}/${set}/manifest.jsonl"; done
+manifests=
+for set in ${sets}; do streamed "${set}" || manifests+=" ${dumpdir}/${set}/manifest.jsonl"; done
+train_data=${dumpdir}/${train_set}/manifest.jsonl
+streamed "${train_set}" && train_data=${datadir}/${train_set}/stream.json
+train_inputs=${manifests}
+streamed "${train_set}" && train_inputs+=" ${train_data}"
 test_manifests=; for set in ${test_sets}; do test_manifests+=" ${dumpdir}/${set}/manifest.jsonl"; done
 
 launch=(speechcwcl)
@@ -122,9 +134,9 @@ for config in ${train_config}; do
     fi
     if wanted 5 && [ -z "${model}" ]; then
         # shellcheck disable=SC2086
-        run 5 "train" "${exp}" "${configs} ${manifests}" "${exp}/hparams.json ${exp}/checkpoints" \
+        run 5 "train" "${exp}" "${configs} ${train_inputs}" "${exp}/hparams.json ${exp}/checkpoints" \
             ${train_cmd[@]+"${train_cmd[@]}"} "${launch[@]}" train "${config}" \
-            --train "${dumpdir}/${train_set}/manifest.jsonl" --valid ${valid_evals} \
+            --train "${train_data}" --valid ${valid_evals} \
             --expdir "${exp}" --dumpdir "${dumpdir}" ${train_device[@]+"${train_device[@]}"} ${train_args}
     fi
     if wanted 6 && [ -z "${model}" ]; then

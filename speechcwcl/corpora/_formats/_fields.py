@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from speechcwcl.corpora._layout import Listing
 from speechcwcl.data.audio import probe
@@ -52,6 +55,37 @@ class Options:
     id: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     root: str = ""
+
+
+class Spool:
+    """Utterances that were put on the disk until the header of a table was known.
+
+    Attributes:
+        fields: names of all label fields, sorted.
+        cut: whether any utterance is a stretch of its file.
+    """
+
+    def __init__(self, file: IO[str], utterances: Iterable[Utterance]) -> None:
+        self._file = file
+        fields: set[str] = set()
+        self.cut = False
+        for utterance in utterances:
+            fields.update(utterance.labels)
+            self.cut |= utterance.start is not None or utterance.end is not None
+            file.write(json.dumps(asdict(utterance)) + "\n")
+        self.fields = sorted(fields)
+
+    def __iter__(self) -> Iterator[Utterance]:
+        self._file.seek(0)
+        for line in self._file:
+            yield Utterance(**json.loads(line))
+
+
+@contextmanager
+def spooled(utterances: Iterable[Utterance]) -> Iterator[Spool]:
+    """Take utterances one by one, so that a table of any length is written in little memory."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
+        yield Spool(file, utterances)
 
 
 class Reader:

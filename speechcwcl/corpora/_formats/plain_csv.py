@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from speechcwcl.corpora._formats._fields import GUESSES, Options, Reader, absolute, seconds
+from speechcwcl.corpora._formats._fields import GUESSES, Options, Reader, absolute, seconds, spooled
 from speechcwcl.data.problems import Problems
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
@@ -55,14 +55,14 @@ def rows(path: Path) -> Iterator[tuple[int, dict[Any, Any]]]:
 
 def write(stream: IO[str], utterances: Iterable[Utterance], path: Path) -> None:
     """Write a table; label fields other than ``label`` become columns ``label_X``."""
-    utterances = list(utterances)
-    fields = sorted({f for u in utterances for f in u.labels} - {"label"})
-    table = csv.writer(stream, delimiter=_delimiter(path), lineterminator="\n")
-    table.writerow([*_WRITTEN, *(f"label_{name}" for name in fields)])
-    for u in utterances:
-        values = (u.id, absolute(u), u.start, u.end, u.duration, u.text, u.speaker)
-        labels = (u.labels.get(name, "") for name in ("label", *fields))
-        table.writerow(["" if value is None else value for value in (*values, *labels)])
+    with spooled(utterances) as spool:
+        fields = [name for name in spool.fields if name != "label"]
+        table = csv.writer(stream, delimiter=_delimiter(path), lineterminator="\n")
+        table.writerow([*_WRITTEN, *(f"label_{name}" for name in fields)])
+        for u in spool:
+            values = (u.id, absolute(u), u.start, u.end, u.duration, u.text, u.speaker)
+            labels = (u.labels.get(name, "") for name in ("label", *fields))
+            table.writerow(["" if value is None else value for value in (*values, *labels)])
 
 
 def _delimiter(path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from speechcwcl.corpora._formats import plain_csv
-from speechcwcl.corpora._formats._fields import Options, Reader, absolute, duration_of
+from speechcwcl.corpora._formats._fields import Options, Reader, absolute, duration_of, spooled
 from speechcwcl.data.audio import probe
 from speechcwcl.data.problems import Problems
 from speechcwcl.data.utterance import Utterance
@@ -53,18 +53,16 @@ def one(
 
 def write(stream: IO[str], utterances: Iterable[Utterance], path: Path) -> None:
     """Write the table; label fields become columns of their names."""
-    utterances = list(utterances)
-    fields = sorted({name for u in utterances for name in u.labels})
-    cut = any(u.start is not None or u.end is not None for u in utterances)
-    times = ["start", "stop"] if cut else []
-    table = csv.writer(stream, lineterminator="\n")
-    names = [name if name == "label" else f"label_{name}" for name in fields]
-    table.writerow(["ID", "duration", "wav", *times, "spk_id", "wrd", *names])
-    for u in utterances:
-        span = samples(u) if cut else ()
-        labels = [u.labels.get(name, "") for name in fields]
-        head = (u.id, f"{duration_of(u):.6g}", absolute(u))
-        table.writerow([*head, *span, u.speaker, u.text or "", *labels])
+    with spooled(utterances) as spool:
+        times = ["start", "stop"] if spool.cut else []
+        table = csv.writer(stream, lineterminator="\n")
+        names = [name if name == "label" else f"label_{name}" for name in spool.fields]
+        table.writerow(["ID", "duration", "wav", *times, "spk_id", "wrd", *names])
+        for u in spool:
+            span = samples(u) if spool.cut else ()
+            labels = [u.labels.get(name, "") for name in spool.fields]
+            head = (u.id, f"{duration_of(u):.6g}", absolute(u))
+            table.writerow([*head, *span, u.speaker, u.text or "", *labels])
 
 
 def samples(utterance: Utterance) -> tuple[int, int]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,14 @@ from speechcwcl.errors import UserError, closest
 from speechcwcl.files import read_json
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+_MAGIC = ((b"RIFF", ".wav"), (b"fLaC", ".flac"), (b"OggS", ".ogg"), (b"ID3", ".mp3"))
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.tsv")
 _SHARD = re.compile(r"[-_.]?\d{3,}(-of-\d+)?$")
+# Parquet files are cut into row groups only where there are few: it asks every file for its list.
+_FEW_FILES = 64
+_PIECE = 1000
+
+Rows = Callable[[], Iterator[dict[str, Any]]]
 
 
 @dataclass
@@ -29,6 +36,8 @@ class Records:
         rows: opens an iterator that skips the given number of records first.
         key: JSON-able; changes when the source does.
         local: whether its paths are files of this machine.
+        pieces: cuts the split into parts that can be read alone (files, row groups, stretches of
+            rows), each given as a function that opens its rows; the same ones at every call.
     """
 
     columns: list[str]
@@ -37,6 +46,7 @@ class Records:
     rows: Any
     key: dict[str, Any] = field(default_factory=dict)
     local: bool = True
+    pieces: Callable[[], list[Rows]] | None = None
 
 
 def hub_splits(dataset: str, config: str | None, revision: str | None) -> list[str]:
@@ -121,7 +131,8 @@ def _arrow(folder: Path) -> Records:
 
     loaded = _asked(str(folder), datasets.load_from_disk, str(folder))
     stamps = _stamps(sorted(folder.glob("*.arrow")))
-    return _of_iterable(loaded.to_iterable_dataset(), {"files": stamps}, str(folder))
+    streamed = loaded.to_iterable_dataset(num_shards=max(1, len(loaded) // _PIECE))
+    return _of_iterable(streamed, {"files": stamps}, str(folder))
 
 
 def _stamps(files: list[Path]) -> list[list[Any]]:
@@ -140,19 +151,36 @@ def _of_iterable(streamed: Any, key: dict[str, Any], name: str) -> Records:
     undecoded = streamed.decode(False) if audio else streamed
 
     def rows(skip: int) -> Iterator[dict[str, Any]]:
-        source = undecoded.skip(skip) if skip else undecoded
-        iterator = iter(source)
-        while True:
-            try:
-                row = next(iterator)
-            except StopIteration:
-                return
-            except Exception as error:
-                text = str(error).strip() or type(error).__name__
-                raise UserError(f"dataset {name}: {text.splitlines()[0]}") from error
-            yield row
+        return _sound(iter(undecoded.skip(skip) if skip else undecoded), name)
 
-    return Records(list(features), audio, classes, rows, key)
+    def pieces() -> list[Rows]:
+        cut = undecoded
+        if undecoded.num_shards < _FEW_FILES:
+            cut = _asked(name, undecoded.reshard)
+        return [functools.partial(_piece, cut, at, name) for at in range(cut.num_shards)]
+
+    return Records(list(features), audio, classes, rows, key, pieces=pieces)
+
+
+def _piece(streamed: Any, number: int, name: str) -> Iterator[dict[str, Any]]:
+    """The rows of one shard of a ``datasets`` iterable."""
+    # iter(), unlike a loop over the dataset, does not share the rows out among DataLoader workers.
+    for columns in _sound(streamed.shard(streamed.num_shards, number).iter(batch_size=16), name):
+        for values in zip(*columns.values(), strict=True):
+            yield dict(zip(columns, values, strict=True))
+
+
+def _sound(iterator: Iterator[Any], name: str) -> Iterator[Any]:
+    """The same items; what goes wrong inside ``datasets`` becomes one line."""
+    while True:
+        try:
+            item = next(iterator)
+        except StopIteration:
+            return
+        except Exception as error:
+            text = str(error).strip() or type(error).__name__
+            raise UserError(f"dataset {name}: {text.splitlines()[0]}") from error
+        yield item
 
 
 def _parquet_files(source: Path) -> dict[str, list[Path]]:
@@ -205,7 +233,15 @@ def _audiofolder(folder: Path) -> Records:
     )
     columns = list(dict.fromkeys(name for row in rows for name in row))
     stamp = {"folder": str(folder.resolve()), "rows": len(rows)}
-    return Records(columns, ["audio"], {}, lambda skip: iter(rows[skip:]), stamp)
+    starts = range(0, len(rows), _PIECE)
+    return Records(
+        columns,
+        ["audio"],
+        {},
+        lambda skip: iter(rows[skip:]),
+        stamp,
+        pieces=lambda: [functools.partial(iter, rows[at : at + _PIECE]) for at in starts],
+    )
 
 
 def _metadata_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -226,3 +262,14 @@ def _json_row(path: Path, number: int, line: str) -> dict[str, Any]:
         return json.loads(line)
     except ValueError as error:
         raise UserError(f"{path}:{number}: not JSON: {error}") from error
+
+
+def suffix_of(data: bytes, name: str) -> str:
+    """The suffix of an audio file, from its first bytes, else from its name."""
+    for magic, suffix in _MAGIC:
+        if data.startswith(magic):
+            return suffix
+    if data[:1] == b"\xff" and data[1:2] and data[1] & 0xE0 == 0xE0:
+        return ".mp3"
+    suffix = Path(name).suffix.lower()
+    return suffix if suffix in AUDIO_SUFFIXES else ".audio"

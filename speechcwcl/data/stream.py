@@ -1,0 +1,297 @@
+"""Training sets that stay where they are: ``stream.json`` names a dataset or shards to read from.
+
+Nothing of the audio is written to the disk. A split is read in pieces (files, row groups, shards);
+:class:`Reader` takes its share of them, in another order on every pass, and gives blocks of clips,
+so that memory is bounded by a block and any place can be come back to.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from speechcwcl.data import hf_records
+from speechcwcl.data.audio import SAMPLE_RATE, decode_audio, load_audio, probe
+from speechcwcl.data.resampling import resample
+from speechcwcl.data.shards import open_shard, shard_list
+from speechcwcl.data.stream_spec import NAME, StreamSpec, check_spec, write_stream
+from speechcwcl.data.writing import replaced
+from speechcwcl.errors import UserError, closest, require
+from speechcwcl.files import write_json
+
+Place = tuple[int, int, int]
+"""Where a reader is: pass, number of the piece in the pass' order, rows read of that piece."""
+
+
+def write_streamed(folder: Path, spec: StreamSpec, corpus: dict[str, Any]) -> Path:
+    """Check a set and write its data folder: ``stream.json`` and ``corpus.json``.
+
+    Raises:
+        UserError: as :func:`check_stream`; nothing is written then.
+    """
+    check_spec(spec, NAME)
+    check_stream(spec)
+    with replaced(Path(folder)) as temporary:
+        write_stream(temporary / NAME, spec)
+        write_json(temporary / "corpus.json", corpus)
+    return Path(folder)
+
+
+@dataclass(slots=True)
+class Clip:
+    """A row of a stream, not decoded yet.
+
+    Attributes:
+        id: unique in the set.
+        text: what is said.
+        audio: an encoded file, the path of one, or ``(samples,)`` float32 at 16 kHz.
+        name: for messages.
+        problem: why it cannot be used, if so.
+        duration: seconds, once it was measured.
+    """
+
+    id: str
+    text: str
+    audio: bytes | str | np.ndarray
+    name: str
+    problem: str = ""
+    duration: float = 0.0
+
+    def measure(self) -> Clip:
+        """Find out its duration from the header.
+
+        Raises:
+            UserError: no text, no audio, or audio that cannot be read.
+        """
+        require(not self.problem, f"{self.name}: {self.problem}")
+        require(bool(self.text), f"{self.name}: has no text")
+        if isinstance(self.audio, np.ndarray):
+            self.duration = len(self.audio) / SAMPLE_RATE
+        elif isinstance(self.audio, str):
+            self.duration = probe(self.audio).duration
+        else:
+            self.duration = probe(self.name, self.audio).duration
+        return self
+
+    def load(self) -> np.ndarray:
+        """``(samples,)`` float32 at 16 kHz."""
+        if isinstance(self.audio, np.ndarray):
+            return self.audio
+        if isinstance(self.audio, str):
+            return load_audio(self.audio)
+        return decode_audio(self.audio, self.name)
+
+
+Piece = Callable[[], Iterator[Clip]]
+
+
+def open_pieces(spec: StreamSpec) -> list[Piece]:
+    """Functions that open the pieces of a set, the same ones at every call.
+
+    Raises:
+        UserError: no such dataset, split, folder, shard or column.
+    """
+    if spec.shards:
+        only = spec.shards[0] if len(spec.shards) == 1 else spec.shards
+        return [functools.partial(_clips_of_shard, shard) for shard in shard_list(only)]
+    if spec.dataset:
+        name = spec.dataset
+        records = hf_records.hub_records(name, spec.split, spec.config, spec.revision)
+    else:
+        name = spec.folder
+        require(Path(name).is_dir(), f"{name}: no such folder")
+        records = hf_records.local_records(Path(name), spec.split)
+    for role in ("audio", "text", "id"):
+        column = getattr(spec, role)
+        require(
+            column in records.columns or (role == "id" and not column),
+            f"{name}: {role}: no column {column!r}{closest(column, records.columns)}; there are "
+            f"{', '.join(records.columns)}",
+        )
+    return [
+        functools.partial(_clips_of_rows, rows, spec, f"{name}:{spec.split}:{at}", records.local)
+        for at, rows in enumerate(records.pieces())
+    ]
+
+
+def _clips_of_shard(shard: str) -> Iterator[Clip]:
+    for utterance, data in open_shard(shard):
+        yield Clip(utterance.id, _words(utterance.text), data, utterance.audio)
+
+
+def _clips_of_rows(
+    rows: hf_records.Rows, spec: StreamSpec, where: str, local: bool
+) -> Iterator[Clip]:
+    for number, row in enumerate(rows()):
+        name = f"{where}:{number}"
+        audio, problem = _audio_of(row[spec.audio], local)
+        key = str(row[spec.id]) if spec.id else name
+        yield Clip(key, _words(row[spec.text]), audio, name, problem)
+
+
+def _words(text: Any) -> str:
+    """A text as data folders have it: its words with one space between them."""
+    return "" if text is None else " ".join(str(text).split())
+
+
+def _audio_of(value: Any, local: bool) -> tuple[bytes | str | np.ndarray, str]:
+    """A row's audio and what is wrong with it; paths count in local datasets only."""
+    path = value if isinstance(value, str) else None
+    if isinstance(value, dict):
+        if value.get("array") is not None and value.get("sampling_rate"):
+            wav = np.asarray(value["array"], dtype=np.float32)
+            return resample(wav, int(value["sampling_rate"]), SAMPLE_RATE), ""
+        if value.get("bytes"):
+            return value["bytes"], ""
+        path = value.get("path")
+    if path and local:
+        return os.path.abspath(path), ""
+    return b"", "has no audio"
+
+
+def check_stream(spec: StreamSpec, rows: int = 8) -> int:
+    """Read and decode the first rows of a set, so that a mistake shows at once.
+
+    Returns:
+        How many pieces the set has.
+
+    Raises:
+        UserError: as :func:`open_pieces`, or a row without text or readable audio.
+    """
+    pieces = open_pieces(spec)
+    clips = (clip for piece in pieces for clip in piece())
+    seen = 0
+    for clip in islice(clips, rows):
+        clip.measure().load()
+        seen += 1
+    require(seen > 0, f"{spec.dataset or spec.folder or spec.shards[0]}: holds no clip")
+    return len(pieces)
+
+
+def share(pieces: int, part: int, parts: int) -> list[tuple[int, int, int]]:
+    """What one of several readers reads: no row goes to two of them, and none to nobody.
+
+    Whole pieces where there are enough of them; otherwise several readers open the same piece,
+    and each takes every ``step``-th row of it.
+
+    Args:
+        pieces: how many there are.
+        part: which reader, from 0.
+        parts: how many readers.
+
+    Returns:
+        ``(piece, step, offset)``.
+    """
+    if pieces >= parts:
+        return [(piece, 1, 0) for piece in range(part, pieces, parts)]
+    piece = part % pieces
+    return [(piece, len(range(piece, parts, pieces)), part // pieces)]
+
+
+class Reader:
+    """One reader's share of a set, over and over, in blocks of clips.
+
+    The order of the pieces follows from the seed and the pass; the blocks, from the order and their
+    size. So a reader that begins at the place where a block began gives that block again.
+
+    Args:
+        spec: the set.
+        part, parts: which reader of how many; see :func:`share`.
+        block: rows in a block.
+        ahead: a last block of a pass with fewer rows is joined to the one before.
+        seed: of the order of the pieces.
+        pieces: those of the set, if they are open already.
+    """
+
+    def __init__(
+        self,
+        spec: StreamSpec,
+        part: int,
+        parts: int,
+        *,
+        block: int,
+        ahead: int,
+        seed: int = 0,
+        pieces: list[Piece] | None = None,
+    ) -> None:
+        self.spec, self.part, self.parts, self.seed = spec, part, parts, seed
+        self.block, self.ahead = block, ahead
+        self.pieces = open_pieces(spec) if pieces is None else pieces
+        require(len(self.pieces) > 0, f"{self._name}: holds no clip")
+        self.skipped = 0
+
+    @property
+    def _name(self) -> str:
+        return self.spec.dataset or self.spec.folder or self.spec.shards[0]
+
+    def rows(self, start: Place = (0, 0, 0)) -> Iterator[tuple[Place, Clip]]:
+        """The rows of one pass from a place on, each with the place behind it."""
+        turn, first, skip = start
+        mine = share(len(self.pieces), self.part, self.parts)
+        order = np.random.default_rng((self.seed, turn, self.part)).permutation(len(mine))
+        for at in range(first, len(mine)):
+            number, step, offset = mine[order[at]]
+            for row, clip in enumerate(self.pieces[number]()):
+                if row >= skip and row % step == offset:
+                    yield (turn, at, row + 1), clip
+            skip = 0
+
+    def blocks(self, start: Place = (0, 0, 0)) -> Iterator[tuple[Place, Place, list[Clip]]]:
+        """Blocks without end: where each begins, where the next one begins, and its sound clips.
+
+        Raises:
+            UserError: a clip that cannot be read (unless ``skip_bad``), or a whole pass of nothing.
+        """
+        begins = start
+        while True:
+            held: list[tuple[Place, Clip]] = []
+            whole, kept, turn = begins[1:] == (0, 0), 0, begins[0]
+            for item in self.rows(begins):
+                held.append(item)
+                if len(held) == self.block + self.ahead:
+                    after, clips = held[self.block - 1][0], self._sound(held[: self.block])
+                    kept, held = kept + len(clips), held[self.block :]
+                    yield begins, after, clips
+                    del clips  # or there would be two blocks in memory while the next one is read
+                    begins = after
+            clips = self._sound(held)
+            kept += len(clips)
+            yield begins, (turn + 1, 0, 0), clips
+            del clips, held
+            require(
+                kept > 0 or not whole,
+                f"{self._name}: reader {self.part + 1} of {self.parts} (processes x num_workers) "
+                f"found no clip of {self.spec.min_duration:g} to {self.spec.max_duration:g} s; "
+                "take fewer workers or other limits",
+            )
+            begins = (turn + 1, 0, 0)
+
+    def _sound(self, held: list[tuple[Place, Clip]]) -> list[Clip]:
+        """Those that can be used, measured."""
+        found = []
+        for _, clip in held:
+            try:
+                duration = clip.measure().duration
+            except UserError as error:
+                self.skip(error)
+                continue
+            if self.spec.min_duration <= duration <= self.spec.max_duration:
+                found.append(clip)
+        return found
+
+    def skip(self, error: UserError) -> None:
+        """Pass over what cannot be read and say so, ten times at most; or stop with the error."""
+        if not self.spec.skip_bad:
+            raise UserError(f'{error} ("skip_bad": true in {NAME} passes over such)') from error
+        self.skipped += 1
+        if self.skipped <= 10:
+            more = "; further ones are not listed" if self.skipped == 10 else ""
+            print(f"passed over: {error}{more}", file=sys.stderr, flush=True)
