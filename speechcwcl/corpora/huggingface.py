@@ -376,17 +376,18 @@ def _store(audio: Any, stem: Path, *, local: bool) -> str | None:
     Paths count in local datasets only: one of the hub must not name files of this machine.
     """
     if isinstance(audio, str):
-        return os.path.abspath(audio) if audio and local else None
+        audio = {"path": audio}
     if not isinstance(audio, dict):
         return None
     if audio.get("array") is not None and audio.get("sampling_rate"):
         path = stem.with_suffix(".flac")
         write_audio(path, np.asarray(audio["array"], dtype=np.float32), int(audio["sampling_rate"]))
         return path.name
-    data = audio.get("bytes")
+    data, path = audio.get("bytes"), audio.get("path")
+    if not data and path and hf_records.on_the_hub(path):
+        data = hf_records.hub_file(path)
     if data:
-        path = stem.with_suffix(hf_records.suffix_of(data, audio.get("path") or ""))
-        path.write_bytes(data)
-        return path.name
-    path = audio.get("path")
+        file = stem.with_suffix(hf_records.suffix_of(data, path or ""))
+        file.write_bytes(data)
+        return file.name
     return os.path.abspath(path) if path and local else None

@@ -77,8 +77,8 @@ def _asked(dataset: str, function: Any, *args: Any, **options: Any) -> Any:
     except Exception as error:
         text = str(error).strip() or type(error).__name__
         raise UserError(
-            f"dataset {dataset!r}: {text.splitlines()[0]} (a dataset that is a folder of audio "
-            "files or has a loading script: download it and give the folder with --data)"
+            f"dataset {dataset!r}: {text.splitlines()[0]} (a dataset that has a loading "
+            "script: download it and give the folder with --data)"
         ) from error
 
 
@@ -141,6 +141,8 @@ def _stamps(files: list[Path]) -> list[list[Any]]:
 
 def _of_iterable(streamed: Any, key: dict[str, Any], name: str) -> Records:
     """Wrap a ``datasets`` iterable, with decoding switched off."""
+    import datasets
+
     features = streamed.features or {}
     audio = [c for c, kind in features.items() if type(kind).__name__ == "Audio"]
     classes = {
@@ -149,6 +151,10 @@ def _of_iterable(streamed: Any, key: dict[str, Any], name: str) -> Records:
         if type(kind).__name__ == "ClassLabel"
     }
     undecoded = streamed.decode(False) if audio else streamed
+    if audio and str(streamed.info.builder_name).endswith("folder"):
+        # Its rows have paths, which `datasets` would make files of by torchcodec.
+        for column in audio:
+            undecoded = undecoded.cast_column(column, datasets.Value("string"))
 
     def rows(skip: int) -> Iterator[dict[str, Any]]:
         return _sound(iter(undecoded.skip(skip) if skip else undecoded), name)
@@ -262,6 +268,27 @@ def _json_row(path: Path, number: int, line: str) -> dict[str, Any]:
         return json.loads(line)
     except ValueError as error:
         raise UserError(f"{path}:{number}: not JSON: {error}") from error
+
+
+def on_the_hub(path: str) -> bool:
+    """Whether a path names a file of a dataset on the hub."""
+    return path.startswith("hf://datasets/")
+
+
+def hub_file(path: str) -> bytes:
+    """What is in a file of a dataset on the hub.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    import fsspec
+
+    try:
+        with fsspec.open(path, "rb") as stream:
+            return stream.read()
+    except Exception as error:
+        text = str(error).strip() or type(error).__name__
+        raise UserError(f"{path}: {text.splitlines()[0]}") from error
 
 
 def suffix_of(data: bytes, name: str) -> str:

@@ -52,7 +52,8 @@ class Clip:
     Attributes:
         id: unique in the set.
         text: what is said.
-        audio: an encoded file, the path of one, or ``(samples,)`` float32 at 16 kHz.
+        audio: an encoded file, the path of one (here or on the hub), or ``(samples,)`` float32 at
+            16 kHz.
         name: for messages.
         problem: why it cannot be used, if so.
         duration: seconds, once it was measured.
@@ -73,6 +74,8 @@ class Clip:
         """
         require(not self.problem, f"{self.name}: {self.problem}")
         require(bool(self.text), f"{self.name}: has no text")
+        if isinstance(self.audio, str) and hf_records.on_the_hub(self.audio):
+            self.audio = hf_records.hub_file(self.audio)
         if isinstance(self.audio, np.ndarray):
             self.duration = len(self.audio) / SAMPLE_RATE
         elif isinstance(self.audio, str):
@@ -152,8 +155,8 @@ def _audio_of(value: Any, local: bool) -> tuple[bytes | str | np.ndarray, str]:
         if value.get("bytes"):
             return value["bytes"], ""
         path = value.get("path")
-    if path and local:
-        return os.path.abspath(path), ""
+    if path and (local or hf_records.on_the_hub(path)):
+        return os.path.abspath(path) if local else path, ""
     return b"", "has no audio"
 
 

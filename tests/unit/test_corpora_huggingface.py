@@ -19,6 +19,8 @@ from speechcwcl.corpora.huggingface import HuggingFace
 from speechcwcl.data import hf_records
 from speechcwcl.data.datadir import read_datadir
 from speechcwcl.data.manifest import compile_manifest
+from speechcwcl.data.stream import open_pieces
+from speechcwcl.data.stream_spec import StreamSpec
 from speechcwcl.errors import UserError
 
 AUDIO = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
@@ -284,6 +286,38 @@ def test_the_hub_is_streamed_to_shards(tmp_path, monkeypatch):
     (folder / "train" / ".completed").unlink()
     with pytest.raises(UserError, match="only half there; run the same download again"):
         HuggingFace().prepare(folder, tmp_path / "data")
+
+
+def test_the_hub_may_hold_a_folder_of_audio_files(tmp_path, monkeypatch):
+    import datasets
+    import fsspec
+
+    files = {f"hf://datasets/org/name@abc/{i}.wav": clip(i) for i in range(3)}
+
+    def rows():  # as the audiofolder builder gives them, streaming
+        yield from ({"audio": path, "label": i % 2} for i, path in enumerate(files))
+
+    def load(path, *args, **options):
+        kinds = {"audio": datasets.Audio(), "label": datasets.ClassLabel(names=["no", "yes"])}
+        found = datasets.IterableDataset.from_generator(rows, features=datasets.Features(kinds))
+        found.info.builder_name = "audiofolder"
+        return found
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda *a, **k: ["train"])
+    monkeypatch.setattr(fsspec, "open", lambda path, mode: io.BytesIO(files[path]))
+    folder = HuggingFace("org/name").download(tmp_path / "got")
+    (data,) = HuggingFace().prepare(folder, tmp_path / "data")
+    utterances = list(read_datadir(data))
+    assert [u.labels["label"] for u in utterances] == ["no", "yes", "no"]
+    assert [Path(u.audio).read_bytes() for u in utterances] == list(files.values())
+    spec = StreamSpec(dataset="org/name", split="train", audio="audio", text="label")
+    (piece,) = open_pieces(spec)
+    clips = list(piece())
+    assert [c.measure().audio for c in clips[:2]] == list(files.values())[:2]
+    files.clear()
+    with pytest.raises(UserError, match=r"hf://datasets/org/name@abc/2.wav: "):
+        clips[2].measure()
 
 
 def test_paths_in_a_dataset_of_the_hub_are_not_files_of_this_machine(tmp_path, monkeypatch):
