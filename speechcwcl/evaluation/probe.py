@@ -241,6 +241,18 @@ class ProbeSet:
     vectors: dict[str, np.ndarray]
 
 
+def _check_sets(train: ProbeSet, test: ProbeSet) -> None:
+    shared = set(train.ids) & set(test.ids)
+    if shared:
+        raise UserError(
+            f"{train.name} and {test.name} share {len(shared)} utterances (first: "
+            f"{min(shared)!r}); a probe needs others to train on"
+        )
+    known = np.isin(test.classes, train.classes)
+    if not known.any() or len(np.unique(train.classes)) < 2:
+        raise UserError(f"{train.name}: fewer than two classes of {test.name} in it")
+
+
 def evaluate_probe(
     train: ProbeSet,
     test: ProbeSet,
@@ -265,15 +277,7 @@ def evaluate_probe(
         UserError: the two sets share utterances, or no class of the test is in the training set.
     """
     classes = len(classifier)
-    shared = set(train.ids) & set(test.ids)
-    if shared:
-        raise UserError(
-            f"{train.name} and {test.name} share {len(shared)} utterances (first: "
-            f"{min(shared)!r}); a probe needs others to train on"
-        )
-    known = np.isin(test.classes, train.classes)
-    if not known.any() or len(np.unique(train.classes)) < 2:
-        raise UserError(f"{train.name}: fewer than two classes of {test.name} in it")
+    _check_sets(train, test)
     valid = held_out(train.ids, train.speakers)
     scores = metrics.cosine_scores(
         metrics.unit_rows(test.vectors["embedding"], "speech embeddings"), classifier

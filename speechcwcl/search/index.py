@@ -138,14 +138,18 @@ class SearchIndex:
                 f"{now.window:g} and {now.hop:g}; give those, or another --index"
             )
         if index.root != root:
-            if index.root.is_dir():
-                raise UserError(
-                    f"{folder}: is the index of {index.root}; give {root} an index of its own"
-                )
-            with Table.open(folder / TABLE) as table:  # the recordings have been moved
-                table.set_meta(root=str(root))
-            index.root = root
+            index._move(root)
         return index
+
+    def _move(self, root: Path) -> None:
+        """Note that the recordings have been moved."""
+        if self.root.is_dir():
+            raise UserError(
+                f"{self.folder}: is the index of {self.root}; give {root} an index of its own"
+            )
+        with Table.open(self.folder / TABLE) as table:
+            table.set_meta(root=str(root))
+        self.root = root
 
     @classmethod
     def open(cls, folder: str | Path) -> SearchIndex:
