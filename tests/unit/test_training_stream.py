@@ -1,10 +1,14 @@
 """Training from a stream: end to end, resumed, shared out; nothing of the audio on the disk."""
 
+import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,18 +92,23 @@ def test_the_loss_falls_from_every_kind_of_stream(made, run, tmp_path, kind, cha
 
 
 @pytest.mark.parametrize("kind", ["parquet", "shards"])
-def test_nothing_of_the_audio_is_written(made, run, tmp_path, kind, monkeypatch):
+def test_nothing_of_the_audio_is_written(made, run, tmp_path, kind, monkeypatch, request):
     """Looks through every new file, of temporary folders and caches too, for a piece of a clip."""
     run(made[0] / f"{kind}.json", tmp_path / "first", epochs=1)  # the validation set's cache
-    for name in ("TMPDIR", "HF_HOME", "XDG_CACHE_HOME"):
+    for name in ("HF_HOME", "XDG_CACHE_HOME"):
         (tmp_path / name).mkdir()
         monkeypatch.setenv(name, str(tmp_path / name))
+    # short: the workers' sockets lie in it, and the name of a socket has at most 107 characters
+    temporary = Path(tempfile.mkdtemp(prefix="cw-"))
+    request.addfinalizer(functools.partial(shutil.rmtree, temporary))
+    monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.chdir(tmp_path)
-    before = {path for root in (tmp_path, made[0]) for path in root.rglob("*")}
+    roots = (tmp_path, made[0], temporary)
+    before = {path for root in roots for path in root.rglob("*")}
     command = [sys.executable, "-m", "speechcwcl.cli.main"]
     words = run.words(made[0] / f"{kind}.json", tmp_path / "exp", epochs=1, num_workers=1)
     subprocess.run([*command, *words], check=True, capture_output=True)
-    new = [p for root in (tmp_path, made[0]) for p in root.rglob("*") if p not in before]
+    new = [p for root in roots for p in root.rglob("*") if p not in before]
     new = [path for path in new if path.is_file()]
     assert any(path.suffix == ".ckpt" for path in new)
     pieces = [path.read_bytes()[500:600] for path in made[1]]
