@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
 import platform
 import sys
 from collections.abc import Callable
@@ -102,6 +103,7 @@ def train(
         UserError: anything in the configuration or the data that the user can put right.
     """
     refuse_other_settings(config, expdir)
+    check_workers(config)
     if "RANK" in os.environ:
         sb.utils.distributed.ddp_init_group({"distributed_backend": _backend()})
     if config.threads:
@@ -159,6 +161,20 @@ def manifest_data(
         math.ceil(len(sampler) / world_size() / config.grad_accumulation),
         lambda brain: make_loader(brain, dataset, sampler, config),
         TextBank(texts) if config.text_bank else None,
+    )
+
+
+def check_workers(config: TrainConfig) -> None:
+    """Refuse workers that could not hand over a batch: the training would wait for ever.
+
+    Raises:
+        UserError: the folder of temporary files has too long a name for their sockets.
+    """
+    folder = tempfile.gettempdir()
+    require(
+        config.num_workers == 0 or len(os.fsencode(folder)) <= 75,
+        f"num_workers: {config.num_workers}: workers keep sockets in {folder}, and that name is "
+        "too long for them; set TMPDIR to a folder whose name has at most 75 characters",
     )
 
 

@@ -24,6 +24,7 @@ from speechcwcl.models.aligner import Aligner
 from speechcwcl.training import stream
 from speechcwcl.training.config import TrainConfig
 from speechcwcl.training.dataset import Batch
+from speechcwcl.training.run import check_workers
 from speechcwcl.training.stream import StreamLoader, StreamSet, TextMemory, text_number
 
 
@@ -350,3 +351,12 @@ def test_two_processes_train_one_model_from_a_stream(made, run, tmp_path):
     first, second = (lines(tmp_path / name)[1]["train"]["loss"] for name in ("whole", "parts"))
     assert first == second
     assert same(latest(tmp_path / "whole")[0], latest(tmp_path / "parts")[0])
+
+
+def test_workers_that_could_not_hand_over_a_batch_are_refused(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp/" + "x" * 71)
+    check_workers(TrainConfig(num_workers=0))
+    with pytest.raises(UserError, match="set TMPDIR to a folder whose name has at most 75"):
+        check_workers(TrainConfig(num_workers=1))
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp/" + "x" * 70)
+    check_workers(TrainConfig(num_workers=1))
