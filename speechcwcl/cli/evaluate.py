@@ -47,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     aligner = Aligner.from_pretrained(args.model or args.expdir / "model")
     encode_text = stored_encoder(aligner, args.dumpdir / FOLDER)
-    prober = Prober(aligner, args.expdir, args.dumpdir, args.probe) if args.probe else None
+    prober = None
+    if args.probe:
+        prober = Prober(aligner, args.expdir, args.dumpdir, args.probe, encode_text)
     for name, word in parse_evals(args.evals):
         protocol = read_protocol(word)
         utterances = list(manifest_of(args.dumpdir, name))

@@ -11,6 +11,7 @@ from speechcwcl.data.manifest import Manifest
 from speechcwcl.evaluation.probe import ProbeSet, evaluate_probe, probe_rows
 from speechcwcl.evaluation.protocol import Protocol
 from speechcwcl.evaluation.results import read_embeddings, write_embeddings
+from speechcwcl.evaluation.texts import EncodeText
 from speechcwcl.evaluation.zeroshot import build_classifier
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.embed import embed_manifest, feature_cache
@@ -25,18 +26,26 @@ class Prober:
         expdir: the experiment folder.
         dumpdir: manifests and caches.
         train_set: the set whose labels are learned from.
+        encode_text: the model's text side.
     """
 
-    def __init__(self, aligner: Aligner, expdir: Path, dumpdir: Path, train_set: str) -> None:
+    def __init__(
+        self,
+        aligner: Aligner,
+        expdir: Path,
+        dumpdir: Path,
+        train_set: str,
+        encode_text: EncodeText,
+    ) -> None:
         self.aligner, self.expdir, self.dumpdir = aligner, expdir, dumpdir
-        self.train_set = train_set
+        self.train_set, self.encode_text = train_set, encode_text
         self._vectors: dict[str, dict[str, np.ndarray]] = {}
         self._encoder: SpeechEncoder | None = None
 
     def run(self, name: str, protocol: Protocol) -> str:
         """Probe a test set under a protocol, write the files, return the table."""
         train, test = (self._set(s, protocol) for s in (self.train_set, name))
-        classifier = build_classifier(protocol, self.aligner.encode_text)
+        classifier = build_classifier(protocol, self.encode_text)
         out = eval_folder(self.expdir, name) / protocol.name
         header, rows = probe_rows(evaluate_probe(train, test, classifier, out))
         widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]

@@ -16,7 +16,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from speechcwcl.corpora._formats._fields import GUESSES, LABELS
@@ -371,23 +370,17 @@ def _words(
 
 
 def _store(audio: Any, stem: Path, *, local: bool) -> str | None:
-    """Write a record's audio beside ``stem``; its name, or the path of a file that is there.
-
-    Paths count in local datasets only: one of the hub must not name files of this machine.
-    """
-    if isinstance(audio, str):
-        audio = {"path": audio}
-    if not isinstance(audio, dict):
-        return None
-    if audio.get("array") is not None and audio.get("sampling_rate"):
+    """Write a record's audio beside ``stem``; its name, or the path of a file that is there."""
+    found = hf_records.audio_of(audio, local=local)
+    if isinstance(found, tuple):
         path = stem.with_suffix(".flac")
-        write_audio(path, np.asarray(audio["array"], dtype=np.float32), int(audio["sampling_rate"]))
+        write_audio(path, *found)
         return path.name
-    data, path = audio.get("bytes"), audio.get("path")
-    if not data and path and hf_records.on_the_hub(path):
-        data = hf_records.hub_file(path)
-    if data:
-        file = stem.with_suffix(hf_records.suffix_of(data, path or ""))
-        file.write_bytes(data)
-        return file.name
-    return os.path.abspath(path) if path and local else None
+    if isinstance(found, str) and hf_records.on_the_hub(found):
+        found = hf_records.hub_file(found)
+    if isinstance(found, bytes):
+        name = audio if isinstance(audio, str) else audio.get("path")
+        path = stem.with_suffix(hf_records.suffix_of(found, name or ""))
+        path.write_bytes(found)
+        return path.name
+    return found

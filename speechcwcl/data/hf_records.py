@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import functools
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from speechcwcl.errors import UserError, closest
 from speechcwcl.files import read_json
@@ -289,6 +292,25 @@ def hub_file(path: str) -> bytes:
     except Exception as error:
         text = str(error).strip() or type(error).__name__
         raise UserError(f"{path}: {text.splitlines()[0]}") from error
+
+
+def audio_of(value: Any, *, local: bool) -> bytes | str | tuple[np.ndarray, int] | None:
+    """What a record holds of its audio: a file's bytes, or its path, or samples and their rate.
+
+    Paths of this machine count in local datasets only: one of the hub must not name its files.
+    """
+    if isinstance(value, str):
+        value = {"path": value}
+    if not isinstance(value, dict):
+        return None
+    if value.get("array") is not None and value.get("sampling_rate"):
+        return np.asarray(value["array"], dtype=np.float32), int(value["sampling_rate"])
+    if value.get("bytes"):
+        return value["bytes"]
+    path = value.get("path")
+    if path and on_the_hub(path):
+        return path
+    return os.path.abspath(path) if path and local else None
 
 
 def suffix_of(data: bytes, name: str) -> str:

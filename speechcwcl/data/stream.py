@@ -8,7 +8,6 @@ so that memory is bounded by a block and any place can be come back to.
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -135,7 +134,11 @@ def _clips_of_rows(
 ) -> Iterator[Clip]:
     for number, row in enumerate(rows()):
         name = f"{where}:{number}"
-        audio, problem = _audio_of(row[spec.audio], local)
+        audio, problem = hf_records.audio_of(row[spec.audio], local=local), ""
+        if audio is None:
+            audio, problem = b"", "has no audio"
+        elif isinstance(audio, tuple):
+            audio = resample(*audio, SAMPLE_RATE)
         key = str(row[spec.id]) if spec.id else name
         yield Clip(key, _words(row[spec.text]), audio, name, problem)
 
@@ -143,21 +146,6 @@ def _clips_of_rows(
 def _words(text: Any) -> str:
     """A text as data folders have it: its words with one space between them."""
     return "" if text is None else " ".join(str(text).split())
-
-
-def _audio_of(value: Any, local: bool) -> tuple[bytes | str | np.ndarray, str]:
-    """A row's audio and what is wrong with it; paths count in local datasets only."""
-    path = value if isinstance(value, str) else None
-    if isinstance(value, dict):
-        if value.get("array") is not None and value.get("sampling_rate"):
-            wav = np.asarray(value["array"], dtype=np.float32)
-            return resample(wav, int(value["sampling_rate"]), SAMPLE_RATE), ""
-        if value.get("bytes"):
-            return value["bytes"], ""
-        path = value.get("path")
-    if path and (local or hf_records.on_the_hub(path)):
-        return os.path.abspath(path) if local else path, ""
-    return b"", "has no audio"
 
 
 def check_stream(spec: StreamSpec, rows: int = 8) -> int:

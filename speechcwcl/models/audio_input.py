@@ -83,16 +83,16 @@ def load_batch(items: Sequence[tuple[int, Audio]], sample_rate: int) -> tuple[Te
     Returns:
         (batch, samples) float32 at 16 kHz, zero-padded, and (batch,) lengths in samples.
     """
-    return pad_waves([_load(item, index, sample_rate) for index, item in items])
+    return pad([_load(item, index, sample_rate) for index, item in items])
 
 
-def pad_waves(clips: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """``(batch, samples)`` zero-padded waveforms and ``(batch,)`` lengths in samples."""
-    lengths = torch.tensor([len(clip) for clip in clips])
-    wav = torch.zeros(len(clips), int(lengths.max()))
-    for row, clip in zip(wav, clips, strict=True):
-        row[: len(clip)] = torch.as_tensor(clip)
-    return wav, lengths
+def pad(arrays: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Zero-pad to the longest: ``(batch, longest, ...)`` float32, and ``(batch,)`` lengths."""
+    lengths = torch.tensor([len(a) for a in arrays])
+    padded = np.zeros((len(arrays), int(lengths.max()), *arrays[0].shape[1:]), dtype=np.float32)
+    for row, array in zip(padded, arrays, strict=True):
+        row[: len(array)] = array
+    return torch.from_numpy(padded), lengths
 
 
 def _load(item: Audio, index: int, sample_rate: int) -> np.ndarray:

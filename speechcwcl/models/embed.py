@@ -16,7 +16,7 @@ from speechcwcl.data.features import FeatureCache
 from speechcwcl.data.manifest import Manifest
 from speechcwcl.files import sha256_json
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.audio_input import batches, pad_waves
+from speechcwcl.models.audio_input import batches, pad
 from speechcwcl.models.speech import SpeechEncoder
 
 # Seconds of padded speech in one forward pass: large enough for speed, small enough for any memory.
@@ -60,7 +60,7 @@ def feature_cache(
                 augment(wav, u.id, number)
                 for wav, u, number in zip(wavs, utterances, versions, strict=True)
             ]
-        wav, lengths = pad_waves(wavs)
+        wav, lengths = pad(wavs)
         with encoding:
             feats, frames = encoder.frozen_features(
                 wav.to(encoder.device), lengths.to(encoder.device)
@@ -114,7 +114,7 @@ def embed_manifest(
             found = aligner.embed_features(padded.to(aligner.device), frames.to(aligner.device))
         else:
             items = [manifest[i] for i in rows]
-            wav, lengths = pad_waves([u.load() for u in items])
+            wav, lengths = pad([u.load() for u in items])
             found = aligner.embed_speech(wav.to(aligner.device), lengths.to(aligner.device))
         out[rows] = found.float().cpu().numpy()
         bar.update(len(rows))

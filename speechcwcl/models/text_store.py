@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 from filelock import FileLock
 
 from speechcwcl.errors import UserError, closest
@@ -166,17 +165,23 @@ class TextStore:
         return {"texts": len(self), "encoder": self.encoder_hash, "parts": self._parts}
 
 
-def stored_encoder(aligner: Aligner, folder: str | Path) -> Callable[[Sequence[str]], np.ndarray]:
-    """``aligner.encode_text`` through the store in ``folder``.
+def embed_stored(
+    aligner: Aligner, store: TextStore, texts: Sequence[str], progress: bool = False
+) -> np.ndarray:
+    """(texts, dim) as the aligner's text encoder gives them; it is loaded only if a text is new."""
+    if store.missing(texts):
+        store.add(texts, aligner.text_encoder, progress=progress)
+    return store.lookup(texts)
 
-    What any model with the same text encoder has embedded before is not embedded again; the text
-    encoder is loaded only if a text is new.
+
+def stored_encoder(aligner: Aligner, folder: str | Path) -> Callable[[Sequence[str]], np.ndarray]:
+    """``aligner.encode_text`` through the store in ``folder``, which is read once.
+
+    What any model with the same text encoder has embedded before is not embedded again.
     """
+    store = TextStore.open(folder, aligner.text_hash)
 
     def encode(texts: Sequence[str]) -> np.ndarray:
-        store = TextStore.open(folder, aligner.text_hash)
-        if store.missing(texts):
-            store.add(texts, aligner.text_encoder)
-        return aligner.transform_text(torch.from_numpy(store.lookup(texts))).numpy()
+        return aligner.transform_text(embed_stored(aligner, store, texts)).numpy()
 
     return encode

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from speechcwcl.data.manifest import Manifest
 from speechcwcl.errors import require
+from speechcwcl.models.audio_input import pad
 
 
 @dataclass
@@ -80,15 +81,6 @@ class KnownTexts:
     def __call__(self, batch: Batch, device: Any) -> torch.Tensor:
         self.matrix = self.matrix.to(device)
         return self.matrix[batch.rows.to(device)]
-
-
-def pad(arrays: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Zero-pad to the longest: ``(batch, longest, ...)`` float32, and ``(batch,)`` lengths."""
-    lengths = torch.tensor([len(a) for a in arrays])
-    inputs = np.zeros((len(arrays), int(lengths.max()), *arrays[0].shape[1:]), dtype=np.float32)
-    for row, array in enumerate(arrays):
-        inputs[row, : len(array)] = array
-    return torch.from_numpy(inputs), lengths
 
 
 class AlignmentSet(Dataset):

@@ -25,7 +25,7 @@ from speechcwcl.losses import TextBank, build_loss
 from speechcwcl.losses.gather import world_size
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.embed import feature_cache
-from speechcwcl.models.text_store import FOLDER, TextStore
+from speechcwcl.models.text_store import FOLDER, TextStore, embed_stored
 from speechcwcl.training.brain import AlignBrain
 from speechcwcl.training.config import TrainConfig
 from speechcwcl.training.dataset import AlignmentSet, KnownTexts, TrainingData, batch_sampler
@@ -71,10 +71,8 @@ def training_texts(
     unique = sorted(set(texts))
     row_of = {text: row for row, text in enumerate(unique)}
     store = TextStore.open(store_folder, aligner.text_hash)
-    if store.missing(unique):
-        store.add(unique, aligner.text_encoder, progress=True)
-        aligner.drop_text_encoder()
-    raw = torch.from_numpy(store.lookup(unique))
+    raw = torch.from_numpy(embed_stored(aligner, store, unique, progress=True))
+    aligner.drop_text_encoder()
     if center:
         aligner.set_text_mean(raw.mean(dim=0))
     return aligner.transform_text(raw), np.array([row_of[text] for text in texts], dtype=np.int64)

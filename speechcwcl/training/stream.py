@@ -30,8 +30,9 @@ from speechcwcl.errors import UserError, require
 from speechcwcl.files import read_json
 from speechcwcl.losses.gather import world_size
 from speechcwcl.models.aligner import Aligner
+from speechcwcl.models.audio_input import pad
 from speechcwcl.training.config import TrainConfig
-from speechcwcl.training.dataset import Batch, TrainingData, batch_sampler, pad
+from speechcwcl.training.dataset import Batch, TrainingData, batch_sampler
 
 # Unique texts, the first of the stream, whose mean embedding `center_text` takes out.
 CENTER_TEXTS = 2000
