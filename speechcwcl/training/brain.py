@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import speechbrain as sb
 import torch
 from speechbrain.augment.freq_domain import SpectrogramDrop
@@ -143,7 +144,13 @@ class AlignBrain(sb.Brain):
         return super().fit_batch(batch)
 
     def on_fit_batch_start(self, batch: Batch, should_step: bool) -> None:
-        """Set the learning rate from the number of steps made: nothing to save, nothing to lose."""
+        """Set the learning rate from the number of steps made: nothing to save, nothing to lose.
+
+        Random generators likewise on all ranks but the first, whose states are in checkpoints.
+        """
+        if rank := sb.utils.distributed.get_rank() or 0:
+            place = (self.config.seed, rank, self.train_dataset.epoch, self.step)
+            torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
         factor = lr_factor(
             self.optimizer_step, self.total_steps, self.config.warmup, self.config.schedule
         )
