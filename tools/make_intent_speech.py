@@ -28,13 +28,15 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 
 import soundfile
 from mini_corpus import UserError as ToolError
 from mini_corpus.fetch import check_hibari, check_voices
-from mini_corpus.plan import Clip
+from mini_corpus.plan import SPLIT_OF_SET, Clip
 from mini_corpus.programs import check_programs
 from mini_corpus.synth import cached, load_clip, synthesize, was_given_up
 from mini_corpus.voices import (
@@ -61,6 +63,21 @@ ESPEAK_VOICES = tuple(
     for accent in ("en-us", "en-gb", "en-gb-scotland")
     for variant in ("m1", "m3", "m5", "m7", "f1", "f2", "f4", "klatt4")
 )
+NATURAL_VOICES = tuple(
+    f"{voice}_p{pitch}"
+    for voice in (
+        "rhvoice_alan", "rhvoice_bdl", "rhvoice_clb", "rhvoice_evgeniy-eng", "rhvoice_lyubov",
+        "pico_en-US", "pico_en-GB", "pico_en-US", "pico_en-GB",  # Pico is six times as fast
+    )
+    for pitch in ("086", "093", "100", "108")
+)  # fmt: skip
+# Left out: those of which Whisper tiny.en gets more than four of five words wrong (af1, fr4, pl1).
+ACCENT_VOICES = (
+    *(f"espeak_mb-{name}-en" for name in (
+        "nl2", "fr1", "de1", "de2", "de3", "de4", "de5", "de6", "gr2", "hu1", "ro1", "sw1", "sw2",
+    )),
+    *(f"espeak_mb-{name}" for name in ("us1", "us2", "us3", "en1")),
+)  # fmt: skip
 Row = tuple[str, dict[str, str]]  # text, labels
 
 
@@ -112,58 +129,99 @@ def sampled(rows: list[Row], count: int, *purpose: object) -> list[Row]:
     return rows[:count]
 
 
-def plan(args: argparse.Namespace) -> tuple[list[Clip], dict[str, dict[str, str]]]:
-    """All clips, and the labels of each by id."""
-    text = args.data / "text"
-    test_topv2 = sampled(topv2_rows(text / "topv2", "test"), args.topv2_test, "test_topv2")
-    held_out = topv2_rows(text / "topv2", "eval")
-    valid_topv2 = sampled(held_out, args.valid, "valid_topv2")
-    devel, test = slurp_rows(text / "slurp/devel.jsonl"), slurp_rows(text / "slurp/test.jsonl")
-    valid_slurp = sampled(devel, args.valid, "valid_slurp")
-    taken = {t for rows in (test_topv2, valid_topv2, devel, test) for t, _ in rows}
-    snips = (text / "snips/train/seq.in").read_text(encoding="utf-8").splitlines()
-    train = [row for row in slurp_rows(text / "slurp/train_reconstructed.jsonl")
-             if row[0] not in taken]  # fmt: skip
-    known = taken | {t for t, _ in train}
-    for rows, count, name in (
-        (held_out, args.topv2, "topv2"), (clean((t, {}) for t in snips), args.snips, "snips"),
-    ):  # fmt: skip
-        train += sampled([row for row in rows if row[0] not in known], count, name)
-        known |= {t for t, _ in train}
-    clips: list[Clip] = []
-    labels: dict[str, dict[str, str]] = {}
+@dataclass
+class Plan:
+    """What is to be spoken.
 
-    def add(name: str, voice: str, row: Row, label: str) -> None:
-        number = sum_of[name] = sum_of[name] + 1
+    Attributes:
+        clips: all of it.
+        labels: those of each clip, by id.
+    """
+
+    clips: list[Clip] = field(default_factory=list)
+    labels: dict[str, dict[str, str]] = field(default_factory=dict)
+    sum_of: Counter[str] = field(default_factory=Counter)
+
+    def add(self, name: str, voices: Sequence[str], row: Row, rng: Random) -> None:
+        """One more clip of the set ``name``, by one of the voices."""
+        voice = rng.choice(voices)
+        number = self.sum_of[name] = self.sum_of[name] + 1
         speed = round(rng_for(0, name, voice, row[0]).uniform(*SPEEDS), 3)
         key = f"{voice}-{name}-{number:05d}"
-        clips.append(Clip(key, name, voice, "intent", label, row[0], speed))
-        labels[key] = row[1]
+        kind = "intent" if " " in row[0] or not row[1].get("word") else "word"
+        self.clips.append(Clip(key, name, voice, kind, "-", row[0], speed))
+        self.labels[key] = row[1]
 
-    sum_of: Counter[str] = Counter()
+
+def train_rows(args: argparse.Namespace, taken: set[str]) -> tuple[list[Row], list[Row]]:
+    """Training sentences, none of them in ``taken``: the chosen ones, and the rest."""
+    text = args.data / "text"
+    snips = (text / "snips/train/seq.in").read_text(encoding="utf-8").splitlines()
+    chosen = [row for row in slurp_rows(text / "slurp/train_reconstructed.jsonl")
+              if row[0] not in taken]  # fmt: skip
+    rest: list[Row] = []
+    known = taken | {t for t, _ in chosen}
+    for rows, count, name in (
+        (topv2_rows(text / "topv2", "eval"), args.topv2, "topv2"),
+        (clean((t, {}) for t in snips), args.snips, "snips"),
+    ):  # fmt: skip
+        drawn = sampled([row for row in rows if row[0] not in known], len(rows), name)
+        chosen, rest = chosen + drawn[:count], rest + drawn[count:]
+        known |= {t for t, _ in drawn[:count]}
+    return chosen, [row for row in dict(rest).items() if row[0] not in known]
+
+
+def plan(args: argparse.Namespace) -> Plan:
+    """All clips."""
+    text, found = args.data / "text", Plan()
+    test_topv2 = sampled(topv2_rows(text / "topv2", "test"), args.topv2_test, "test_topv2")
+    valid_topv2 = sampled(topv2_rows(text / "topv2", "eval"), args.valid, "valid_topv2")
+    devel, test = slurp_rows(text / "slurp/devel.jsonl"), slurp_rows(text / "slurp/test.jsonl")
+    valid_slurp = sampled(devel, args.valid, "valid_slurp")
     for name, rows, voices in (
         ("test_slurp", test, FLITE_VOICES), ("test_topv2", test_topv2, FLITE_VOICES),
         ("valid_slurp", valid_slurp, VALID_VOICES), ("valid_topv2", valid_topv2, VALID_VOICES),
     ):  # fmt: skip
         for row in rows:
-            add(name, rng_for(0, "voice", name, row[0]).choice(voices), row, "-")
+            found.add(name, voices, row, rng_for(0, "voice", name, row[0]))
+    taken = {t for rows in (test_topv2, valid_topv2, devel, test) for t, _ in rows}
+    chosen, rest = train_rows(args, taken)
     kokoro = [*TRAIN_VOICES, *blended_voices(0, 30)]
-    for row in train:
+    for row in chosen:
         rng = rng_for(0, "voice", "train", row[0])
         cheap = ESPEAK_VOICES if rng.random() < args.espeak else HIBARI_VOICES
-        add("intents_train", rng.choice(cheap), row, "-")
-    for row in sampled(train, args.kokoro, "kokoro"):
-        add("intents_train", rng_for(0, "kokoro", row[0]).choice(kokoro), row, "-")
-    return clips, labels
+        found.add("intents_train", cheap, row, rng)
+    for row in sampled(chosen, args.kokoro, "kokoro"):
+        found.add("intents_train", kokoro, row, rng_for(0, "kokoro", row[0]))
+    if args.voices:
+        more_voices(found, chosen + rest, taken, args)
+    return found
+
+
+def more_voices(found: Plan, rows: list[Row], taken: set[str], args: argparse.Namespace) -> None:
+    """Sentences and isolated words in the voices of ``--voices``."""
+    known = taken | {text for text, _ in rows}
+    own = sorted({u.text for u in mini_train(args.out) if " " not in u.text} - known)
+    for row in [*rows, *((text, {"word": text}) for text in own)]:
+        rng = rng_for(0, "more voices", row[0])
+        found.add("voices_train", NATURAL_VOICES, row, rng)
+        if rng.random() < 1 / 3 or "word" in row[1]:
+            found.add("accents_train", ACCENT_VOICES, row, rng)
+
+
+def mini_train(out: Path) -> list[Utterance]:
+    """The training set of the mini corpus."""
+    mini = Mini()
+    return list(mini.utterances(mini.download(out), "train", Problems()))
 
 
 def speak(clips: list[Clip], work: Path, jobs: int) -> list[Clip]:
     """Make what is missing, the fast engines first; return those that came out well."""
     check_hibari()
-    check_programs({clip.engine for clip in clips})
+    check_programs({clip.voice for clip in clips})
     if any(clip.engine == "kokoro" for clip in clips):
         check_voices(work)
-    for engines in (("flite", "espeak"), ("hibari",), ("kokoro",)):
+    for engines in (("flite", "espeak", "pico", "rhvoice"), ("hibari",), ("kokoro",)):
         chosen = [clip for clip in clips if clip.engine in engines]
         missing = sum(not cached(work, clip).is_file() for clip in chosen)
         bar = tqdm(total=missing, desc=" and ".join(engines), unit="clip", disable=not missing)
@@ -202,31 +260,40 @@ def librispeech(data: Path) -> Iterator[Utterance]:
 
 def write_sets(clips: list[Clip], labels: dict, args: argparse.Namespace) -> None:
     """The data folders."""
+
+    def write(name: str, rows: Iterable[Utterance], licence: str = "see its parts") -> None:
+        card = {"name": name, "licence": licence, "made_speech": True}
+        write_datadir(args.out / "data" / name, list(rows), corpus=card)
+
     made: dict[str, list[Utterance]] = {}
     for name in dict.fromkeys(clip.set for clip in clips):
         made[name] = list(utterances([c for c in clips if c.set == name], labels, args))
-        card = {"name": name, "licence": "texts: see their corpora", "made_speech": True}
-        write_datadir(args.out / "data" / name, made[name], corpus=card)
-    mini = Mini()
-    problems = Problems()
-    own = list(mini.utterances(mini.download(args.out), "train", problems))
-    everything = [*own, *librispeech(args.data), *made["intents_train"]]
-    card = {"name": "ablation", "licence": "see its parts", "made_speech": True}
-    heard = {u.text for name, rows in made.items() if name != "intents_train" for u in rows}
-    everything = [u for u in everything if u.text not in heard]
-    for utterance in everything:
+        write(name, made[name], "texts: see their corpora")
+    heard = {u.text for name, rows in made.items() if SPLIT_OF_SET[name] != "train" for u in rows}
+    for name in made:
+        if SPLIT_OF_SET[name] == "train":
+            made[name] = [u for u in made[name] if u.text not in heard]
+            for utterance in made[name]:
+                utterance.labels = {}
+    own = [u for u in mini_train(args.out) if u.text not in heard]
+    others = [u for u in librispeech(args.data) if u.text not in heard] + made["intents_train"]
+    for utterance in own:
         utterance.labels = {}
-    write_datadir(args.out / "data" / "train", everything, corpus=card)
-    mine = {u.id for u in own}
-    others = [u for u in everything if u.id not in mine]
+    write("train", own + others)
+    everything = own + others
     rng_for(0, "grid").shuffle(others)
-    grid = [u for u in everything if u.id in mine] + others[: args.grid]
-    write_datadir(args.out / "data" / "train_grid", grid, corpus=card)
+    write("train_grid", own + others[: args.grid])
+    if args.voices:
+        voices, accents = made["voices_train"], made["accents_train"]
+        write("train_voices", [*everything, *voices, *accents])
+        reading = {u.text: u for u in voices}
+        grid = own + [reading.get(u.text, u) for u in others[: args.grid]]
+        write("train_grid_voices", grid)
+        for name, more in (("words", voices), ("accents", accents)):
+            write(f"train_grid_{name}", grid + [u for u in more if " " not in u.text])
     few = list(made["test_slurp"])
     rng_for(0, "retrieval").shuffle(few)
-    write_datadir(
-        args.out / "data" / "test_retrieval", few[:800], corpus={"name": "test_retrieval"}
-    )
+    write("test_retrieval", few[:800])
     for name, (read, folder, _) in REAL.items():
         if (args.data / folder).is_dir():
             write_datadir(args.out / "data" / name, read(args.data), corpus={"name": name})
@@ -246,6 +313,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--snips", type=int, default=3000, help="Snips training texts (default: %(default)s)")
     add("--kokoro", type=int, default=0, help="so many also by Kokoro (default: %(default)s)")
     add("--espeak", type=float, default=0.25, help="share of espeak-ng (default: %(default)s)")
+    add("--voices", action="store_true", help="make the sets of more voices too")
     add("--valid", type=int, default=300, help="texts a validation set (default: %(default)s)")
     add("--grid", type=int, default=6000, help="of train_grid, not mini (default: %(default)s)")
     add("--topv2_test", type=int, default=1600, help="TOPv2 test texts (default: %(default)s)")
@@ -256,10 +324,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run; exit code 2 for what the user can put right."""
     args = parse_arguments(argv)
     try:
-        clips, labels = plan(args)
-        for name, count in Counter((c.set, c.engine) for c in clips).items():
+        made = plan(args)
+        for name, count in Counter((c.set, c.engine) for c in made.clips).items():
             print(f"{name[0]:14} {name[1]:8} {count:6} clips")
-        write_sets(speak(clips, args.work, args.jobs), labels, args)
+        write_sets(speak(made.clips, args.work, args.jobs), made.labels, args)
         return 0
     except (UserError, ToolError) as error:
         print(f"make_intent_speech: {error}", file=sys.stderr)

@@ -1,7 +1,6 @@
 """The ablation: a grid runs, resumes, names its winner by validation alone; its sets do not mix."""
 
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ sys.path[:0] = [str(ROOT / "recipes/cwcl/ablation"), str(ROOT / "tools")]
 import ablate  # noqa: E402
 
 from speechcwcl.corpora import get_corpus  # noqa: E402
+from speechcwcl.data.datadir import Utterance  # noqa: E402
 from speechcwcl.data.manifest import compile_manifest  # noqa: E402
 
 SETS = ("train", "valid_words", "test_words", "test_intents")
@@ -50,11 +50,26 @@ def test_a_grid_runs_then_has_nothing_to_do(grid, tmp_path, capsys):
     assert ablate.main(grid) == 0
     assert weights.stat().st_mtime_ns == before
     assert (tmp_path / "runs/table.md").read_text() == text
+    assert ablate.main([*grid, "--report"]) == 0
+    assert (tmp_path / "runs/table.md").read_text() == text
     # what is asked for changed: that run is done again, the others are not
     asked = json.loads((tmp_path / "runs/clip_2/2/asked.json").read_text())
     (tmp_path / "runs/clip_2/2/asked.json").write_text(json.dumps({**asked, "train": "other"}))
     assert ablate.main([*grid, "--only", "clip"]) == 0
     assert weights.stat().st_mtime_ns != before
+
+
+def test_a_variant_may_have_its_own_training_set(grid, tmp_path, capsys):
+    path = tmp_path / "grid.yaml"
+    variants = {"cwcl": {"train": "valid_words"}, "unfinished": {}}
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"variants": variants}))
+    assert ablate.main([*grid, "--report"]) == 2
+    assert "no finished run" in capsys.readouterr().err
+    assert ablate.main([*grid, "--only", "cwcl", "--seeds", "1"]) == 0
+    asked = json.loads((tmp_path / "runs/cwcl/1/asked.json").read_text())
+    assert asked["train"] == "valid_words" and "train" not in asked["config"]
+    assert ablate.main([*grid, "--report"]) == 0
+    assert "1 variants, 1 runs" in (tmp_path / "runs/table.md").read_text()
 
 
 def test_the_winner_is_chosen_by_validation_alone():
@@ -115,7 +130,7 @@ def test_no_sentence_and_no_voice_of_a_test_is_in_training(intent_texts):
     args = speech.parse_arguments(
         ["--data", str(intent_texts), "--out", "x", "--work", "y", "--valid", "3", "--kokoro", "2"]
     )
-    clips, labels = speech.plan(args)
+    clips, labels = (plan := speech.plan(args)).clips, plan.labels
     texts = {name: {c.text for c in clips if c.set == name} for name in {c.set for c in clips}}
     voices = {name: {c.voice for c in clips if c.set == name} for name in texts}
     assert texts["intents_train"] >= {"dim the lights", "what's new", "book a table"}
@@ -126,14 +141,67 @@ def test_no_sentence_and_no_voice_of_a_test_is_in_training(intent_texts):
     assert {v.split("_")[0] for v in voices["test_slurp"]} == {"flite"}
     assert not any(v.startswith("flite") for v in voices["intents_train"] | voices["valid_slurp"])
     assert labels[next(c.id for c in clips if c.set == "test_slurp")]["scenario"] == "a"
-    assert speech.plan(args)[0] == clips
+    assert speech.plan(args) == plan
 
 
-@pytest.mark.parametrize("engine", ["flite", "espeak"])
-def test_programs_speak(engine):
-    programs = pytest.importorskip("mini_corpus.programs")
-    if shutil.which(programs.PROGRAMS[engine]) is None:
-        pytest.skip(f"{programs.PROGRAMS[engine]} is not installed")
-    voice = {"flite": "flite_slt", "espeak": "espeak_en-us+f2"}[engine]
+@pytest.mark.parametrize(
+    "voice", ["flite_slt", "espeak_en-us+f2", "espeak_mb-fr1-en", "pico_en-GB_p090", "rhvoice_bdl"]
+)
+def test_programs_speak(voice):
+    from mini_corpus import UserError, programs
+
+    try:
+        programs.check_programs({voice})
+    except UserError as error:
+        pytest.skip(str(error))
+    engine = voice.split("_")[0]
     slow, fast = (programs.speak_by_program(engine, voice, "turn it off", s) for s in (0.8, 1.25))
     assert 0.3 < len(fast) / 16000 < len(slow) / 16000 < 3 and np.abs(slow).max() > 0.05
+
+
+def test_more_voices_are_of_training_alone(intent_texts, monkeypatch):
+    import make_intent_speech as speech
+
+    own = [Utterance(text, "x.wav", text, "s") for text in ("seven", "play jazz", "yes please")]
+    monkeypatch.setattr(speech, "mini_train", lambda out: own)
+    args = ["--data", str(intent_texts), "--out", "x", "--work", "y", "--valid", "3", "--snips",
+            "0", "--topv2", "1"]  # fmt: skip
+    plan = speech.plan(speech.parse_arguments([*args, "--voices"]))
+    sets = {name: [c for c in plan.clips if c.set == name] for name in plan.sum_of}
+    before = speech.plan(speech.parse_arguments(args))
+    assert [c for c in plan.clips if c in before.clips] == before.clips
+    # all sentences, those that intents_train has no room for too, and the words
+    texts = {c.text for c in sets["voices_train"]}
+    assert texts > {c.text for c in sets["intents_train"]} | {"book a table", "seven"}
+    assert not texts & {c.text for n in ("test_slurp", "valid_slurp") for c in sets[n]}
+    assert {c.text: c.kind for c in sets["accents_train"]}["seven"] == "word"
+    voices = {name: {c.voice.rpartition("_p")[0] or c.voice for c in clips}
+              for name, clips in sets.items()}  # fmt: skip
+    for name, others in voices.items():
+        assert name == "voices_train" or not voices["voices_train"] & others, name
+
+
+def test_voices_of_programs(tmp_path, monkeypatch):
+    """A stand-in for the programs writes one second of 24 kHz where it is told to."""
+    import soundfile
+    from mini_corpus import UserError, programs
+
+    soundfile.write(tmp_path / "one.wav", np.full(24000, 0.1), 24000)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(programs, "MBROLA", tmp_path)
+    for name in ("espeak-ng", "pico2wave", "RHVoice-test"):
+        script = f'for w; do case $w in *.wav) cp {tmp_path}/one.wav "$w";; esac; done\n'
+        (tmp_path / name).write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/said\n{script}')
+        (tmp_path / name).chmod(0o755)
+    for voice, seconds in (("espeak_en-us+m3", 1.0), ("pico_en-GB_p080", 1.25), ("rhvoice_x", 1.0)):
+        audio = programs.speak_by_program(voice.split("_")[0], voice, "hello", 1.2)
+        assert audio.dtype == np.float32 and len(audio) == round(seconds * 16000)
+    said = (tmp_path / "said").read_text().splitlines()
+    assert "-s 198" in said[0] and 'speed level="150"' in said[1] and "-r 120" in said[2]
+    programs.check_programs({"pico_en-GB", "af_sky", "hibari_p080"})
+    with pytest.raises(UserError, match="apt-get install mbrola mbrola-fr1"):
+        programs.check_programs({"espeak_mb-fr1-en"})
+    (tmp_path / "pico2wave").unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="libttspico-utils"):
+        programs.check_programs({"pico_en-GB"})

@@ -7,13 +7,15 @@ does what one would write first: log-mel features of 30 s windows (made beforeha
 mean of the frames, a linear layer. Ours decodes in the loop and pools by attention.
 
 The cost of one epoch is that of two epochs less that of one, so that starting up does not count;
-processor time, because others may share the machine. Example:
+processor time, because others may share the machine. The peak memory is that of the whole process,
+torch and the text encoder with it. Example:
     python tools/benchmarks/training.py --utterances 64 --batch 16 --threads 1 --write
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
 import tempfile
 import time
@@ -109,19 +111,57 @@ def trainer(manifest: Path, work: Path, args: argparse.Namespace) -> Callable[[i
     return run
 
 
-def cost(run: Callable[[int], None]) -> float:
-    """Processor seconds of one epoch: of two epochs less those of one."""
+LOOPS = {"ours": ours, "Trainer": trainer}
+# which operations belong together in the profile, by a part of their names
+PARTS = {
+    "matrix products": ("mm", "linear", "scaled_dot_product", "flash_attention"),
+    "convolutions": ("conv", "mkldnn"),
+    "spectrogram": ("stft", "fft"),
+    "activations, norms, softmax": ("gelu", "norm", "softmax", "dropout"),
+    "optimizer": ("foreach", "adam", "addcdiv", "addcmul", "lerp"),
+}
+
+
+def peak_mb() -> float:
+    """Most memory that this process has held, in MiB."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def cost(job: tuple[str, Path, Path, argparse.Namespace]) -> dict[str, float]:
+    """One epoch (two less one): processor and wall seconds; and the peak memory of the process."""
+    name, manifest, work, args = job
+    torch.set_num_threads(args.threads)
+    run = LOOPS[name](manifest, work, args)
     spent = []
     for epochs in (1, 2):
-        started = time.process_time()
+        started = (time.process_time(), time.perf_counter())
         run(epochs)
-        spent.append(time.process_time() - started)
-    return spent[1] - spent[0]
+        spent.append((time.process_time() - started[0], time.perf_counter() - started[1]))
+    (cpu_one, wall_one), (cpu_two, wall_two) = spent
+    return {"cpu": cpu_two - cpu_one, "wall": wall_two - wall_one, "peak": peak_mb()}
 
 
-def measure(args: argparse.Namespace) -> tuple[dict[str, list[float]], float]:
-    """Processor seconds an epoch, round by round, and the seconds of speech in an epoch."""
+def profile(job: tuple[str, Path, Path, argparse.Namespace]) -> dict[str, float]:
+    """Share of the processor time of torch's operations in one epoch, by the PARTS."""
+    name, manifest, work, args = job
     torch.set_num_threads(args.threads)
+    run = LOOPS[name](manifest, work, args)
+    run(1)  # what is done once is not to be seen
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        run(1)
+    shares = dict.fromkeys([*PARTS, "other"], 0.0)
+    for event in seen.key_averages():
+        if "::" in event.key:
+            names = (part for part, keys in PARTS.items() if any(k in event.key for k in keys))
+            shares[next(names, "other")] += event.self_cpu_time_total
+    total = sum(shares.values())
+    return {part: share / total for part, share in shares.items()}
+
+
+def measure(args: argparse.Namespace) -> tuple[dict[str, list[dict]], dict[str, dict], float]:
+    """The costs round by round and the profile of each loop, and the seconds of speech."""
+    context = multiprocessing.get_context("spawn")  # each loop in a process of its own
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         folder = write_datadir(
@@ -130,23 +170,38 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, list[float]], float]:
         manifest = work / "dump" / "train" / "manifest.jsonl"
         compile_manifest(folder, manifest)
         speech = float(sum(Manifest(manifest).durations))
-        loops = {"ours": ours(manifest, work, args), "Trainer": trainer(manifest, work, args)}
-        seconds: dict[str, list[float]] = {name: [] for name in loops}
-        for _ in range(args.rounds):
-            for name, run in loops.items():
-                seconds[name].append(cost(run))
-    return seconds, speech
+        costs: dict[str, list[dict]] = {name: [] for name in LOOPS}
+        profiles = {}
+        for turn in range(args.rounds + 1):
+            for loop in LOOPS:
+                place = work / f"{loop}{turn}"
+                with context.Pool(1) as pool:
+                    job = (loop, manifest, place, args)
+                    if turn < args.rounds:
+                        costs[loop].append(pool.apply(cost, (job,)))
+                    else:
+                        profiles[loop] = pool.apply(profile, (job,))
+    return costs, profiles, speech
 
 
-def page(seconds: dict[str, list[float]], speech: float, args: argparse.Namespace) -> str:
+def page(
+    costs: dict[str, list[dict]], profiles: dict[str, dict], speech: float, args: argparse.Namespace
+) -> str:
     """The section of the README."""
+
+    def median(loop: str, key: str) -> float:
+        return statistics.median(found[key] for found in costs[loop])
+
     ratio = statistics.median(
-        b / a for a, b in zip(seconds["ours"], seconds["Trainer"], strict=True)
+        b["cpu"] / a["cpu"] for a, b in zip(costs["ours"], costs["Trainer"], strict=True)
     )
     rows = [
-        f"| {name} | {statistics.median(values):.1f} | {speech / statistics.median(values):.1f} |"
-        for name, values in seconds.items()
+        f"| {loop} | {median(loop, 'cpu'):.1f} | {speech / median(loop, 'cpu'):.1f} | "
+        f"{median(loop, 'cpu') / median(loop, 'wall') / args.threads:.0%} | "
+        f"{median(loop, 'peak'):,.0f} |"
+        for loop in costs
     ]
+    parts = [*PARTS, "other"]
     return "\n".join([
         f"{machine()}, {args.threads} thread(s), float32, torch {torch.__version__}; "
         f"{args.utterances} utterances ({speech:.0f} s of made speech), batches of {args.batch}.",
@@ -154,9 +209,14 @@ def page(seconds: dict[str, list[float]], speech: float, args: argparse.Namespac
         f"    python tools/benchmarks/training.py --utterances {args.utterances} "
         f"--batch {args.batch} --rounds {args.rounds} --threads {args.threads} --write",
         "",
-        "| loop | processor s an epoch | hours of speech an hour |", "|---|---:|---:|", *rows, "",
+        "| loop | processor s an epoch | hours of speech an hour | processor in use | peak MiB |",
+        "|---|---:|---:|---:|---:|", *rows, "",
         f"Ours trains **{ratio:.1f} times** as fast (median ratio of {args.rounds} interleaved "
-        "round(s)).",
+        "round(s)). Where torch's operations spend the time of an epoch (torch.profiler):",
+        "",
+        "| loop | " + " | ".join(parts) + " |", "|---|" + "---:|" * len(parts),
+        *(f"| {loop} | " + " | ".join(f"{shares[part]:.0%}" for part in parts) + " |"
+          for loop, shares in profiles.items()),
     ])  # fmt: skip
 
 

@@ -15,16 +15,19 @@ WORD_SECONDS = (0.15, 1.6)
 PHONEME_SECONDS = (0.025, 0.30)  # speech seconds for each phoneme, at any speed in use
 
 
-def resample(audio: np.ndarray, pitch: int = 100) -> np.ndarray:
-    """24 kHz to 16 kHz; ``pitch`` other than 100 also shifts pitch and formants (percent).
+def resample(audio: np.ndarray, pitch: int = 100, rate: int = SYNTHESIS_RATE) -> np.ndarray:
+    """To 16 kHz; ``pitch`` other than 100 also shifts pitch and formants (percent).
 
     Args:
-        audio: (samples,) float32 at 24 kHz.
+        audio: (samples,) float32.
         pitch: 80 makes the voice a fifth lower, and the audio longer by 1 / 0.8.
+        rate: the audio's sampling rate in Hz.
     """
     from scipy.signal import resample_poly
 
-    ratio = Fraction(SAMPLE_RATE, SYNTHESIS_RATE) * Fraction(100, pitch)
+    ratio = Fraction(SAMPLE_RATE, rate) * Fraction(100, pitch)
+    if ratio == 1:
+        return audio
     return resample_poly(audio, ratio.numerator, ratio.denominator).astype(np.float32)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import UserError
+from .programs import PROGRAMS
 from .voices import (
     HIBARI_VOICES,
     TEST_VOICES,
@@ -30,6 +31,8 @@ SPLIT_OF_SET = {
     "test_sentences": "test",
     # of tools/make_intent_speech.py
     "intents_train": "train",
+    "voices_train": "train",
+    "accents_train": "train",
     "valid_slurp": "valid",
     "valid_topv2": "valid",
     "test_slurp": "test",
@@ -92,9 +95,9 @@ class Clip:
 
     @property
     def engine(self) -> str:
-        """``hibari``, ``flite`` or ``espeak`` by the voice's first part; else Kokoro."""
+        """``hibari`` or a program by the voice's first part; else Kokoro."""
         head = self.voice.partition("_")[0]
-        return head if head in ("hibari", "flite", "espeak") else "kokoro"
+        return head if head == "hibari" or head in PROGRAMS else "kokoro"
 
     @property
     def key(self) -> str:

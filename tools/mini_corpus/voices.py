@@ -8,6 +8,7 @@ to every other voice of the same sex, those of valid below 0.75.
 from __future__ import annotations
 
 import random
+import re
 
 import numpy as np
 
@@ -63,8 +64,9 @@ def is_british(voice: str) -> bool:
 
 
 def pitch_factor(voice: str) -> int:
-    """Percent by which a hibari voice is moved in pitch, e.g. 80 for ``hibari_p080``."""
-    return int(voice.rpartition("_p")[2])
+    """Percent by which a voice is moved in pitch, e.g. 80 for ``hibari_p080``; mostly 100."""
+    found = re.search(r"_p(\d+)$", voice)
+    return int(found[1]) if found else 100
 
 
 def timbre_cosines(styles: dict[str, np.ndarray]) -> dict[tuple[str, str], float]:

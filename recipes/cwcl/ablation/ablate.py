@@ -51,7 +51,8 @@ class Grid:
         intents: the pairs whose mean is its vertical axis.
         seeds: each variant runs once a seed.
         average: how many checkpoints are averaged.
-        variants: name -> the keys of the training YAML that it changes.
+        variants: name -> the keys of the training YAML that it changes; ``train`` names another
+            training set.
     """
 
     defaults: Path
@@ -87,8 +88,10 @@ class Grid:
 def run_one(folder: Path, changes: dict, seed: int, grid: Grid, args: argparse.Namespace) -> None:
     """Train, average and score one variant with one seed, unless that was done."""
     asked, done = folder / "asked.json", folder / "done.json"
+    train = changes.get("train", grid.train)
+    changes = {key: value for key, value in changes.items() if key != "train"}
     config = load_config(grid.defaults, {**changes, "seed": seed})
-    wanted = {"config": config.as_dict(), "train": grid.train, "pairs": grid.pairs}
+    wanted = {"config": config.as_dict(), "train": train, "pairs": grid.pairs}
     if folder.exists() and not (asked.exists() and read_json(asked) == wanted):
         shutil.rmtree(folder)  # another question
     if done.exists():
@@ -98,7 +101,7 @@ def run_one(folder: Path, changes: dict, seed: int, grid: Grid, args: argparse.N
     sets = sorted({pair.split(":")[0] for pair in grid.pairs})
     common = ["--dumpdir", str(args.dumpdir)]
     for words in (
-        ["train", str(grid.defaults), "--train", str(args.dumpdir / grid.train / "manifest.jsonl"),
+        ["train", str(grid.defaults), "--train", str(args.dumpdir / train / "manifest.jsonl"),
          "--valid", *grid.valid, "--expdir", str(folder), *common, "--device", args.device,
          "--seed", str(seed), *overrides],
         ["average", str(folder), "--best", str(grid.average)],
@@ -191,14 +194,19 @@ def run_grid(grid: Grid, args: argparse.Namespace) -> str:
         rows = []
         for seed in args.seeds or grid.seeds:
             folder = args.out / re.sub(r"[^\w.]+", "_", name) / str(seed)
-            run_one(folder, changes, seed, grid, args)
-            found, bounds = scores_of(folder, grid.pairs)
-            rows.append(found)
+            if not args.report:
+                run_one(folder, changes, seed, grid, args)
+            if (folder / "done.json").exists():
+                found, bounds = scores_of(folder, grid.pairs)
+                rows.append(found)
+        if not rows:
+            continue
         results[name] = np.array(rows)
         text = table(results, bounds, grid)
         with atomic_write(args.out / "table.md") as stream:
             stream.write(text + "\n")
         plot(results, grid, args.out / "front.png")
+    require(bool(results), f"{args.out}: no finished run of {args.grid}")
     return text
 
 
@@ -212,6 +220,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dumpdir", type=Path, default=Path("dump"), help="manifests and caches")
     parser.add_argument("--only", help="run the variants whose name matches this pattern")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of those of the grid")
+    parser.add_argument("--report", action="store_true", help="of finished runs; run nothing")
     parser.add_argument("--device", default="cpu", help="cpu, cuda:0, ...")
     args = parser.parse_args(argv)
     try:
