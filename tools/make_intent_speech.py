@@ -289,8 +289,10 @@ def write_sets(clips: list[Clip], labels: dict, args: argparse.Namespace) -> Non
         reading = {u.text: u for u in voices}
         grid = own + [reading.get(u.text, u) for u in others[: args.grid]]
         write("train_grid_voices", grid)
+        there = {u.id for u in grid}
         for name, more in (("words", voices), ("accents", accents)):
-            write(f"train_grid_{name}", grid + [u for u in more if " " not in u.text])
+            words = [u for u in more if " " not in u.text and u.id not in there]
+            write(f"train_grid_{name}", grid + words)
     few = list(made["test_slurp"])
     rng_for(0, "retrieval").shuffle(few)
     write("test_retrieval", few[:800])
