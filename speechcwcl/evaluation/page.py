@@ -20,6 +20,7 @@ from speechcwcl.files import read_text
 ASSETS = Path(__file__).parent / "assets"
 AUDIO_BYTES = 2_000_000
 MOST_CLASSES = 70  # of a heat map; beyond, the most confused ones are drawn
+MOST_SPEAKERS = 40
 MOST_CURVES = 18
 _FIRST_CURVES = ("loss", "cwcl", "cl", "clip", "cosine", "accuracy", "score")
 
@@ -60,6 +61,7 @@ def render_page(
             style=Markup(read_text(ASSETS / "report.css")),
             script=Markup(read_text(ASSETS / "report.js")),
             colours=figures.RUN_COLOURS,
+            most_speakers=MOST_SPEAKERS,
         )
         + "\n"
     )
@@ -84,6 +86,7 @@ def _classified(runs: Sequence[RunDir], test: Test, budget: Budget, largest: int
         "confusions": [_confusion(runs, test, number) for number in test.folders],
         "similarity": None if test.mismatch else _similarity(runs, test, largest),
         "classes": _classes(test),
+        "speakers": _speakers(test),
         "templates": _templates(test),
         "probes": {n: probe_rows(f.probe) for n, f in test.folders.items() if f.probe},
         "clips": _clips(test, budget),
@@ -156,6 +159,21 @@ def _classes(test: Test) -> list[dict[str, Any]]:
         }
         rows.append({"text": text, "n": int(first["support"]), "bound": bound, "runs": figures_of})
     return sorted(rows, key=lambda r: np.mean([f["f1"] for f in r["runs"].values()]))
+
+
+def _speakers(test: Test) -> list[dict[str, Any]]:
+    """A row a speaker, the hardest first; none where fewer than two are known."""
+    tables = {
+        number: {row["speaker"]: row for row in folder.per_speaker}
+        for number, folder in test.folders.items()
+    }
+    names = dict.fromkeys(name for table in tables.values() for name in table)
+    rows = []
+    for name in names if len(names) > 1 else ():
+        found = {n: table[name] for n, table in tables.items() if name in table}
+        shares = {n: float(row["accuracy"]) for n, row in found.items()}
+        rows.append({"name": name, "n": int(next(iter(found.values()))["support"]), "runs": shares})
+    return sorted(rows, key=lambda row: np.mean(list(row["runs"].values())))[:MOST_SPEAKERS]
 
 
 def _templates(test: Test) -> dict[str, Any] | None:

@@ -100,6 +100,7 @@ def write_zeroshot(folder: str | Path, result: ZeroShotResult) -> None:
     labels = [label for label, _ in protocol["labels"]]
     _write_predictions(folder / "predictions.tsv", result, labels)
     _write_per_class(folder / "per_class.tsv", result, protocol["labels"])
+    _write_per_speaker(folder / "per_speaker.tsv", result)
     rows = ([labels[i], *map(int, row)] for i, row in enumerate(result.confusion))
     write_table(folder / "confusion.tsv", ["true \\ predicted", *labels], rows)
     _save_array(folder / "label_embeddings.npy", result.classifier)
@@ -172,6 +173,22 @@ def _write_per_class(path: Path, result: ZeroShotResult, labels: list[Any]) -> N
     write_table(path, header, (row(i) for i in range(len(labels))))
 
 
+def _write_per_speaker(path: Path, result: ZeroShotResult) -> None:
+    """speaker, support, accuracy, the hardest first; no row where nobody is known to speak."""
+    found: dict[str, list[bool]] = {}
+    for utterance, target, ranked in zip(
+        result.utterances, result.targets, result.ranking, strict=True
+    ):
+        if speaker := getattr(utterance, "speaker", None):
+            found.setdefault(speaker, []).append(bool(ranked[0] == target))
+    rows = sorted((float(np.mean(right)), name, len(right)) for name, right in found.items())
+    write_table(
+        path,
+        ["speaker", "support", "accuracy"],
+        ([name, count, f"{share:.6f}"] for share, name, count in rows),
+    )
+
+
 @dataclass
 class ScoreFolder:
     """A complete score folder, its files read when asked for.
@@ -228,6 +245,12 @@ class ScoreFolder:
     def per_class(self) -> list[dict[str, str]]:
         """Rows of ``per_class.tsv``."""
         return read_table(self.path / "per_class.tsv")
+
+    @cached_property
+    def per_speaker(self) -> list[dict[str, str]]:
+        """Rows of ``per_speaker.tsv``; none in a folder of an earlier version."""
+        path = self.path / "per_speaker.tsv"
+        return read_table(path) if path.exists() else []
 
     @cached_property
     def confusion(self) -> np.ndarray:

@@ -35,6 +35,7 @@ class Said:
     audio: str = "clips/a b.flac"
     start: float | None = 0.0
     end: float | None = 1.25
+    speaker: str | None = None
 
 
 def encode(texts):
@@ -80,6 +81,17 @@ def test_round_trip(folder):
     assert matrix.shape == (4, 4)
     assert ids == ["u0", "u1", "u2", "u3"]
     assert labels == ["IN:GET", "IN:SET", "IN:END", "IN:END"]
+
+
+def test_speakers_stand_in_a_table_the_hardest_first(folder):
+    said, rows = said_of("01200")
+    for utterance, name in zip(said, ["ann", "ann", "bob", "bob", None], strict=True):
+        utterance.speaker = name
+    evaluate_zeroshot(rows[[0, 1, 1, 0, 1]] + 0.05, said, PROTOCOL, encode, folder)
+    found = [tuple(row.values()) for row in ScoreFolder.open(folder).per_speaker]
+    assert found == [("bob", "2", "0.500000"), ("ann", "2", "1.000000")]
+    (folder / "per_speaker.tsv").unlink()
+    assert ScoreFolder.open(folder).per_speaker == []
 
 
 def test_counts_in_the_files_agree_with_the_score(folder):

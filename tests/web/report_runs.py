@@ -30,6 +30,7 @@ class Said:
     audio: str = ""
     start: float | None = None
     end: float | None = None
+    speaker: str | None = None
     extra: dict = field(default_factory=dict)
 
 
@@ -75,6 +76,7 @@ def utterances(protocol: Protocol, each: int, audio: Path | None) -> list[Said]:
                     labels={protocol.label_field: label},
                     text=texts[0] if copy % 2 else f"{texts[0]} now please",
                     audio=path,
+                    speaker=f"speaker {copy}",
                 )
             )
     return said

@@ -86,6 +86,19 @@ def test_the_figures_of_both_runs_stand_in_all_three(made):
     )
 
 
+def test_speakers_stand_by_both_runs(made, outline):
+    runs, _, page = made
+    assert outline.texts.count("Every speaker, the hardest first") == 2  # words and intents
+    table = page.split("Every speaker, the hardest first")[1].split("</table>")[0]
+    rows = re.findall(r"<tr><th.*?>(speaker \d)</th><td.*?>(\d+)</td>(.*?)</tr>", table, re.S)
+    shares = [[float(x) for x in re.findall(r">(\d+) ?.?%<", row)] for _, _, row in rows]
+    assert len(rows) == 6 and all(len(row) == 2 for row in shares)
+    means = [sum(row) for row in shares]
+    assert all(a <= b + 2 for a, b in zip(means, means[1:], strict=False))
+    found = ScoreFolder.open(runs[0] / "eval/test_intents/mini_intents").per_speaker
+    assert sum(int(row["support"]) for row in found) == 210
+
+
 def test_terminal_table(made):
     lines = results_table(made[0]).splitlines()
     assert lines[0].split()[:6] == ["test", "n", "classes", "chance", "text", "bound"]
