@@ -151,9 +151,11 @@ def table(results: dict[str, np.ndarray], bounds: list[float], grid: Grid) -> st
     lines.append("| *text bound* | | " + " | ".join(f"{b:.1f}" for b in bounds) + " | |")
     best = max(results, key=lambda name: results[name][:, :count].mean())
     runs = sum(len(values) for values in results.values())
+    other = any("train" in (grid.variants[name] or {}) for name in results)
     return "\n".join([
         *lines, "",
-        f"{len(results)} variants, {runs} runs, trained on `{grid.train}`. Best mean of the "
+        f"{len(results)} variants, {runs} runs, trained on `{grid.train}`"
+        f"{' or the set that the variant names' if other else ''}. Best mean of the "
         f"{count} validation columns: **{best}**. The other columns chose nothing.",
     ])  # fmt: skip
 
