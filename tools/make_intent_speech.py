@@ -148,7 +148,7 @@ class Plan:
         number = self.sum_of[name] = self.sum_of[name] + 1
         speed = round(rng_for(0, name, voice, row[0]).uniform(*SPEEDS), 3)
         key = f"{voice}-{name}-{number:05d}"
-        kind = "intent" if " " in row[0] or not row[1].get("word") else "word"
+        kind = "word" if "word" in row[1] else "intent"
         self.clips.append(Clip(key, name, voice, kind, "-", row[0], speed))
         self.labels[key] = row[1]
 
@@ -279,15 +279,16 @@ def write_sets(clips: list[Clip], labels: dict, args: argparse.Namespace) -> Non
     others = [u for u in librispeech(args.data) if u.text not in heard] + made["intents_train"]
     for utterance in own:
         utterance.labels = {}
-    write("train", own + others)
     everything = own + others
+    write("train", everything)
     rng_for(0, "grid").shuffle(others)
-    write("train_grid", own + others[: args.grid])
+    others = others[: args.grid]
+    write("train_grid", own + others)
     if args.voices:
         voices, accents = made["voices_train"], made["accents_train"]
         write("train_voices", [*everything, *voices, *accents])
         reading = {u.text: u for u in voices}
-        grid = own + [reading.get(u.text, u) for u in others[: args.grid]]
+        grid = own + [reading.get(u.text, u) for u in others]
         write("train_grid_voices", grid)
         there = {u.id for u in grid}
         for name, more in (("words", voices), ("accents", accents)):

@@ -17,17 +17,19 @@ import torch
 Run = Callable[[], None]
 
 
+def status_mb(key: str) -> float:
+    """A figure of /proc/self/status in MiB, such as VmRSS or VmHWM (the most so far)."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith(key):
+            return float(line.split()[1]) / 1024
+    raise OSError(key)
+
+
 class Memory:
     """Peak memory of a stretch of code over what was there before, in MB."""
 
     def __init__(self, device: str) -> None:
         self.cuda = device.startswith("cuda")
-
-    def _status(self, key: str) -> float:
-        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith(key):
-                return float(line.split()[1]) / 1024
-        raise OSError(key)
 
     def measure(self, run: Run) -> float | None:
         """Run once; None where the system does not tell."""
@@ -44,9 +46,9 @@ class Memory:
         try:
             with open("/proc/self/clear_refs", "w", encoding="utf-8") as stream:  # noqa: PTH123
                 stream.write("5")  # sets the high-water mark back to what is in use
-            before = self._status("VmRSS")
+            before = status_mb("VmRSS")
             run()
-            return self._status("VmHWM") - before
+            return status_mb("VmHWM") - before
         except OSError:
             run()
             return None

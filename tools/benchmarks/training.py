@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from bench_page import machine, write_section
+from loss_meters import status_mb
 
 from speechcwcl.corpora import get_corpus
 from speechcwcl.data.datadir import Utterance, write_datadir
@@ -122,12 +123,6 @@ PARTS = {
 }
 
 
-def peak_mb() -> float:
-    """Most memory that this process has held, in MiB."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
-
-
 def cost(job: tuple[str, Path, Path, argparse.Namespace]) -> dict[str, float]:
     """One epoch, processor and wall seconds, once warm; and the peak memory of the process."""
     name, manifest, work, args = job
@@ -143,7 +138,7 @@ def cost(job: tuple[str, Path, Path, argparse.Namespace]) -> dict[str, float]:
     return {
         "cpu": (cpu_three - cpu_one) / 2,
         "wall": (wall_three - wall_one) / 2,
-        "peak": peak_mb(),
+        "peak": status_mb("VmHWM"),
     }
 
 

@@ -204,11 +204,18 @@ def run_grid(grid: Grid, args: argparse.Namespace) -> str:
         if not rows:
             continue
         results[name] = np.array(rows)
-        text = table(results, bounds, grid)
-        with atomic_write(args.out / "table.md") as stream:
-            stream.write(text + "\n")
-        plot(results, grid, args.out / "front.png")
+        if not args.report:
+            text = publish(results, bounds, grid, args.out)
     require(bool(results), f"{args.out}: no finished run of {args.grid}")
+    return text or publish(results, bounds, grid, args.out)
+
+
+def publish(results: dict[str, np.ndarray], bounds: list[float], grid: Grid, folder: Path) -> str:
+    """Write table and plot of the results so far; return the table."""
+    text = table(results, bounds, grid)
+    with atomic_write(folder / "table.md") as stream:
+        stream.write(text + "\n")
+    plot(results, grid, folder / "front.png")
     return text
 
 
