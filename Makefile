@@ -5,11 +5,13 @@ BIN := $(VENV)/bin
 # two workers, the tests of a file on either of them
 PYTEST_ARGS ?= -n 2 --dist worksteal
 
-.PHONY: help demo test test-slow lint format install clean
+.PHONY: help demo test test-fast test-slow fuzz lint format install clean
 help:
 	@echo "make demo       train on the mini corpus, score zero-shot, write a report (minutes)"
 	@echo "make test       all tests but the slow ones"
+	@echo "make test-fast  unit tests only (a minute or so)"
 	@echo "make test-slow  the slow ones"
+	@echo "make fuzz       the fuzz tests with many more examples (minutes)"
 	@echo "make lint       ruff"
 	@echo "make install    only the environment, .venv"
 
@@ -18,6 +20,12 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-fast: $(VENV)/.test
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS) tests/unit
+
+fuzz: $(VENV)/.test
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest $(PYTEST_ARGS) tests/fuzz
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)

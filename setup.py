@@ -24,6 +24,8 @@ REQUIRES = [
     "filelock>=3.12",
     "numpy>=1.26",
     "scipy>=1.11",
+    "scikit-learn>=1.4",
+    "pydantic>=2.7,<3",
     "matplotlib>=3.8",
     "jinja2>=3.1",
     "tqdm>=4.66",
@@ -48,7 +50,17 @@ EXTRAS["all"] = sorted(
         for line in EXTRAS[name]
     }
 )
-EXTRAS["test"] = [*EXTRAS["all"], "pytest>=8", "pytest-xdist>=3.6", "ruff==0.17.6"]
+EXTRAS["test"] = [
+    *EXTRAS["all"],
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "hypothesis>=6.100",
+    "ruff==0.17.6",
+    "mypy==2.4.1",
+    "types-PyYAML",
+    "types-tqdm",
+    "types-requests",
+]
 
 setup(
     name="speechcwcl",
@@ -60,7 +72,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["speechcwcl", "speechcwcl.*"]),
-    package_data={"speechcwcl": ["**/*.yaml", "**/*.html", "**/*.css", "**/*.js", "**/*.tsv"]},
+    package_data={"speechcwcl": ["py.typed", "**/*.yaml", "**/*.html", "**/*.css", "**/*.js", "**/*.tsv"]},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["speechcwcl = speechcwcl.cli.main:main"]},
