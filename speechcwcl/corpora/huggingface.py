@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from speechcwcl.corpora._formats._fields import GUESSES, LABELS
 from speechcwcl.corpora.base import Corpus
-from speechcwcl.data import hf_records
+from speechcwcl.data import remote
 from speechcwcl.data.audio import write_audio
-from speechcwcl.data.hf_records import Records
 from speechcwcl.data.problems import Problems
+from speechcwcl.data.remote import Records
 from speechcwcl.data.stream import write_streamed
 from speechcwcl.data.stream_spec import StreamSpec
 from speechcwcl.data.utterance import Utterance
@@ -138,7 +138,7 @@ class HuggingFace(Corpus):
         """
         if not self.dataset:
             return super().download(target, splits)
-        names = hf_records.hub_splits(self.dataset, self.config, self.revision)
+        names = remote.hub_splits(self.dataset, self.config, self.revision)
         for name in self._wanted(splits, names):
             split = self.split_map.get(name, name)
             if name in self.stream:
@@ -149,7 +149,7 @@ class HuggingFace(Corpus):
                     f"dataset {self.dataset!r}: no split {split!r}{near}; it has {', '.join(names)}"
                     "; --split SET=SPLIT makes a set of a split with another name"
                 )
-            records = hf_records.hub_records(self.dataset, split, self.config, self.revision)
+            records = remote.hub_records(self.dataset, split, self.config, self.revision)
             self._write_out(records, Path(target) / name)
         return Path(target)
 
@@ -177,9 +177,9 @@ class HuggingFace(Corpus):
         if cut := sorted(begun - set(there)):
             raise UserError(f"{source / cut[0]}: only half there; run the same download again")
         if not there:
-            there = hf_records.local_splits(source)
+            there = remote.local_splits(source)
             for name in self._kept(splits, there):
-                records = hf_records.local_records(source, self.split_map.get(name, name))
+                records = remote.local_records(source, self.split_map.get(name, name))
                 self._write_out(records, Path(out) / "audio" / name)
             source = Path(out) / "audio"
         kept = self._kept(splits, there)
@@ -206,10 +206,10 @@ class HuggingFace(Corpus):
             split = self.split_map.get(name, name)
             if self.dataset:
                 place = {"dataset": self.dataset, "config": self.config, "revision": self.revision}
-                records = hf_records.hub_records(self.dataset, split, self.config, self.revision)
+                records = remote.hub_records(self.dataset, split, self.config, self.revision)
             else:
                 place = {"folder": str(source.resolve())}
-                records = hf_records.local_records(source, split)
+                records = remote.local_records(source, split)
             columns = self._choose(records)
             require(
                 columns["text"] is not None,
@@ -371,16 +371,16 @@ def _words(
 
 def _store(audio: Any, stem: Path, *, local: bool) -> str | None:
     """Write a record's audio beside ``stem``; its name, or the path of a file that is there."""
-    found = hf_records.audio_of(audio, local=local)
+    found = remote.audio_of(audio, local=local)
     if isinstance(found, tuple):
         path = stem.with_suffix(".flac")
         write_audio(path, *found)
         return path.name
-    if isinstance(found, str) and hf_records.on_the_hub(found):
-        found = hf_records.hub_file(found)
+    if isinstance(found, str) and remote.on_the_hub(found):
+        found = remote.hub_file(found)
     if isinstance(found, bytes):
         name = audio if isinstance(audio, str) else audio.get("path")
-        path = stem.with_suffix(hf_records.suffix_of(found, name or ""))
+        path = stem.with_suffix(remote.suffix_of(found, name or ""))
         path.write_bytes(found)
         return path.name
     return found

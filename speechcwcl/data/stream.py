@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from speechcwcl.data import hf_records
+from speechcwcl.data import remote
 from speechcwcl.data.audio import SAMPLE_RATE, decode_audio, load_audio, probe
 from speechcwcl.data.resampling import resample
 from speechcwcl.data.shards import open_shard, shard_list
@@ -73,8 +73,8 @@ class Clip:
         """
         require(not self.problem, f"{self.name}: {self.problem}")
         require(bool(self.text), f"{self.name}: has no text")
-        if isinstance(self.audio, str) and hf_records.on_the_hub(self.audio):
-            self.audio = hf_records.hub_file(self.audio)
+        if isinstance(self.audio, str) and remote.on_the_hub(self.audio):
+            self.audio = remote.hub_file(self.audio)
         if isinstance(self.audio, np.ndarray):
             self.duration = len(self.audio) / SAMPLE_RATE
         elif isinstance(self.audio, str):
@@ -106,11 +106,11 @@ def open_pieces(spec: StreamSpec) -> list[Piece]:
         return [functools.partial(_clips_of_shard, shard) for shard in shard_list(only)]
     if spec.dataset:
         name = spec.dataset
-        records = hf_records.hub_records(name, spec.split, spec.config, spec.revision)
+        records = remote.hub_records(name, spec.split, spec.config, spec.revision)
     else:
         name = spec.folder
         require(Path(name).is_dir(), f"{name}: no such folder")
-        records = hf_records.local_records(Path(name), spec.split)
+        records = remote.local_records(Path(name), spec.split)
     for role in ("audio", "text", "id"):
         column = getattr(spec, role)
         require(
@@ -129,12 +129,10 @@ def _clips_of_shard(shard: str) -> Iterator[Clip]:
         yield Clip(utterance.id, _words(utterance.text), data, utterance.audio)
 
 
-def _clips_of_rows(
-    rows: hf_records.Rows, spec: StreamSpec, where: str, local: bool
-) -> Iterator[Clip]:
+def _clips_of_rows(rows: remote.Rows, spec: StreamSpec, where: str, local: bool) -> Iterator[Clip]:
     for number, row in enumerate(rows()):
         name = f"{where}:{number}"
-        audio, problem = hf_records.audio_of(row[spec.audio], local=local), ""
+        audio, problem = remote.audio_of(row[spec.audio], local=local), ""
         if audio is None:
             audio, problem = b"", "has no audio"
         elif isinstance(audio, tuple):

@@ -10,7 +10,7 @@ import soundfile
 from speechcwcl.cli.main import main
 from speechcwcl.corpora import get_corpus
 from speechcwcl.corpora._layout import write_spoken
-from speechcwcl.data import hf_records
+from speechcwcl.data import remote
 from speechcwcl.data.datadir import read_datadir
 from speechcwcl.data.manifest import Manifest, compile_manifest
 from speechcwcl.files import read_json
@@ -151,10 +151,10 @@ def test_prepare_takes_a_hub_id_with_configuration_and_revision(tmp_path, monkey
         clip = tmp_path / "one.flac"
         write_spoken(clip, split)
         row = {"audio": {"bytes": clip.read_bytes(), "path": "x.flac"}, "said": split}
-        return hf_records.Records(["audio", "said"], ["audio"], {}, lambda skip: iter([row][skip:]))
+        return remote.Records(["audio", "said"], ["audio"], {}, lambda skip: iter([row][skip:]))
 
-    monkeypatch.setattr(hf_records, "hub_splits", splits)
-    monkeypatch.setattr(hf_records, "hub_records", records)
+    monkeypatch.setattr(remote, "hub_splits", splits)
+    monkeypatch.setattr(remote, "hub_records", records)
     words = ["--downloads", str(tmp_path / "dl"), "--dataset", "org/name", "--config", "en"]
     words += ["--revision", "abc", "--text", "said", "--split", "train=train.100"]
     assert prepare(tmp_path, *words, "--sets", "train", "validation") == 0

@@ -16,7 +16,7 @@ import soundfile
 
 from speechcwcl.corpora import get_corpus
 from speechcwcl.corpora.huggingface import HuggingFace
-from speechcwcl.data import hf_records
+from speechcwcl.data import remote
 from speechcwcl.data.datadir import read_datadir
 from speechcwcl.data.manifest import compile_manifest
 from speechcwcl.data.stream import open_pieces
@@ -130,7 +130,7 @@ def test_many_files_of_a_split_and_several_splits(tmp_path):
     for split, number in (("train", 0), ("train", 1), ("test", 0)):
         path = root / f"{split}-{number:05d}-of-00002.parquet"
         write_parquet(path, {"audio": audio(clip(number)), "text": [f"{split} {number}"]})
-    assert hf_records.local_splits(tmp_path / "d") == ["test", "train"]
+    assert remote.local_splits(tmp_path / "d") == ["test", "train"]
     test, train = prepared(tmp_path / "d", tmp_path / "data")
     assert [u.text for u in train] == ["train 0", "train 1"] and len(test) == 1
     with pytest.raises(UserError, match=r"no split 'tst' \(closest: 'test'\)"):
