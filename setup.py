@@ -72,7 +72,9 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["speechcwcl", "speechcwcl.*"]),
-    package_data={"speechcwcl": ["py.typed", "**/*.yaml", "**/*.html", "**/*.css", "**/*.js", "**/*.tsv"]},
+    package_data={
+        "speechcwcl": ["py.typed", "**/*.yaml", "**/*.html", "**/*.css", "**/*.js", "**/*.tsv"]
+    },
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["speechcwcl = speechcwcl.cli.main:main"]},

@@ -22,12 +22,12 @@ from pathlib import Path
 from speechcwcl.data.datadir import Utterance, write_datadir
 from speechcwcl.data.manifest import Manifest, compile_manifest
 from speechcwcl.errors import UserError, require
-from speechcwcl.evaluation.protocol import load_protocol
 from speechcwcl.evaluation.retrieval import evaluate_retrieval
 from speechcwcl.evaluation.zeroshot import evaluate_zeroshot
 from speechcwcl.files import atomic_write
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.embed import embed_manifest
+from speechcwcl.zeroshot.protocol import load_protocol
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 

@@ -31,9 +31,9 @@ from speechcwcl.data.datadir import read_datadir
 from speechcwcl.data.problems import Problems
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, require
-from speechcwcl.evaluation.protocol import Protocol, load_protocol, load_templates
 from speechcwcl.evaluation.zeroshot import score_zeroshot
 from speechcwcl.models.text import TextEncoder, TextStore
+from speechcwcl.zeroshot.protocol import Protocol, load_protocol, load_templates
 
 WORDINGS = {
     "names": "the label ids as words",

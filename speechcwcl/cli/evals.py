@@ -9,12 +9,12 @@ import numpy as np
 
 from speechcwcl.data.manifest import Manifest
 from speechcwcl.errors import require
-from speechcwcl.evaluation.protocol import Protocol, load_protocol
 from speechcwcl.evaluation.retrieval import retrieval_scores
 from speechcwcl.evaluation.zeroshot import accuracy, build_classifier, targets
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.embed import embed_manifest, feature_cache
 from speechcwcl.models.text_store import FOLDER, stored_encoder
+from speechcwcl.zeroshot.protocol import Protocol, load_protocol
 
 RETRIEVAL = "retrieval"
 

@@ -6,15 +6,15 @@ import argparse
 from pathlib import Path
 
 from speechcwcl.errors import UserError, closest, require
-from speechcwcl.evaluation.protocol import (
+from speechcwcl.files import read_text
+from speechcwcl.models.folder import packed_protocols
+from speechcwcl.models.zeroshot import split_labels
+from speechcwcl.zeroshot.protocol import (
     list_protocols,
     load_labels,
     load_protocol,
     load_templates,
 )
-from speechcwcl.files import read_text
-from speechcwcl.models.folder import packed_protocols
-from speechcwcl.models.zeroshot import split_labels
 
 LabelTexts = dict[str, tuple[str, ...]]
 

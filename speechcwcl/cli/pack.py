@@ -12,12 +12,12 @@ import argparse
 from pathlib import Path
 
 from speechcwcl.errors import UserError
-from speechcwcl.evaluation.card import model_card, open_scored, protocols_of
-from speechcwcl.evaluation.report import corpus_cards
 from speechcwcl.files import atomic_write, read_json, read_text
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.catalogue import SOURCES
 from speechcwcl.models.hub import push
+from speechcwcl.report.build import corpus_cards
+from speechcwcl.report.card import model_card, open_scored, protocols_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,13 +9,13 @@ import numpy as np
 from speechcwcl.cli.evals import eval_folder, manifest_of
 from speechcwcl.data.manifest import Manifest
 from speechcwcl.evaluation.probe import ProbeSet, evaluate_probe, probe_rows
-from speechcwcl.evaluation.protocol import Protocol
 from speechcwcl.evaluation.results import read_embeddings, write_embeddings
 from speechcwcl.evaluation.texts import EncodeText
 from speechcwcl.evaluation.zeroshot import build_classifier
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.embed import embed_manifest, feature_cache
 from speechcwcl.models.speech import SpeechEncoder
+from speechcwcl.zeroshot.protocol import Protocol
 
 
 class Prober:

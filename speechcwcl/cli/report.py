@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from speechcwcl.evaluation.report import build_report, results_table
+from speechcwcl.report.build import build_report, results_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

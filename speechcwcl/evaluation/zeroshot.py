@@ -14,10 +14,10 @@ import numpy as np
 
 from speechcwcl.errors import UserError
 from speechcwcl.evaluation import metrics
-from speechcwcl.evaluation.protocol import Protocol
 from speechcwcl.evaluation.results import ZeroShotResult, write_zeroshot
 from speechcwcl.evaluation.similarity import contrast, sample_rows, similarity_matrix
 from speechcwcl.evaluation.texts import EncodeText, TextBook, Transcripts
+from speechcwcl.zeroshot.protocol import Protocol
 
 
 def evaluate_zeroshot(

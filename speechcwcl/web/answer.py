@@ -14,9 +14,9 @@ import torch
 
 from speechcwcl.data.audio import SAMPLE_RATE, load_audio, probe
 from speechcwcl.errors import UserError
-from speechcwcl.evaluation.clips import audio_address
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.zeroshot import rank, scale_of
+from speechcwcl.report.clips import audio_address
 from speechcwcl.web.ask import Labels, Limits, check_size, parse_labels, parse_templates
 
 SHORTEST = 0.05  # seconds: less is a click, not a word

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from speechcwcl.errors import UserError
-from speechcwcl.evaluation.protocol import (
+from speechcwcl.zeroshot.protocol import (
     Protocol,
     list_protocols,
     list_templates,

@@ -18,12 +18,12 @@ import torch
 from speechcwcl.cli.main import main
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
-from speechcwcl.evaluation.protocol import Protocol
 from speechcwcl.evaluation.results import write_embeddings
 from speechcwcl.evaluation.zeroshot import evaluate_zeroshot
 from speechcwcl.files import sha256_file, write_json
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.folder import packed_protocols
+from speechcwcl.zeroshot.protocol import Protocol
 
 WAVE = np.sin(np.arange(8000) / 20).astype(np.float32)
 ROOMS = Protocol(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from speechcwcl.evaluation.protocol import load_protocol
+from speechcwcl.zeroshot.protocol import load_protocol
 
 LISTS = Path(__file__).parents[2] / "egs" / "mini" / "corpus" / "lists"
 

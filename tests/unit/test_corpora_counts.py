@@ -13,7 +13,7 @@ from speechcwcl.corpora.stop import DOMAINS, read_topv2
 from speechcwcl.data.datadir import read_datadir
 from speechcwcl.data.problems import Problems
 from speechcwcl.errors import UserError
-from speechcwcl.evaluation.protocol import load_protocol
+from speechcwcl.zeroshot.protocol import load_protocol
 
 
 def annotations(real_data, split):

@@ -11,8 +11,8 @@ import pytest
 from speechcwcl.corpora.speech_commands import COMMANDS, WORDS
 from speechcwcl.corpora.stop import DOMAINS, read_topv2
 from speechcwcl.data.utterance import Utterance
-from speechcwcl.evaluation.protocol import load_protocol
 from speechcwcl.evaluation.zeroshot import score_zeroshot
+from speechcwcl.zeroshot.protocol import load_protocol
 
 CLASSES = {
     "gsc_v1_30": 30,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from speechcwcl.errors import UserError
-from speechcwcl.evaluation.protocol import (
+from speechcwcl.zeroshot.protocol import (
     list_protocols,
     list_templates,
     load_protocol,

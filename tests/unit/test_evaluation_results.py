@@ -11,7 +11,6 @@ import pytest
 
 from speechcwcl.errors import UserError
 from speechcwcl.evaluation import results
-from speechcwcl.evaluation.protocol import Protocol
 from speechcwcl.evaluation.results import (
     ScoreFolder,
     read_embeddings,
@@ -19,8 +18,9 @@ from speechcwcl.evaluation.results import (
     write_embeddings,
     write_table,
 )
-from speechcwcl.evaluation.rundir import RunDir, gather_tests, open_runs
 from speechcwcl.evaluation.zeroshot import evaluate_zeroshot, score_zeroshot
+from speechcwcl.report.runs import RunDir, gather_tests, open_runs
+from speechcwcl.zeroshot.protocol import Protocol
 
 LABELS = {"IN:GET": ("get it",), "IN:SET": ("set it", "put it"), "IN:END": ("end it",)}
 PROTOCOL = Protocol("acts", LABELS)

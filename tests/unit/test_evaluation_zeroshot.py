@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from speechcwcl.errors import UserError
-from speechcwcl.evaluation.protocol import Protocol
 from speechcwcl.evaluation.zeroshot import (
     accuracy,
     build_classifier,
@@ -19,6 +18,7 @@ from speechcwcl.evaluation.zeroshot import (
     score_zeroshot,
     targets,
 )
+from speechcwcl.zeroshot.protocol import Protocol
 
 DIM = 48
 WORDS = ("red", "green", "blue", "white", "black", "brown", "pink")

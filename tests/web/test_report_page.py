@@ -14,13 +14,13 @@ from report_runs import Said, encode_text, heard, make_run
 
 from speechcwcl.data.audio import write_audio
 from speechcwcl.errors import UserError
-from speechcwcl.evaluation.clips import Budget, choose_clips, embed_audio
-from speechcwcl.evaluation.protocol import Protocol
-from speechcwcl.evaluation.report import build_report, results_table
 from speechcwcl.evaluation.results import ScoreFolder
-from speechcwcl.evaluation.rundir import RunDir, gather_tests, open_runs
 from speechcwcl.evaluation.zeroshot import evaluate_zeroshot
 from speechcwcl.files import write_json
+from speechcwcl.report.build import build_report, results_table
+from speechcwcl.report.clips import Budget, choose_clips, embed_audio
+from speechcwcl.report.runs import RunDir, gather_tests, open_runs
+from speechcwcl.zeroshot.protocol import Protocol
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 

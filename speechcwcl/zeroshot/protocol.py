@@ -31,8 +31,8 @@ import numpy as np
 import yaml
 
 from speechcwcl.errors import UserError, closest, summarise
-from speechcwcl.evaluation.strict_yaml import StrictYaml
 from speechcwcl.files import sha256_json
+from speechcwcl.zeroshot.strict_yaml import StrictYaml
 
 PROTOCOLS = Path(__file__).parent / "protocols"
 TEMPLATES = Path(__file__).parent / "templates"

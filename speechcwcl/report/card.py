@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from speechcwcl.evaluation.markdown import markdown_table, results_markdown
 from speechcwcl.evaluation.results import SCORES
-from speechcwcl.evaluation.rundir import RunDir, gather_tests
-from speechcwcl.evaluation.summary import speech_kind
+from speechcwcl.report.markdown import markdown_table, results_markdown
+from speechcwcl.report.runs import RunDir, gather_tests
+from speechcwcl.report.summary import speech_kind
 
 _HEAD = """\
 ---

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from speechcwcl.errors import UserError
-from speechcwcl.evaluation.markdown import results_markdown
-from speechcwcl.evaluation.page import render_page
-from speechcwcl.evaluation.rundir import RunDir, gather_tests, open_runs
-from speechcwcl.evaluation.summary import results_table
 from speechcwcl.files import atomic_write, read_json
+from speechcwcl.report.markdown import results_markdown
+from speechcwcl.report.page import render_page
+from speechcwcl.report.runs import RunDir, gather_tests, open_runs
+from speechcwcl.report.summary import results_table
 
 __all__ = ["build_report", "corpus_cards", "results_table"]
 

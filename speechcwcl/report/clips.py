@@ -15,7 +15,7 @@ import soundfile
 from speechcwcl.data.audio import SAMPLE_RATE, load_audio
 from speechcwcl.errors import UserError
 from speechcwcl.evaluation.results import ScoreFolder
-from speechcwcl.evaluation.rundir import Test
+from speechcwcl.report.runs import Test
 
 LONGEST = 8.0  # seconds of a clip that are kept
 

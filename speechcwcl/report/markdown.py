@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from speechcwcl.evaluation.probe import PROBE_NOTE, probe_rows
-from speechcwcl.evaluation.rundir import RunDir, Test
-from speechcwcl.evaluation.summary import interval, percent, speech_kind, summary_rows
+from speechcwcl.report.runs import RunDir, Test
+from speechcwcl.report.summary import interval, percent, speech_kind, summary_rows
 
 
 def results_markdown(

@@ -10,12 +10,13 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from speechcwcl.evaluation import figures, metrics
-from speechcwcl.evaluation.clips import Budget, Clip, choose_clips
+from speechcwcl.evaluation import metrics
 from speechcwcl.evaluation.probe import PROBE_NOTE, probe_rows
-from speechcwcl.evaluation.rundir import RunDir, Test
-from speechcwcl.evaluation.summary import headline, interval, percent, speech_kind
 from speechcwcl.files import read_text
+from speechcwcl.report import figures
+from speechcwcl.report.clips import Budget, Clip, choose_clips
+from speechcwcl.report.runs import RunDir, Test
+from speechcwcl.report.summary import headline, interval, percent, speech_kind
 
 ASSETS = Path(__file__).parent / "assets"
 AUDIO_BYTES = 2_000_000
@@ -32,7 +33,7 @@ def render_page(
 
     Args:
         runs: in the order in which they stand side by side.
-        tests: from :func:`.rundir.gather_tests`.
+        tests: from :func:`.runs.gather_tests`.
         cards: set -> corpus card.
         title: the heading.
     """
@@ -45,7 +46,7 @@ def render_page(
     )
     environment.filters.update(pct=percent, interval=interval, kind=speech_kind)
     environment.globals.update(headline=headline, difference=_difference)
-    template = environment.from_string(read_text(ASSETS / "report.html.j2"))
+    template = environment.from_string(read_text(ASSETS / "report.html"))
     return (
         template.render(
             title=title,

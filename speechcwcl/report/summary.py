@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from speechcwcl.evaluation.rundir import RunDir, Test, gather_tests, open_runs
+from speechcwcl.report.runs import RunDir, Test, gather_tests, open_runs
 
 
 def percent(value: float | None, digits: int = 1) -> str:

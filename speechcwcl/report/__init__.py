@@ -1,0 +1,1 @@
+"""Results for people: RESULTS.md, report.html, the model card."""
