@@ -275,7 +275,7 @@ def _json_row(path: Path, number: int, line: str) -> dict[str, Any]:
 
 def on_the_hub(path: str) -> bool:
     """Whether a path names a file of a dataset on the hub."""
-    return path.startswith("hf://datasets/")
+    return path.startswith("hf://datasets/") and "::" not in path  # fsspec would go on from there
 
 
 def hub_file(path: str) -> bytes:

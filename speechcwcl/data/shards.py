@@ -12,24 +12,25 @@ reads manifests (training, feature cache, evaluation) reads such a one alike, in
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import json
 import os
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote, unquote
 
-import numpy as np
 from tqdm import tqdm
 
-from speechcwcl.data.audio import decode_audio, encode_audio, load_audio, probe
+from speechcwcl.data.audio import encode_audio, load_audio, probe
 from speechcwcl.data.compiling import ManifestWriter, Summary
 from speechcwcl.data.manifest import Manifest
 from speechcwcl.data.members import Member, find_member, read_audio_file
 from speechcwcl.data.probing import worker_pool
+from speechcwcl.data.shard_names import expand, need_webdataset, open_shard_file
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest
 from speechcwcl.files import atomic_write, read_json, sha256_file, sha256_json, write_json
@@ -62,7 +63,7 @@ def write_shards(
     Raises:
         UserError: audio that is missing or cannot be read, a full disk, ``webdataset`` missing.
     """
-    _webdataset()
+    need_webdataset()
     source, folder = Manifest(manifest), Path(folder)
     if per_shard < 1:
         raise UserError(f"per_shard: {per_shard} is not above 0")
@@ -131,44 +132,29 @@ def read_shard(path: str | Path) -> Iterator[Utterance]:
         raise UserError(f"{path}: cannot read: {error.strerror or error}") from error
 
 
-def stream_shards(
-    shards: str | Path | Sequence[str], *, shuffle: int = 0, seed: int = 0
-) -> Iterable[tuple[Utterance, np.ndarray]]:
-    """Read shards from front to back through ``webdataset``: an iterable for a ``DataLoader``.
-
-    Ranks and workers share the shards out among themselves. For loops of your own; `speechcwcl
-    train` reads them through :mod:`speechcwcl.data.stream`, which can go on where it was.
-
-    Args:
-        shards: a folder, or paths, URLs and commands as ``webdataset`` takes them.
-        shuffle: size of the buffer that utterances are drawn from; 0 keeps the order.
-        seed: of the shuffling.
-
-    Returns:
-        An iterable of utterances with ``(samples,)`` float32 at 16 kHz.
-    """
-    webdataset = _webdataset()
-    found = webdataset.WebDataset(
-        shard_list(shards),
-        shardshuffle=1000 if shuffle else False,
-        nodesplitter=webdataset.split_by_node,
-        empty_check=False,
-        seed=seed,
-    )
-    return (found.shuffle(shuffle, seed=seed) if shuffle else found).map(_streamed)
-
-
 def shard_list(shards: str | Path | Sequence[str]) -> list[str]:
-    """The shards that a folder, a path, a URL or a list of such means; braces are expanded."""
-    webdataset = _webdataset()
-    if isinstance(shards, str | Path) and Path(shards).is_dir():
-        return [str(path) for path in _checked_paths(Path(shards))]
-    given = [shards] if isinstance(shards, str | Path) else shards
-    return [url for word in given for url in webdataset.shardlists.expand_urls(str(word))]
+    """The shards that a folder, a path, a URL or a list of such means; braces are expanded.
+
+    Raises:
+        UserError: see :func:`speechcwcl.data.shard_names.expand`.
+    """
+    found = []
+    for word in [shards] if isinstance(shards, str | Path) else shards:
+        text = str(word)
+        if os.path.isdir(text):
+            found += [str(path) for path in _checked_paths(Path(text))]
+        elif os.path.isfile(text):
+            found.append(text)
+        else:
+            found += expand(text)
+    return found
 
 
 def open_shard(shard: str) -> Iterator[tuple[Utterance, bytes]]:
     """Read one shard from front to back, from the disk or a URL; nothing is kept.
+
+    Args:
+        shard: one of :func:`shard_list`.
 
     Yields:
         Utterances with their audio as it is stored.
@@ -177,8 +163,13 @@ def open_shard(shard: str) -> Iterator[tuple[Utterance, bytes]]:
         UserError: it cannot be had, is cut off, or holds a sample without audio.
     """
     try:
-        for sample in _webdataset().tarfile_samples([{"url": shard}]):
-            yield _with_bytes(sample)
+        stream = open_shard_file(shard)
+        try:
+            for sample in _grouped(shard, stream):
+                yield _with_bytes(sample)
+        finally:
+            with contextlib.suppress(OSError):  # curl dislikes that nobody reads on
+                stream.close()
     except FileNotFoundError as error:
         if error.filename == "curl":
             raise UserError(
@@ -193,12 +184,10 @@ def open_shard(shard: str) -> Iterator[tuple[Utterance, bytes]]:
         raise UserError(f"{shard}: cannot be read to its end: {reason}") from error
 
 
-def _webdataset() -> Any:
-    try:
-        import webdataset
-    except ImportError:
-        raise UserError("shards need webdataset: pip install 'speechcwcl[shards]'") from None
-    return webdataset
+def _grouped(shard: str, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
+    """The samples of an open tar, as ``webdataset`` groups its files."""
+    readers = need_webdataset().tariterators
+    return readers.group_by_keys(readers.tar_file_expander([{"url": shard, "stream": stream}]))
 
 
 def _finished(folder: Path, key: str) -> list[dict[str, Any]] | None:
@@ -233,7 +222,7 @@ def _begin(folder: Path, key: str) -> None:
 
 def _write_shard(source: Manifest, folder: Path, per_shard: int, start: int) -> dict[str, Any]:
     """One shard, unless it stands; its line of the index."""
-    webdataset = _webdataset()
+    webdataset = need_webdataset()
     path = folder / f"shard-{start // per_shard:06d}.tar"
     stop = min(start + per_shard, len(source))
     if not path.exists():
@@ -369,12 +358,6 @@ def _described(key: str, texts: dict[str, bytes], where: str) -> Utterance:
         duration=float(duration) if isinstance(duration, int | float) else None,
         labels={str(name): str(value) for name, value in labels.items()},
     )
-
-
-def _streamed(sample: dict[str, Any]) -> tuple[Utterance, np.ndarray]:
-    """A sample of ``webdataset`` as an utterance and its waveform."""
-    found, data = _with_bytes(sample)
-    return found, decode_audio(data, found.audio)
 
 
 def _with_bytes(sample: dict[str, Any]) -> tuple[Utterance, bytes]:

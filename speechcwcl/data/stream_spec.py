@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from speechcwcl.errors import closest, require
+from speechcwcl.data.shard_names import expand
+from speechcwcl.errors import UserError, closest, require
 from speechcwcl.files import read_json, sha256_json, write_json
 
 VERSION = 1
@@ -112,11 +113,10 @@ def check_spec(spec: StreamSpec, where: str) -> None:
         f"{spec.max_duration:g}",
     )
     for shard in spec.shards:
-        require(
-            not shard.startswith("pipe:"),
-            f"{where}: {shard!r} is a command, and a {NAME} runs none; give a path, or a URL of "
-            "http(s) or hf",
-        )
+        try:
+            expand(shard)
+        except UserError as error:
+            raise UserError(f"{where}: shards: {error}") from error
 
 
 def write_stream(path: str | Path, spec: StreamSpec) -> None:

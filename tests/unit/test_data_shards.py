@@ -17,7 +17,7 @@ from speechcwcl.data.audio import load_audio, probe, write_audio
 from speechcwcl.data.datadir import write_datadir
 from speechcwcl.data.manifest import Manifest, compile_manifest
 from speechcwcl.data.members import find_member
-from speechcwcl.data.shards import read_shard, stream_shards, write_manifest, write_shards
+from speechcwcl.data.shards import read_shard, write_manifest
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
 
@@ -167,20 +167,6 @@ def test_anybodys_webdataset(tmp_path):
     assert (one.id, one.text, one.labels) == ("d/a", "hello there", {"label": "3"})
     assert (two.id, two.text, two.labels) == ("d/b", "bye", {"label": "stop"})
     assert summary.seconds == pytest.approx(1.2) and len(one.load()) == 9600
-
-
-def test_webdataset_streams_them(manifest, tmp_path):
-    write_shards(manifest, tmp_path / "s", per_shard=3, progress=False)
-    found = {u.id: (u, wav) for u, wav in stream_shards(tmp_path / "s")}
-    whole = Manifest(manifest)
-    assert list(found) == whole.ids
-    for one in whole:
-        other, wav = found[one.id]
-        assert (other.text, other.speaker, other.labels) == (one.text, one.speaker, one.labels)
-        if one.start is None and one.end is None:
-            assert np.array_equal(wav, one.load())
-    mixed = [u.id for u, _ in stream_shards(tmp_path / "s", shuffle=10, seed=1)]
-    assert sorted(mixed) == sorted(whole.ids) and mixed != whole.ids
 
 
 def test_the_source_is_not_overwritten(manifest, capsys):

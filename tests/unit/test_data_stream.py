@@ -1,6 +1,9 @@
 """Streams: the same clips from everywhere, each once a pass, from any place again; clear errors."""
 
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -162,7 +165,7 @@ def written(tmp_path, **values):
         ({"shuffle": 1}, "shuffle: 1 clips cannot be mixed"),
         ({"revision": 3}, "revision: 3 is not str or null"),
         ({"max_duration": 0}, "min_duration 0.1 is not below max_duration 0"),
-        ({"folder": "", "shards": ["pipe:cat x.tar"]}, "is a command"),
+        ({"folder": "", "shards": ["pipe:cat x.tar"]}, "runs no command"),
         ({"folder": "", "shards": [1]}, "is not a list of paths or URLs"),
     ],
 )
@@ -218,6 +221,73 @@ def test_a_cut_off_shard_is_named(made, tmp_path):
         one_pass(StreamSpec(shards=[str(tmp_path / "cut.tar")]))
     with pytest.raises(UserError, match="gone.tar: no such shard"):
         one_pass(StreamSpec(shards=[str(tmp_path / "gone.tar")]))
+
+
+SPELLINGS = [
+    "{pipe,pipe}:touch X #://", "pipe:touch X", "PIPE:touch X", " pipe:touch X", "\npipe:touch X",
+    "\tpipe:touch X", "pi\npe:touch X", "{p}ipe:touch X", "{p,p}ipe:touch X", "pip{e..e}:touch X",
+    "pipe{:,:}touch X", "\\pipe:touch X", "http://x::pipe:touch X", "a.tar::{pipe,pipe}:touch X",
+    "a{:,:}:pipe:touch X", "http://h/a.tar{::pipe:touch X,}", "pipe::touch X", "pipe://touch X",
+    "simplecache::pipe:touch X", "ais://h/x;touch X", "gs://h/$(touch X)", "http://h/$(touch X)",
+    "http://h/x'; touch X; '", "http://h/`touch X`", "hf://datasets/a/b/x.tar;touch X", "htgs://X",
+    "sftp://h/x", "ftp://h/x", "-o X", "file:///x;touch X", "{file,pipe}:///touch X", "touch X |",
+    "${pipe}:touch X", "ssh://-oProxyCommand=touch X/x", "{pipe:touch X,{pipe:touch X,x}}://",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("word", SPELLINGS)
+def test_no_spelling_of_a_stream_runs_a_command(tmp_path, word, monkeypatch):
+    import webdataset  # noqa: F401
+
+    started = []
+
+    def start(words, **options):
+        started.append(words)
+        raise FileNotFoundError(2, "not here", "curl")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WDS_pipe", "pipe")
+    for place in (sys.modules["webdataset.gopen"], subprocess):
+        monkeypatch.setattr(place, "Popen", start)
+    monkeypatch.setattr(os, "system", start)
+    path = written(tmp_path, folder="", shards=[word])
+    for call in (lambda: read_stream(path), lambda: StreamSpec(shards=[word])):
+        with pytest.raises(UserError):
+            one_pass(call())
+    assert not list(tmp_path.rglob("X*"))
+    # only curl, started without a shell, with the address as one word
+    assert all(words[0] == "curl" and words[-1].startswith("http") for words in started), started
+
+
+@pytest.mark.parametrize(
+    "word, message",
+    [
+        ("x-{1..1000000000}.tar", "means 1,000,000 shards or more"),
+        ("x-{0..999}{0..999}.tar", "means 1,000,000 shards or more"),
+        ("x-{0..9.tar", "braces cannot be expanded: Unbalanced"),
+        ("{" * 1500 + "a,b" + "}" * 1500, "braces cannot be expanded"),
+        ("x" * 5000, "5,000 letters; 4,000 are allowed"),
+    ],
+)
+def test_braces_without_bounds_are_refused(tmp_path, word, message):
+    with pytest.raises(UserError, match=message):
+        read_stream(written(tmp_path, folder="", shards=[word]))
+
+
+def test_files_and_addresses_are_still_named_in_every_way(made, tmp_path):
+    from speechcwcl.data.shards import shard_list
+
+    shards = made[0] / "shards"
+    names = [str(shards / f"shard-00000{n}.tar") for n in range(5)]
+    assert shard_list(shards) == shard_list(str(shards)) == names
+    assert shard_list(str(shards / "shard-00000{0..4}.tar")) == names
+    assert shard_list("::".join(names)) == shard_list(names) == names
+    assert shard_list(f"file://{names[0]}") == names[:1]
+    assert shard_list("HTTPS://h/a{1,2}.tar") == ["https://h/a1.tar", "https://h/a2.tar"]
+    odd = tmp_path / "a{1" / "pipe:x.tar"
+    odd.parent.mkdir()
+    odd.write_bytes((shards / "shard-000000.tar").read_bytes())
+    assert shard_list(str(odd)) == [str(odd)]
 
 
 def test_without_curl_the_web_is_one_clear_line(tmp_path, monkeypatch):

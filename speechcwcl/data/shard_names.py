@@ -1,0 +1,79 @@
+"""Which shards a word means, and opening them: a description of data never runs a command.
+
+``webdataset`` would run ``pipe:``, and finds it behind braces, ``::`` and other protocols. So words
+are expanded here, looked at afterwards, and opened without its dispatch: files of this machine,
+http(s) and hf, nothing else.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from speechcwcl.errors import UserError
+
+_SCHEMES = ("file", "http", "https", "hf")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
+_LONGEST = 4000  # letters of a word
+_MOST_SHARDS = 1_000_000
+
+
+def expand(word: str) -> list[str]:
+    """The paths and URLs that a word means: split at ``::``, braces expanded.
+
+    Raises:
+        UserError: a command, another protocol, braces that do not close, a million shards or more.
+    """
+    need_webdataset()  # brings braceexpand
+    from braceexpand import braceexpand
+
+    if len(word) > _LONGEST:
+        raise UserError(f"{word[:40]!r}...: {len(word):,} letters; {_LONGEST:,} are allowed")
+    # counted first: braceexpand holds the whole of each range in memory
+    many = sum(abs(int(last) - int(first)) for first, last in _RANGE.findall(word)) >= _MOST_SHARDS
+    found: list[str] = []
+    try:
+        parts = itertools.chain.from_iterable(map(braceexpand, word.split("::")))
+        found = [] if many else list(itertools.islice(parts, _MOST_SHARDS))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{word!r}: its braces cannot be expanded: {error}") from error
+    if many or len(found) == _MOST_SHARDS:
+        raise UserError(f"{word!r}: means {_MOST_SHARDS:,} shards or more")
+    return [_allowed(part.strip(), word) for part in found]
+
+
+def _allowed(shard: str, word: str) -> str:
+    """A path or URL that may be opened; ``word`` is what it was expanded from."""
+    scheme = _SCHEME.match(shard)
+    kind = scheme[1].lower() if scheme else "file"
+    if kind not in _SCHEMES or "::" in shard or not shard.isprintable():
+        raise UserError(
+            f"{word!r}: {shard!r} is no file and no URL of http(s) or hf; a description of data "
+            "runs no command and knows no other protocol (a file of such a name: write ./ first)"
+        )
+    if not scheme:
+        return shard
+    return url2pathname(urlsplit(shard).path) if kind == "file" else kind + shard[len(kind) :]
+
+
+def open_shard_file(shard: str) -> IO[bytes]:
+    """Open what :func:`expand` gave, for reading from front to back."""
+    if shard.startswith(("http://", "https://", "hf://")):
+        need_webdataset()
+        from webdataset.gopen import gopen_curl, gopen_hf
+
+        return gopen_hf(shard) if shard.startswith("hf://") else gopen_curl(shard)
+    return Path(shard).open("rb")
+
+
+def need_webdataset() -> Any:
+    try:
+        import webdataset
+    except ImportError:
+        raise UserError("shards need webdataset: pip install 'speechcwcl[shards]'") from None
+    return webdataset
