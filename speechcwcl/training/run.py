@@ -102,7 +102,8 @@ def train(
     """
     refuse_other_settings(config, expdir)
     check_workers(config)
-    if "RANK" in os.environ:
+    joins = "RANK" in os.environ and not torch.distributed.is_initialized()
+    if joins:
         sb.utils.distributed.ddp_init_group({"distributed_backend": _backend()})
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -128,6 +129,8 @@ def train(
         write_run_files(config, expdir)
     torch.manual_seed(config.seed)
     brain.fit(counter, loader)
+    if joins:
+        torch.distributed.destroy_process_group()
     return brain
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from pathlib import Path
@@ -16,23 +17,30 @@ from speechbrain.utils.checkpoints import (
     mark_as_saver,
     register_checkpoint_hooks,
 )
+from speechbrain.utils.distributed import ddp_barrier, if_main_process, main_process_only
 
 from speechcwcl.errors import UserError
 
 
 class WholeCheckpointer(Checkpointer):
-    """SpeechBrain's Checkpointer, safe against a kill at any moment.
+    """SpeechBrain's Checkpointer, safe against a kill at any moment, and on several ranks.
 
     SpeechBrain writes the meta file, which makes a folder a checkpoint, before the weights, so a
     process killed between the two leaves half a checkpoint that the next run would load. Here the
-    meta file gets its name last, and folders without one are swept away at the start.
+    meta file gets its name last (and loses it first), all files are on the disk before that, and
+    folders without one are swept away at the start.
+
+    SpeechBrain also lets every rank list the folder and then waits for all ranks once for each
+    checkpoint that it deletes: ranks that see the folder at different moments wait for ever. Here
+    the first rank alone decides what is loaded and what is deleted.
     """
 
     def __init__(self, checkpoints_dir: str | Path, **options: Any) -> None:
         super().__init__(str(checkpoints_dir), **options)
-        for folder in Path(checkpoints_dir).glob("CKPT+*"):
-            if not (folder / METAFNAME).exists():
-                shutil.rmtree(folder, ignore_errors=True)
+        if if_main_process():
+            for folder in Path(checkpoints_dir).glob("CKPT+*"):
+                if not (folder / METAFNAME).exists():
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def _save_checkpoint_metafile(
         self, fpath: Path, meta_to_include: dict | None = None, end_of_epoch: bool = True
@@ -50,7 +58,11 @@ class WholeCheckpointer(Checkpointer):
             saved = super().save_checkpoint(*args, **options)
             if saved is not None:
                 meta = Path(saved.path) / METAFNAME
+                for file in meta.parent.iterdir():
+                    _flush(file)
                 meta.with_suffix(".partial").replace(meta)
+                _flush(meta.parent)
+            ddp_barrier()  # no rank goes on, and dies or looks, before the checkpoint counts
             return saved
         except (OSError, RuntimeError) as error:
             text = str(error)
@@ -60,6 +72,39 @@ class WholeCheckpointer(Checkpointer):
                     "free some space, then run the same command again: it goes on from the last one"
                 ) from error
             raise
+
+    def find_checkpoints(self, *args: Any, **options: Any) -> list[Any]:
+        """What the first rank finds, on every rank."""
+        return main_process_only(super().find_checkpoints)(*args, **options)
+
+    def delete_checkpoints(
+        self,
+        *,
+        num_to_keep: int = 1,
+        max_keys: list[str] | None = None,
+        ckpt_predicate: Any = None,
+        **_: Any,
+    ) -> None:
+        """Delete all but the latest ``num_to_keep`` and as many of the best by each key."""
+
+        def delete() -> None:
+            orders: list[dict[str, Any]] = [{}, *({"max_key": key} for key in max_keys or [])]
+            found = [self.find_checkpoints(ckpt_predicate=ckpt_predicate, **o) for o in orders]
+            kept = {checkpoint.path for order in found for checkpoint in order[:num_to_keep]}
+            for path in [c.path for c in found[0] if c.path not in kept]:
+                (path / METAFNAME).unlink()  # first: what a kill leaves is then no checkpoint
+                shutil.rmtree(path)
+
+        main_process_only(delete)()
+
+
+def _flush(path: Path) -> None:
+    """Have a file or folder on the disk, so that not even a power cut leaves half of it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @register_checkpoint_hooks

@@ -25,13 +25,13 @@ CASES = [
 ]
 
 
-def torchrun(ranks, script, *words):
+def torchrun(ranks, script, *words, timeout=900):
     """Run a script on so many ranks of this machine."""
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
          str(ranks), str(HERE / script), *map(str, words)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True, text=True, timeout=900,
+        capture_output=True, text=True, timeout=timeout,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
 
@@ -60,3 +60,21 @@ def test_a_speechbrain_brain_under_ddp(tmp_path):
     gaps = json.loads((tmp_path / "gaps.json").read_text(encoding="utf-8"))
     assert set(gaps) == {f"{n}, accumulation {a}" for n in ("whole", "cached") for a in (1, 3)}
     assert max(gaps.values()) < 1e-6
+
+
+@pytest.fixture
+def busy_processor():
+    """Two processes that only compute: ranks fall out of step."""
+    spin = [sys.executable, "-c", "while True: pass"]
+    processes = [subprocess.Popen(spin) for _ in range(2)]
+    yield
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_ranks_save_and_delete_many_checkpoints(tmp_path, busy_processor):
+    """Ranks that list the folder at different moments must not wait for each other for ever."""
+    torchrun(2, "checkpoint_ranks.py", tmp_path, 40, timeout=240)
+    latest, *rest = map(int, (tmp_path / "kept.txt").read_text().split())
+    assert latest == 39 and 2 <= len(rest) <= 5

@@ -14,8 +14,10 @@ from speechcwcl.data.manifest import compile_manifest
 from speechcwcl.models.aligner import Aligner
 
 
+# the second one saves after every step: more checkpoints than are kept, of both kinds
 @pytest.mark.slow
-def test_two_processes_train_one_model(tmp_path, tiny_speech, tiny_text):
+@pytest.mark.parametrize(("interval", "epochs"), [(0, 2), (1, 8)])
+def test_two_processes_train_one_model(tmp_path, tiny_speech, tiny_text, interval, epochs):
     words = ["on", "off", "up", "down", "left", "right", "stop", "go", "yes", "no", "one", "two"]
     utterances = []
     for word in words:
@@ -25,7 +27,8 @@ def test_two_processes_train_one_model(tmp_path, tiny_speech, tiny_text):
     manifest = tmp_path / "dump/train/manifest.jsonl"
     compile_manifest(data, manifest, progress=False)
     config = {"speech_encoder": str(tiny_speech), "text_encoder": str(tiny_text), "batch_size": 2}
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**config, "epochs": 2, "threads": 1}))
+    config |= {"epochs": epochs, "ckpt_interval_steps": interval, "keep_checkpoints": 1}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**config, "threads": 1}))
     exp = tmp_path / "exp"
     done = subprocess.run(
         [
@@ -34,11 +37,12 @@ def test_two_processes_train_one_model(tmp_path, tiny_speech, tiny_text):
             str(manifest), "--valid", "train:retrieval", "--expdir", str(exp), "--dumpdir",
             str(tmp_path / "dump"),
         ],
-        capture_output=True, text=True, timeout=900,
+        capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    epochs = [json.loads(line) for line in (exp / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (exp / "metrics.jsonl").read_text().splitlines()]
     # twelve utterances in batches of two for two ranks: three steps an epoch
-    assert [epoch["step"] for epoch in epochs] == [3, 6]
+    assert [line["step"] for line in lines] == [3 * epoch for epoch in range(1, epochs + 1)]
+    assert "destroy_process_group" not in done.stderr  # it was ended in order
     assert main(["average", str(exp), "--best", "1"]) == 0
     assert Aligner.from_pretrained(exp / "model").dim == 24
