@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from speechcwcl.cli.evals import eval_folder, manifest_of
+from speechcwcl.evaluation.evals import eval_folder, manifest_of
 from speechcwcl.evaluation.results import write_embeddings
 from speechcwcl.files import read_json
 from speechcwcl.models.aligner import Aligner

@@ -10,15 +10,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from speechcwcl.cli.evals import (
+from speechcwcl.cli.probing import Prober
+from speechcwcl.errors import require
+from speechcwcl.evaluation.evals import (
     RETRIEVAL,
     eval_folder,
     manifest_of,
     parse_evals,
     read_protocol,
 )
-from speechcwcl.cli.probing import Prober
-from speechcwcl.errors import require
 from speechcwcl.evaluation.results import read_embeddings
 from speechcwcl.evaluation.retrieval import evaluate_retrieval
 from speechcwcl.evaluation.zeroshot import evaluate_zeroshot

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from speechcwcl.cli.evals import eval_folder, manifest_of
 from speechcwcl.data.manifest import Manifest
+from speechcwcl.evaluation.evals import eval_folder, manifest_of
 from speechcwcl.evaluation.probe import ProbeSet, evaluate_probe, probe_rows
 from speechcwcl.evaluation.results import read_embeddings, write_embeddings
 from speechcwcl.evaluation.texts import EncodeText

@@ -17,8 +17,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from speechcwcl.cli.evals import make_validator, parse_evals
 from speechcwcl.data.stream_spec import is_stream
+from speechcwcl.evaluation.evals import make_validator, parse_evals
 from speechcwcl.files import read_json, write_json
 from speechcwcl.training.config import load_config, parse_overrides
 from speechcwcl.training.run import train

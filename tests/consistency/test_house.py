@@ -25,9 +25,9 @@ ALLOWED = {
         "data",
         "corpora",
     },
-    "training": {"models", "losses", "data"},
+    "training": {"evaluation", "models", "losses", "data"},
     "report": {"evaluation", "zeroshot", "data"},
-    "evaluation": {"zeroshot", "data"},
+    "evaluation": {"models", "zeroshot", "data"},
     "zeroshot": set(),
     "search": {"models", "data"},  # uses of a trained model: they embed what they decode
     "streaming": {"models", "data"},
@@ -37,7 +37,7 @@ ALLOWED = {
     "losses": set(),
     "data": set(),
 }
-EVERYBODYS = {"errors", "files"}
+EVERYBODYS = {"errors", "files", "yamls"}
 
 
 def tracked(pattern):
