@@ -19,7 +19,7 @@ import soundfile
 
 from speechcwcl.data.members import find_member
 from speechcwcl.data.mp3 import counted_samples
-from speechcwcl.data.resampling import BlockResampler, resample
+from speechcwcl.data.resampling import BlockResampler, check_rate, resample
 from speechcwcl.errors import UserError, closest
 from speechcwcl.files import atomic_write
 
@@ -37,6 +37,10 @@ _SLOPPY_BYTES = 1024
 # From here on a WAV length is a placeholder of a writer that could not seek (sox, ffmpeg pipes).
 _PLACEHOLDER_BYTES = 0x7FFF0000
 _MP3_TAIL = 4 * 1152
+# Samples (of all channels) decoded at a time: headers may promise what is not there.
+_BLOCK = 1 << 20
+# More than so many hours at once are refused: a few kB of FLAC can hold a week of silence.
+_MOST_HOURS = 6
 _FAILURES = (soundfile.SoundFileError, RuntimeError, TypeError, ValueError, OSError)
 _quiet_lock = threading.Lock()
 
@@ -97,7 +101,7 @@ def load_audio(
 
     Raises:
         UserError: the file is missing, empty, corrupt or truncated, has NaN or infinite samples,
-            or the stretch does not lie inside it.
+            the stretch does not lie inside it, or more than six hours at once are wanted.
     """
     with _opened(path) as stream:
         return _decoded(path, stream, start, end, sample_rate)
@@ -149,7 +153,7 @@ def audio_blocks(path: str | Path, seconds: float = 10.0) -> Iterator[np.ndarray
     with _opened(path) as stream:
         rate, resampler = stream.samplerate, BlockResampler(stream.samplerate, SAMPLE_RATE)
         _check_whole(path, stream, seek=False)
-        size, done = max(1, round(seconds * rate)), 0
+        size, done = max(1, min(round(seconds * rate), _BLOCK // stream.channels)), 0
         while done < stream.frames:
             try:
                 with _quiet(path, stream):
@@ -252,6 +256,10 @@ def _opened(path: str | Path, data: io.BytesIO | None = None) -> Iterator[soundf
     with stream:
         if stream.frames <= 0:
             raise UserError(f"{text}: no samples in it (0 s)")
+        try:
+            check_rate(stream.samplerate)
+        except UserError as error:
+            raise UserError(f"{text}: {error}") from None
         if stream.format == "MP3":
             _check_mp3_length(text, stream, data)
         yield stream
@@ -291,6 +299,11 @@ def _stretch(
             f"{path}: the stretch {begin:g} s to {stop:g} s is outside the recording, "
             f"which has {duration:.3f} s"
         )
+    if min(stop, duration) - begin > _MOST_HOURS * 3600:
+        raise UserError(
+            f"{path}: {(min(stop, duration) - begin) / 3600:.1f} hours at once; "
+            f"{_MOST_HOURS} are allowed: cut it, or give start and end"
+        )
     first = round(begin * rate)
     return first, max(first + 1, min(frames, round(stop * rate)))
 
@@ -303,7 +316,7 @@ def _read(path: str | Path, stream: soundfile.SoundFile, first: int, last: int) 
         with _quiet(path, stream):
             if seek_to:
                 stream.seek(seek_to)
-            data = stream.read(last - seek_to, dtype="float32", always_2d=True)
+            data = _mono(stream, last - seek_to)
     except _FAILURES as error:
         raise UserError(f"{path}: corrupt or truncated: {_reason(error)}") from error
     missing = (last - seek_to) - len(data)
@@ -314,8 +327,23 @@ def _read(path: str | Path, stream: soundfile.SoundFile, first: int, last: int) 
             f"{path}: truncated: {stream.frames / stream.samplerate:.3f} s announced, "
             f"{read:.3f} s there; fetch the file again"
         )
-    data = data[first - seek_to :]
-    return data[:, 0] if data.shape[1] == 1 else data.mean(axis=1, dtype=np.float32)
+    return data[first - seek_to :]
+
+
+def _mono(stream: soundfile.SoundFile, frames: int) -> np.ndarray:
+    """The next ``frames`` samples or what there is of them, ``(samples,)``: mean of the channels.
+
+    Block by block, so that memory follows what is there and not what a header promises.
+    """
+    blocks, left = [np.zeros(0, dtype=np.float32)], frames
+    size = max(1, _BLOCK // stream.channels)
+    while left > 0:
+        data = stream.read(min(left, size), dtype="float32", always_2d=True)
+        if not len(data):
+            break
+        left -= len(data)
+        blocks.append(data[:, 0] if stream.channels == 1 else data.mean(axis=1, dtype=np.float32))
+    return np.concatenate(blocks[1:] or blocks)
 
 
 def _check_whole(path: str | Path, stream: soundfile.SoundFile, seek: bool = True) -> None:
@@ -342,8 +370,8 @@ def _check_finite(path: str | Path, stream: soundfile.SoundFile) -> None:
     """Only floating-point files can hold NaN, and they are rare: read them whole."""
     at = 0
     try:
-        for block in stream.blocks(1 << 16, dtype="float32", always_2d=True):
-            _refuse_nan(path, block.mean(axis=1), at, stream.samplerate)
+        while len(block := _mono(stream, _BLOCK // stream.channels)):
+            _refuse_nan(path, block, at, stream.samplerate)
             at += len(block)
     except _FAILURES as error:
         raise UserError(f"{path}: corrupt or truncated: {_reason(error)}") from error

@@ -40,7 +40,8 @@ class Member(NamedTuple):
             EOFError: the tar ends before its member does.
         """
         with Path(self.tar).open("rb", buffering=0) as stream:
-            data = os.pread(stream.fileno(), self.size, self.offset)
+            there = max(0, os.fstat(stream.fileno()).st_size - self.offset)
+            data = os.pread(stream.fileno(), min(self.size, there), self.offset)
         if len(data) != self.size:
             raise EOFError(f"{self.size} bytes of {self.name} announced, {len(data)} there")
         return data
