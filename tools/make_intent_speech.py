@@ -52,7 +52,7 @@ from tqdm import tqdm
 from speechcwcl.corpora.mini import Mini
 from speechcwcl.corpora.slurp import read_sentences
 from speechcwcl.corpora.stop import read_topv2
-from speechcwcl.data.datadir import Utterance, write_datadir
+from speechcwcl.data.kaldi import Utterance, write_datadir
 from speechcwcl.data.problems import Problems
 from speechcwcl.errors import UserError
 

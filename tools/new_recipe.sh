@@ -32,7 +32,7 @@ import numpy as np
 
 from speechcwcl.corpora.base import Corpus
 from speechcwcl.data.audio import SAMPLE_RATE, write_audio
-from speechcwcl.data.datadir import Utterance
+from speechcwcl.data.kaldi import Utterance
 from speechcwcl.data.problems import Problems
 
 

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from speechcwcl.data.datadir import Utterance, write_datadir
+from speechcwcl.data.kaldi import Utterance, write_datadir
 from speechcwcl.data.manifest import Manifest, compile_manifest
 from speechcwcl.errors import UserError, require
 from speechcwcl.evaluation.retrieval import evaluate_retrieval

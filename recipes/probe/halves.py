@@ -12,7 +12,7 @@ import sys
 from hashlib import sha256
 from pathlib import Path
 
-from speechcwcl.data.datadir import iter_datadir, read_corpus, write_datadir
+from speechcwcl.data.kaldi import iter_datadir, read_corpus, write_datadir
 from speechcwcl.errors import UserError, require
 
 

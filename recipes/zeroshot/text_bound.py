@@ -27,7 +27,7 @@ import numpy as np
 
 from speechcwcl.corpora.slurp import read_sentences
 from speechcwcl.corpora.stop import read_topv2
-from speechcwcl.data.datadir import read_datadir
+from speechcwcl.data.kaldi import read_datadir
 from speechcwcl.data.problems import Problems
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, require

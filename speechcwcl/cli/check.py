@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from speechcwcl.data.datadir import check_datadir
+from speechcwcl.data.kaldi import check_datadir
 from speechcwcl.data.stream import check_stream
 from speechcwcl.data.stream_spec import NAME, read_stream
 

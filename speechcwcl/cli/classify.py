@@ -33,7 +33,7 @@ from tqdm import tqdm
 from speechcwcl.cli.labels import add_label_arguments, read_labels
 from speechcwcl.cli.opening import add_model_arguments, open_model
 from speechcwcl.data.audio import SAMPLE_RATE
-from speechcwcl.data.recordings import Reader, find_recordings
+from speechcwcl.data.audio.recordings import Reader, find_recordings
 from speechcwcl.errors import UserError, require
 from speechcwcl.evaluation.results import escape
 from speechcwcl.models.sources import locate

@@ -23,7 +23,7 @@ from speechcwcl.corpora._formats import (
     export_manifest,
     import_datadir,
 )
-from speechcwcl.data.datadir import check_datadir
+from speechcwcl.data.kaldi import check_datadir
 from speechcwcl.errors import UserError, require
 
 DATADIR = "datadir"

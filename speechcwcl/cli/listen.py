@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from speechcwcl.data.audio import audio_blocks, probe
+from speechcwcl.data.audio import audio_blocks, audio_info
 from speechcwcl.errors import UserError, require
 from speechcwcl.files import read_text
 from speechcwcl.models.aligner import Aligner
@@ -95,7 +95,7 @@ def _blocks(args: argparse.Namespace) -> Iterable[np.ndarray]:
     if args.audio is not None:
         if args.microphone:
             raise UserError("--microphone: there is a file to listen to already")
-        probe(args.audio)
+        audio_info(args.audio)
         return audio_blocks(args.audio)
     device = args.microphone
     return microphone(int(device) if device and device.isdigit() else device)

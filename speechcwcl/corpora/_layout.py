@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from speechcwcl.data.audio import SAMPLE_RATE, write_audio
-from speechcwcl.data.members import find_member
+from speechcwcl.data.audio.members import find_member
 from speechcwcl.data.problems import Problems
 from speechcwcl.errors import UserError, closest
 

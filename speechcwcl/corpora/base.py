@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from speechcwcl.data.datadir import Utterance, write_datadir
+from speechcwcl.data.kaldi import Utterance, write_datadir
 from speechcwcl.data.problems import Problems
 from speechcwcl.errors import UserError, closest
 

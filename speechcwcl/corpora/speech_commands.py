@@ -12,7 +12,7 @@ import numpy as np
 from speechcwcl.corpora._download import Archive, download_all, refuse_half_extracted
 from speechcwcl.corpora._layout import Listing, read_lines, write_spoken
 from speechcwcl.corpora.base import Corpus
-from speechcwcl.data.audio import SAMPLE_RATE, probe, write_audio
+from speechcwcl.data.audio import SAMPLE_RATE, audio_info, write_audio
 from speechcwcl.data.problems import Problems
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest
@@ -243,7 +243,7 @@ def _silence(root: Path, part: str, problems: Problems) -> Iterator[Utterance]:
         if (name == _VALID_NOISE) != (part == "valid"):
             continue
         try:
-            seconds = int(probe(folder / name).duration)
+            seconds = int(audio_info(folder / name).duration)
         except UserError as error:
             problems.add(str(error))
             continue

@@ -12,9 +12,9 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-from speechcwcl.data.datadir import Report, check_datadir, scan_datadir
+from speechcwcl.data.kaldi import Report, check_datadir, scan_datadir
 from speechcwcl.data.manifest_index import write_index
-from speechcwcl.data.probing import measure
+from speechcwcl.data.measuring import measure
 from speechcwcl.data.problems import Problems
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
@@ -83,7 +83,7 @@ def compile_manifest(
     are believed, and those files are then not opened.
 
     Args:
-        datadir: see :mod:`speechcwcl.data.datadir`.
+        datadir: see :mod:`speechcwcl.data.kaldi`.
         out_jsonl: the manifest; one JSON object a line, in the order of the ids.
         nj: processes.
         min_duration: shorter utterances (s) are dropped, counted and listed; None keeps all.

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from speechcwcl.data.audio import load_audio, probe, write_audio
+from speechcwcl.data.audio import audio_info, load_audio, write_audio
 from speechcwcl.errors import UserError
 
 
@@ -66,7 +66,7 @@ def run_pipe(text: str, folder: str | Path, timeout: float = 600.0) -> Path:
     with tempfile.NamedTemporaryFile(suffix=".audio") as output:
         _run(text, split_command(text), output.fileno(), timeout)
         try:
-            rate = probe(output.name).sample_rate
+            rate = audio_info(output.name).sample_rate
             wav = load_audio(output.name, sample_rate=rate)
         except UserError as error:
             raise UserError(str(error).replace(output.name, text)) from None

@@ -25,11 +25,11 @@ from urllib.parse import quote, unquote
 
 from tqdm import tqdm
 
-from speechcwcl.data.audio import encode_audio, load_audio, probe
+from speechcwcl.data.audio import audio_info, encode_audio, load_audio
+from speechcwcl.data.audio.members import Member, find_member, read_audio_file
 from speechcwcl.data.compiling import ManifestWriter, Summary
 from speechcwcl.data.manifest import Manifest
-from speechcwcl.data.members import Member, find_member, read_audio_file
-from speechcwcl.data.probing import worker_pool
+from speechcwcl.data.measuring import worker_pool
 from speechcwcl.data.shard_names import expand, need_webdataset, open_shard_file
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest
@@ -260,7 +260,7 @@ def _clip(utterance: Utterance) -> tuple[bytes, str]:
     """The audio of one utterance and the suffix that says what it is."""
     audio = utterance.audio
     if utterance.start is not None or utterance.end is not None:
-        rate = probe(audio).sample_rate
+        rate = audio_info(audio).sample_rate
         wav = load_audio(audio, utterance.start, utterance.end, rate)
         return encode_audio(wav, ".flac", rate, name=audio), "flac"
     member = find_member(audio)
@@ -332,7 +332,7 @@ def _utterance(
     found = _described(key, texts, f"{path}: {key!r}")
     found.audio = str(member)
     if found.duration is None:
-        found.duration = probe(found.audio).duration
+        found.duration = audio_info(found.audio).duration
     return found
 
 

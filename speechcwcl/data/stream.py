@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from speechcwcl.data import remote
-from speechcwcl.data.audio import SAMPLE_RATE, decode_audio, load_audio, probe
-from speechcwcl.data.resampling import resample
+from speechcwcl.data.audio import SAMPLE_RATE, audio_info, decode_audio, load_audio
+from speechcwcl.data.audio.resampling import resample
 from speechcwcl.data.shards import open_shard, shard_list
 from speechcwcl.data.stream_spec import NAME, StreamSpec, check_spec, write_stream
 from speechcwcl.data.writing import replaced
@@ -78,9 +78,9 @@ class Clip:
         if isinstance(self.audio, np.ndarray):
             self.duration = len(self.audio) / SAMPLE_RATE
         elif isinstance(self.audio, str):
-            self.duration = probe(self.audio).duration
+            self.duration = audio_info(self.audio).duration
         else:
-            self.duration = probe(self.name, self.audio).duration
+            self.duration = audio_info(self.name, self.audio).duration
         return self
 
     def load(self) -> np.ndarray:

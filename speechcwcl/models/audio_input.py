@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from speechcwcl.data.resampling import resample
+from speechcwcl.data.audio.resampling import resample
 from speechcwcl.errors import UserError
 
 Audio = str | os.PathLike | np.ndarray | Tensor
@@ -52,9 +52,9 @@ def embed_all(
 def samples(item: Audio, index: int, sample_rate: int) -> int:
     """About how many samples at 16 kHz a recording has, without decoding it."""
     if isinstance(item, str | os.PathLike):
-        from speechcwcl.data.audio import probe
+        from speechcwcl.data.audio import audio_info
 
-        return max(1, int(probe(item).duration * _RATE))
+        return max(1, int(audio_info(item).duration * _RATE))
     return max(1, int(_array(item, index).size * _RATE / sample_rate))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from speechcwcl.data.audio import load_audio, probe
+from speechcwcl.data.audio import audio_info, load_audio
 from speechcwcl.errors import UserError
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf")
@@ -98,7 +98,7 @@ def pieces(path: Path, cutting: Cutting) -> Iterator[tuple[float, float, np.ndar
     Raises:
         UserError: not audio, truncated, ...
     """
-    duration = probe(path).duration
+    duration = audio_info(path).duration
     windows = cutting.windows(duration)
     if len(windows) == 1:
         yield 0.0, duration, load_audio(path)

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from speechcwcl.data.audio import SAMPLE_RATE
-from speechcwcl.data.resampling import BlockResampler
+from speechcwcl.data.audio.resampling import BlockResampler
 from speechcwcl.errors import UserError
 
 _BLOCK = 0.1  # seconds

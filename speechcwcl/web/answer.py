@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from speechcwcl.data.audio import SAMPLE_RATE, load_audio, probe
+from speechcwcl.data.audio import SAMPLE_RATE, audio_info, load_audio
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.zeroshot import rank, scale_of
@@ -72,7 +72,7 @@ def read_clip(path: str | os.PathLike | None, limits: Limits) -> Clip:
             f"{path.name} has {size / 2**20:.1f} MB; at most {limits.megabytes:g} MB are allowed."
         )
     try:
-        seconds = probe(path).duration  # before decoding: an hour of silence is a small file
+        seconds = audio_info(path).duration  # before decoding: an hour of silence is a small file
         if seconds > limits.seconds:
             raise UserError(
                 f"{path.name} lasts {seconds:.1f} s; at most {limits.seconds:g} s are allowed."

@@ -6,7 +6,7 @@ import pytest
 
 from speechcwcl.cli.main import main
 from speechcwcl.corpora import get_corpus
-from speechcwcl.data.datadir import read_datadir
+from speechcwcl.data.kaldi import read_datadir
 
 # corpus -> (split, a recording of it, what the split is made of), found by these patterns
 CASES = {

@@ -11,7 +11,7 @@ import soundfile
 import torch
 
 from speechcwcl.cli.main import main
-from speechcwcl.data.recordings import Reader, find_recordings
+from speechcwcl.data.audio.recordings import Reader, find_recordings
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.threshold import Threshold, backwards, calibrate, made_noises

@@ -11,7 +11,7 @@ from speechcwcl.cli.main import main
 from speechcwcl.corpora import get_corpus
 from speechcwcl.corpora._layout import write_spoken
 from speechcwcl.data import remote
-from speechcwcl.data.datadir import read_datadir
+from speechcwcl.data.kaldi import read_datadir
 from speechcwcl.data.manifest import Manifest, compile_manifest
 from speechcwcl.files import read_json
 

@@ -158,7 +158,7 @@ class Device(types.ModuleType):
 
 def test_a_microphone_hears_what_a_file_has(scene, model, capsys, monkeypatch):
     from speechcwcl.data.audio import load_audio
-    from speechcwcl.data.resampling import resample
+    from speechcwcl.data.audio.resampling import resample
     from speechcwcl.streaming import sources
 
     device = Device(resample(load_audio(scene), 16000, 48000))

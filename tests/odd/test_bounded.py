@@ -7,14 +7,14 @@ import files
 
 READ = """
 import resource, sys
-from speechcwcl.data.audio import audio_blocks, load_audio, probe
+from speechcwcl.data.audio import audio_blocks, load_audio, audio_info
 from speechcwcl.errors import UserError
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 usual, *paths = sys.argv[1:]
 load_audio(usual)  # brings torch
 start, answered = peak(), []
 for path in paths:
-    for call in (probe, load_audio, lambda path: list(audio_blocks(path))):
+    for call in (audio_info, load_audio, lambda path: list(audio_blocks(path))):
         try:
             call(path)
             answered.append(path)

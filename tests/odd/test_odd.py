@@ -14,7 +14,7 @@ import files
 import numpy as np
 import pytest
 
-from speechcwcl.data.audio import audio_blocks, load_audio, probe
+from speechcwcl.data.audio import audio_blocks, audio_info, load_audio
 from speechcwcl.errors import UserError
 
 
@@ -37,7 +37,7 @@ def heard_in_blocks(path: Path) -> list[int]:
 
 def seconds(path: Path) -> float:
     """The length that is read without decoding, to a tenth of a second."""
-    return round(probe(path).duration, 1)
+    return round(audio_info(path).duration, 1)
 
 
 def _tones(wav: np.ndarray) -> list[int]:

@@ -10,7 +10,7 @@ import pytest
 from speechcwcl.corpora.slurp import Slurp, read_sentences
 from speechcwcl.corpora.speech_commands import WORDS, SpeechCommands, which_set
 from speechcwcl.corpora.stop import DOMAINS, read_topv2
-from speechcwcl.data.datadir import read_datadir
+from speechcwcl.data.kaldi import read_datadir
 from speechcwcl.data.problems import Problems
 from speechcwcl.errors import UserError
 from speechcwcl.zeroshot.protocol import load_protocol

@@ -19,7 +19,7 @@ from speechcwcl.corpora._formats import (
     write_manifest,
 )
 from speechcwcl.corpora._layout import write_spoken
-from speechcwcl.data.datadir import read_datadir, write_datadir
+from speechcwcl.data.kaldi import read_datadir, write_datadir
 from speechcwcl.data.manifest import compile_manifest
 from speechcwcl.data.problems import Problems
 from speechcwcl.data.utterance import Utterance

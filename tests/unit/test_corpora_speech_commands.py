@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from speechcwcl.corpora.speech_commands import SpeechCommands, which_set
-from speechcwcl.data.datadir import read_datadir
+from speechcwcl.data.kaldi import read_datadir
 from speechcwcl.errors import UserError
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechcwcl.data.audio import load_audio, probe, write_audio
-from speechcwcl.data.resampling import resample
+from speechcwcl.data.audio import audio_info, load_audio, write_audio
+from speechcwcl.data.audio.resampling import resample
 from speechcwcl.errors import UserError
 
 FORMATS = {
@@ -40,7 +40,7 @@ def make(folder, name, rate=16000, seconds=4.0, wav=None, channels=1):
 @pytest.mark.parametrize("name, rate", PAIRS)
 def test_every_format_and_rate_comes_out_as_16_khz_mono(tmp_path, name, rate):
     path = make(tmp_path, name, rate, 2.0, channels=2)
-    info = probe(path)
+    info = audio_info(path)
     assert (info.sample_rate, info.channels) == (rate, 2)
     assert info.duration == pytest.approx(2.0, abs=0.11)  # mp3 pads to whole frames
     wav = load_audio(path)
@@ -114,7 +114,7 @@ def check_refused(path, *words, call=load_audio):
     return message
 
 
-@pytest.mark.parametrize("call", [load_audio, probe])
+@pytest.mark.parametrize("call", [load_audio, audio_info])
 def test_missing_files_name_the_closest_or_the_missing_folder(tmp_path, call):
     make(tmp_path, "wav")
     check_refused(tmp_path / "1600.wav", "no such audio file", "'16000.wav'", call=call)
@@ -122,7 +122,7 @@ def test_missing_files_name_the_closest_or_the_missing_folder(tmp_path, call):
     check_refused(tmp_path, "a folder", call=call)
 
 
-@pytest.mark.parametrize("call", [load_audio, probe])
+@pytest.mark.parametrize("call", [load_audio, audio_info])
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
 def test_empty_and_corrupt_files_are_refused(tmp_path, suffix, call):
     empty = tmp_path / f"empty.{suffix}"
@@ -138,7 +138,7 @@ def test_a_header_without_samples_is_refused(tmp_path):
     check_refused(tmp_path / "none.wav", "no samples")
 
 
-@pytest.mark.parametrize("call", [load_audio, probe])
+@pytest.mark.parametrize("call", [load_audio, audio_info])
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("part", [0.3, 0.6, 0.9])
 def test_truncated_files_are_refused(tmp_path, name, part, call):
@@ -180,7 +180,7 @@ def test_mp3_tags_do_not_matter(tmp_path):
     assert np.array_equal(load_audio(path), before)
 
 
-@pytest.mark.parametrize("call", [load_audio, probe])
+@pytest.mark.parametrize("call", [load_audio, audio_info])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_samples_that_are_not_finite_are_refused_with_their_time(tmp_path, value, call):
     wav = sweep(16000, 2.0)
@@ -238,7 +238,7 @@ def test_mp3_decoding_leaves_the_terminal_alone(tmp_path):
 def test_a_forked_child_of_a_process_that_used_torch_threads_can_resample():
     code = (
         "import os, numpy as np, torch\n"
-        "from speechcwcl.data.resampling import resample\n"
+        "from speechcwcl.data.audio.resampling import resample\n"
         "torch.set_num_threads(2)\n"
         "wav = np.ones(400000, np.float32)\n"
         "resample(wav, 8000, 16000)\n"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from speechcwcl.data.audio import audio_blocks, load_audio, write_audio
-from speechcwcl.data.resampling import BlockResampler, resample
+from speechcwcl.data.audio.resampling import BlockResampler, resample
 from speechcwcl.errors import UserError
 
 

@@ -9,7 +9,7 @@ import pytest
 import speechcwcl.corpora as corpora
 from speechcwcl.corpora import CORPORA, Corpus, get_corpus
 from speechcwcl.data.audio import write_audio
-from speechcwcl.data.datadir import Utterance, check_datadir, read_corpus, read_datadir
+from speechcwcl.data.kaldi import Utterance, check_datadir, read_corpus, read_datadir
 from speechcwcl.errors import UserError
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from speechcwcl.data import tables
-from speechcwcl.data.datadir import (
+from speechcwcl.data.kaldi import (
     Utterance,
     check_datadir,
     iter_datadir,

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechcwcl.data import probing
-from speechcwcl.data.datadir import Utterance, write_datadir
+from speechcwcl.data import measuring
+from speechcwcl.data.kaldi import Utterance, write_datadir
 from speechcwcl.data.manifest import Manifest, check_audio, compile_manifest
 from speechcwcl.errors import UserError
 from speechcwcl.files import sha256_file
@@ -47,7 +47,7 @@ def compiled(tmp_path, seconds=(0.5, 1.0, 1.5), **options):
 
 @pytest.mark.parametrize("nj", [1, 3])
 def test_durations_are_measured_and_the_order_is_that_of_the_ids(tmp_path, monkeypatch, nj):
-    monkeypatch.setattr(probing, "_CHUNK", 7)
+    monkeypatch.setattr(measuring, "_CHUNK", 7)
     seconds = [0.5 + (37 * i % 41) / 100 for i in range(100)]
     summary, manifest, utterances = compiled(tmp_path, seconds, nj=nj)
     assert manifest.ids == [u.id for u in utterances]
@@ -203,7 +203,7 @@ def test_given_durations_are_believed_and_files_are_not_opened(tmp_path):
 def test_an_unsound_folder_is_refused_before_any_audio_is_opened(tmp_path, monkeypatch):
     folder, _ = recordings(tmp_path, [1.0] * 3)
     (folder / "text").write_text("u000 x\nu001 y\nu02 z\n")
-    monkeypatch.setattr(probing, "probe", lambda path: pytest.fail("opened"))
+    monkeypatch.setattr(measuring, "audio_info", lambda path: pytest.fail("opened"))
     with pytest.raises(UserError, match=r"text:3: id 'u02' is not in wav.scp \(closest: 'u002'\)"):
         compile_manifest(folder, tmp_path / "m.jsonl", progress=False)
 
@@ -221,7 +221,7 @@ def test_when_nothing_is_left_it_says_why(tmp_path):
 
 def test_a_worker_that_dies_is_one_line(tmp_path, monkeypatch):
     folder, _ = recordings(tmp_path, [0.5] * 5)
-    monkeypatch.setattr(probing, "probe", lambda path: os._exit(9))
+    monkeypatch.setattr(measuring, "audio_info", lambda path: os._exit(9))
     with pytest.raises(UserError, match="was ended from outside"):
         compile_manifest(folder, tmp_path / "m.jsonl", nj=2, progress=False)
     assert not (tmp_path / "m.jsonl").exists()
@@ -237,11 +237,11 @@ def test_only_a_window_of_the_utterances_is_in_memory():
 
     for nj in (1, 2):
         taken = 0
-        stream = probing.measure(many(), nj=nj)
+        stream = measuring.measure(many(), nj=nj)
         for _ in range(1000):
             next(stream)
         stream.close()
-        assert taken <= 1000 + probing._CHUNK * (1 + nj * probing._WAITING_PER_WORKER)
+        assert taken <= 1000 + measuring._CHUNK * (1 + nj * measuring._WAITING_PER_WORKER)
 
 
 def piped(tmp_path, command):
@@ -311,9 +311,9 @@ def test_ctrl_c_ends_it_in_silence_and_leaves_nothing(tmp_path):
     folder, _ = recordings(tmp_path, [0.3] * 200)
     code = (
         "import os, signal, sys, time\n"
-        "from speechcwcl.data import compiling, probing\n"
-        "probing._CHUNK = 2\n"
-        "probing.probe = lambda path: time.sleep(300)\n"
+        "from speechcwcl.data import compiling, measuring\n"
+        "measuring._CHUNK = 2\n"
+        "measuring.audio_info = lambda path: time.sleep(300)\n"
         "print('ready', flush=True)\n"
         "try:\n"
         "    compiling.compile_manifest(sys.argv[1], sys.argv[2], nj=2, progress=False)\n"

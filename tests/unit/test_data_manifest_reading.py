@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechcwcl.data.datadir import Utterance, write_datadir
+from speechcwcl.data.kaldi import Utterance, write_datadir
 from speechcwcl.data.manifest import Manifest, compile_manifest
 from speechcwcl.errors import UserError
 from speechcwcl.files import sha256_file

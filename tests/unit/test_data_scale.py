@@ -7,7 +7,7 @@ import pytest
 
 SCALE = """
 import random, resource, sys
-from speechcwcl.data.datadir import Utterance, write_datadir
+from speechcwcl.data.kaldi import Utterance, write_datadir
 from speechcwcl.data.manifest import Manifest, compile_manifest
 count, folder = int(sys.argv[1]), sys.argv[2]
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -13,10 +13,10 @@ import pytest
 import soundfile
 
 from speechcwcl.cli.main import main
-from speechcwcl.data.audio import load_audio, probe, write_audio
-from speechcwcl.data.datadir import write_datadir
+from speechcwcl.data.audio import audio_info, load_audio, write_audio
+from speechcwcl.data.audio.members import find_member
+from speechcwcl.data.kaldi import write_datadir
 from speechcwcl.data.manifest import Manifest, compile_manifest
-from speechcwcl.data.members import find_member
 from speechcwcl.data.shards import read_shard, write_manifest
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
@@ -74,7 +74,7 @@ def test_the_same_audio_from_shards(manifest, tmp_path):
     assert len(after) == 7
     for one, other in zip(before, after, strict=True):
         same(one, other)
-        assert find_member(other.audio) and probe(other.audio).frames > 0
+        assert find_member(other.audio) and audio_info(other.audio).frames > 0
     assert json.loads((tmp_path / "dump/corpus.json").read_text()) == {"name": "seven"}
     assert len(list((tmp_path / "dump/shards").glob("*.tar"))) == 3
     assert pickle.loads(pickle.dumps(after))[5].load().size  # as a DataLoader's worker reads it

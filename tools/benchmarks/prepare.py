@@ -28,7 +28,7 @@ import numpy as np
 from bench_page import write_section
 
 from speechcwcl.data.audio import write_audio
-from speechcwcl.data.datadir import Utterance, check_datadir, write_datadir
+from speechcwcl.data.kaldi import Utterance, check_datadir, write_datadir
 from speechcwcl.data.manifest import Manifest, compile_manifest
 
 RECORDINGS, SECONDS = 1000, 60

@@ -28,7 +28,7 @@ from bench_page import machine, write_section
 from loss_meters import status_mb
 
 from speechcwcl.corpora import get_corpus
-from speechcwcl.data.datadir import Utterance, write_datadir
+from speechcwcl.data.kaldi import Utterance, write_datadir
 from speechcwcl.data.manifest import Manifest, compile_manifest
 from speechcwcl.data.problems import Problems
 from speechcwcl.models.sources import resolve

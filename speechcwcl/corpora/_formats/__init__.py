@@ -27,7 +27,7 @@ from types import ModuleType
 
 from speechcwcl.corpora._formats import jsonl, lhotse, plain_csv, speechbrain_csv, speechbrain_json
 from speechcwcl.corpora._formats._fields import Options
-from speechcwcl.data.datadir import iter_datadir, write_datadir
+from speechcwcl.data.kaldi import iter_datadir, write_datadir
 from speechcwcl.data.manifest import Manifest
 from speechcwcl.data.problems import Problems
 from speechcwcl.data.utterance import Utterance

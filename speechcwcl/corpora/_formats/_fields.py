@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from speechcwcl.corpora._layout import Listing
-from speechcwcl.data.audio import probe
-from speechcwcl.data.members import find_member
+from speechcwcl.data.audio import audio_info
+from speechcwcl.data.audio.members import find_member
 from speechcwcl.data.problems import Problems
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
@@ -172,7 +172,7 @@ def duration_of(utterance: Utterance) -> float:
     if utterance.duration is not None:
         return utterance.duration
     start = utterance.start or 0.0
-    end = utterance.end if utterance.end is not None else probe(utterance.audio).duration
+    end = utterance.end if utterance.end is not None else audio_info(utterance.audio).duration
     return end - start
 
 

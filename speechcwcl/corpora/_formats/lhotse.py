@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from speechcwcl.corpora._formats._fields import Options, Reader, absolute, duration_of
-from speechcwcl.data.audio import AudioInfo, probe
+from speechcwcl.data.audio import AudioInfo, audio_info
 from speechcwcl.data.problems import Problems
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
@@ -97,7 +97,7 @@ def write(stream: IO[str], utterances: Iterable[Utterance], path: Path) -> None:
     for u in utterances:
         audio = absolute(u)
         if last is None or last[0] != audio:  # utterances of one recording stand together
-            last = (audio, probe(audio))
+            last = (audio, audio_info(audio))
         info = last[1]
         length = round(duration_of(u), 6)
         name = Path(audio).stem

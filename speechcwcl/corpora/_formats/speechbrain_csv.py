@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from speechcwcl.corpora._formats import plain_csv
 from speechcwcl.corpora._formats._fields import Options, Reader, absolute, duration_of, spooled
-from speechcwcl.data.audio import probe
+from speechcwcl.data.audio import audio_info
 from speechcwcl.data.problems import Problems
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
@@ -38,7 +38,7 @@ def one(
     if span.get("start") not in (None, "") or span.get("stop") not in (None, ""):
         try:
             first, last = (int(span.get(name) or 0) for name in ("start", "stop"))
-            rate = probe(reader.audio(audio)).sample_rate
+            rate = audio_info(reader.audio(audio)).sample_rate
         except ValueError:
             reader.problems.add(f"{where}: start and stop must be numbers of samples")
             return
@@ -67,7 +67,7 @@ def write(stream: IO[str], utterances: Iterable[Utterance], path: Path) -> None:
 
 def samples(utterance: Utterance) -> tuple[int, int]:
     """First and one-past-last sample of an utterance, at the rate of its file."""
-    info = probe(utterance.audio)
+    info = audio_info(utterance.audio)
     start = round((utterance.start or 0.0) * info.sample_rate)
     if utterance.end is None:
         return start, info.frames

@@ -1,6 +1,6 @@
 """Decoding audio: the only place that does it (soundfile: wav, flac, ogg/opus, mp3, ...).
 
-A path is a file, or a member of a tar shard (see :mod:`speechcwcl.data.members`).
+A path is a file, or a member of a tar shard (see :mod:`speechcwcl.data.audio.members`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from speechcwcl.data.members import find_member
-from speechcwcl.data.mp3 import counted_samples
-from speechcwcl.data.resampling import BlockResampler, check_rate, resample
+from speechcwcl.data.audio.members import find_member
+from speechcwcl.data.audio.mp3 import counted_samples
+from speechcwcl.data.audio.resampling import BlockResampler, check_rate, resample
 from speechcwcl.errors import UserError, closest
 from speechcwcl.files import atomic_write
 
@@ -62,7 +62,7 @@ class AudioInfo:
     duration: float
 
 
-def probe(path: str | Path, data: bytes | None = None) -> AudioInfo:
+def audio_info(path: str | Path, data: bytes | None = None) -> AudioInfo:
     """Read a file's length without decoding all of it; cut-off files are noticed.
 
     Args:

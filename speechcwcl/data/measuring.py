@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from speechcwcl.data import pipes
-from speechcwcl.data.audio import END_TOLERANCE, load_audio, probe
+from speechcwcl.data.audio import END_TOLERANCE, audio_info, load_audio
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
 
@@ -137,7 +137,7 @@ def _measure(job: _Job, pipe_folder: str | Path | None, decode: bool) -> _Found:
                 return _Found(audio, None, f"{audio}: a command; commands run only with allow_pipe")
             audio = str(pipes.run_pipe(audio, pipe_folder))
         if decode:
-            rate = probe(audio).sample_rate  # resampling would add nothing
+            rate = audio_info(audio).sample_rate  # resampling would add nothing
             wav = load_audio(audio, job.start, job.end, rate)
             return _Found(audio, len(wav) / rate, None)
         return _Found(audio, _length(audio, job.start, job.end), None)
@@ -160,4 +160,4 @@ def _length(audio: str, start: float | None, end: float | None) -> float:
 @functools.lru_cache(maxsize=4096)
 def _duration(audio: str) -> float:
     """Length of a recording in seconds; segments of one recording ask again and again."""
-    return probe(audio).duration
+    return audio_info(audio).duration

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from speechcwcl.data.audio import SAMPLE_RATE, load_audio, probe
+from speechcwcl.data.audio import SAMPLE_RATE, audio_info, load_audio
 from speechcwcl.errors import UserError
 
 AUDIO_SUFFIXES = (
@@ -96,7 +96,7 @@ class Reader:
 
     def _load(self, path: str) -> np.ndarray | None:
         try:
-            duration = probe(path).duration
+            duration = audio_info(path).duration
             if duration > self.longest:
                 raise UserError(
                     f"{path}: {duration:.0f} s long, the limit is {self.longest:g} s; "
