@@ -21,8 +21,7 @@ import numpy as np
 from speechcwcl.data.audio import load_audio
 from speechcwcl.errors import require
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.threshold import Threshold, backwards, made_noises
-from speechcwcl.models.zeroshot import scale_of
+from speechcwcl.zeroshot.threshold import Threshold, backwards, made_noises
 
 
 def area(said: np.ndarray, other: np.ndarray) -> float:
@@ -70,7 +69,7 @@ def main() -> int:
         rows = model.encode_labels(labels)
         calibrating = np.isin(speakers, rng.permutation(sorted(set(speakers)))[::2])
         said, cosine = np.isin(words, labels), speech @ rows.T
-        for name, values in statistics(cosine, scale_of(model)).items():
+        for name, values in statistics(cosine, float(model.logit_scale)).items():
             areas.setdefault(name, []).append(area(values[said], values[~said]))
         best = cosine.max(axis=1)
         noises = {"noise": (noise @ rows.T).max(axis=1)}

@@ -245,7 +245,7 @@ def _not_writable(folder: Path) -> str:
 def check_cache(deep: bool) -> Iterator[Finding]:
     """The fetched models: whole, and with ``deep`` byte by byte what they should be."""
     try:
-        from speechcwcl.models.sources import SOURCES, check, is_cached
+        from speechcwcl.models.weights.sources import SOURCES, check, is_cached
     except Exception as error:  # it needs filelock
         yield Finding("cached models", FAIL, str(error), "pip install -e .")
         return

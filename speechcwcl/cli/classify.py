@@ -36,9 +36,9 @@ from speechcwcl.data.audio import SAMPLE_RATE
 from speechcwcl.data.audio.recordings import Reader, find_recordings
 from speechcwcl.errors import UserError, require
 from speechcwcl.evaluation.results import escape
-from speechcwcl.models.sources import locate
-from speechcwcl.models.threshold import Threshold, best_cosines, made_negatives
-from speechcwcl.models.zeroshot import UNKNOWN, rank, scale_of, split_labels
+from speechcwcl.models.weights.sources import locate
+from speechcwcl.zeroshot.classifier import UNKNOWN, rank, split_labels
+from speechcwcl.zeroshot.threshold import Threshold, best_cosines, made_negatives
 
 FAR = 0.05
 _BACKWARDS = (300, 1800.0)  # recordings, and seconds of them, that are played backwards at most
@@ -207,7 +207,7 @@ def _answers(
                 model.encode_speech(wavs),
                 rows,
                 names,
-                scale_of(model),
+                model.logit_scale,
                 top_k=args.top_k,
                 threshold=threshold,
                 unknown=args.unknown,

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from speechcwcl.data.manifest import Manifest
-from speechcwcl.models.text import TextEncoder, TextStore
+from speechcwcl.models.encoders.text import TextEncoder
+from speechcwcl.models.text_store import TextStore
 from speechcwcl.training.config import load_config
 
 

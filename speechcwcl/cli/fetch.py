@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 
 from speechcwcl.errors import UserError, summarise
-from speechcwcl.models.sources import SOURCES, check, is_cached, resolve
+from speechcwcl.models.weights.sources import SOURCES, check, is_cached, resolve
 
 HELP = "fetch pretrained weights by name into the cache"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from speechcwcl.errors import UserError, closest, require
 from speechcwcl.files import read_text
 from speechcwcl.models.folder import packed_protocols
-from speechcwcl.models.zeroshot import split_labels
+from speechcwcl.zeroshot.classifier import split_labels
 from speechcwcl.zeroshot.protocol import (
     list_protocols,
     load_labels,

@@ -14,8 +14,8 @@ from pathlib import Path
 from speechcwcl.errors import UserError
 from speechcwcl.files import atomic_write, read_json, read_text
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.catalogue import SOURCES
 from speechcwcl.models.hub import push
+from speechcwcl.models.weights.catalogue import SOURCES
 from speechcwcl.report.build import corpus_cards
 from speechcwcl.report.card import model_card, open_scored, protocols_of
 
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 def _encoders(aligner: Aligner) -> list[tuple[str, str, str]]:
     sources = (
         ("speech", aligner.speech_encoder.source),
-        ("text, frozen", aligner.text_info.source),
+        ("text, frozen", aligner.text.info.source),
     )
     found = []
     for role, source in sources:

@@ -14,7 +14,7 @@ from speechcwcl.evaluation.texts import EncodeText
 from speechcwcl.evaluation.zeroshot import build_classifier
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.embed import embed_manifest, feature_cache
-from speechcwcl.models.speech import SpeechEncoder
+from speechcwcl.models.encoders.speech import SpeechEncoder
 from speechcwcl.zeroshot.protocol import Protocol
 
 

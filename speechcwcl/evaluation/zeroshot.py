@@ -17,6 +17,7 @@ from speechcwcl.evaluation import metrics
 from speechcwcl.evaluation.results import ZeroShotResult, write_zeroshot
 from speechcwcl.evaluation.similarity import contrast, sample_rows, similarity_matrix
 from speechcwcl.evaluation.texts import EncodeText, TextBook, Transcripts
+from speechcwcl.zeroshot.classifier import class_vectors
 from speechcwcl.zeroshot.protocol import Protocol
 
 
@@ -114,14 +115,8 @@ def build_classifier(
     Returns:
         (classes, dim) unit-norm float64.
     """
-    book = encode_text
-    if not isinstance(book, TextBook):
-        book = TextBook.of(book, _all_prompts(protocol))
-    total = np.zeros((len(protocol.labels), book.dim))
-    for template in protocol.templates if templates is None else templates:
-        for column, prompts in enumerate(protocol.prompts(template)):
-            total[column] += book(prompts).mean(axis=0)
-    return metrics.unit_rows(total, "class vectors")
+    chosen = protocol.templates if templates is None else templates
+    return class_vectors(list(protocol.labels.values()), encode_text, chosen)
 
 
 def targets(utterances: Sequence[Any], protocol: Protocol) -> np.ndarray:

@@ -16,28 +16,28 @@ from torch import Tensor, nn
 from speechcwcl.errors import UserError
 from speechcwcl.models import folder as folders
 from speechcwcl.models.audio_input import Audio, embed_all
+from speechcwcl.models.encoders.speech import SpeechEncoder
+from speechcwcl.models.encoders.text import TextEncoder, TextInfo, describe_text
 from speechcwcl.models.pooling import build_pooling, build_projection
-from speechcwcl.models.sources import locate
-from speechcwcl.models.speech import SpeechEncoder
-from speechcwcl.models.text import TextEncoder, TextInfo, describe_text
+from speechcwcl.models.text_side import TextSide, centred
 from speechcwcl.models.towers import speech_from_tower, write_towers
-from speechcwcl.models.zeroshot import ZeroShot
+from speechcwcl.models.weights.sources import locate
+from speechcwcl.zeroshot import classifier
 
 MAX_SCALE = 100.0
 
 
-class Aligner(ZeroShot, nn.Module):
+class Aligner(nn.Module):
     """Speech encoder, pooling and projection into the space of a frozen text encoder.
 
-    The text encoder is not part of the module: it is described by :attr:`text_info` and loaded
-    when :attr:`text_encoder` is first asked for, so that it takes no memory while training from
-    stored text embeddings. Classification by labels written in words is
-    :meth:`~speechcwcl.models.zeroshot.ZeroShot.classify`.
+    The text encoder is not part of the module: :attr:`text` describes it and loads it when it is
+    first asked for, so that it takes no memory while training from stored text embeddings.
+    :meth:`classify` and :meth:`encode_labels` are :mod:`speechcwcl.zeroshot.classifier`'s.
 
     Args:
         speech_encoder: the speech encoder.
-        text: the text encoder: a source (see :func:`~speechcwcl.models.text.describe_text`),
-            its description, or a loaded encoder.
+        text: the text encoder: a source, its description, or a loaded encoder; see
+            :class:`~speechcwcl.models.text_side.TextSide`.
         pooling: ``"mean"`` or ``"attention"``.
         pooling_options: options of :class:`~speechcwcl.models.pooling.AttentionPooling`.
         projection: ``"linear"``, ``"mlp"``, or options of
@@ -56,11 +56,8 @@ class Aligner(ZeroShot, nn.Module):
         logit_scale: float = 1 / 0.07,
     ):
         super().__init__()
-        self._text: list[TextEncoder] = []  # in a list, so that it is no submodule
-        if isinstance(text, TextEncoder):
-            self._text, text = [text], text.info
-        self.text_info = text if isinstance(text, TextInfo) else describe_text(text)
-        self.dim = self.text_info.dim
+        self.text = TextSide(text)
+        self.dim = self.text.info.dim
         self._head_options = {
             "pooling": pooling,
             "pooling_options": dict(pooling_options or {}),
@@ -97,7 +94,7 @@ class Aligner(ZeroShot, nn.Module):
             pooling_options: see the class.
             projection: see the class.
             logit_scale: see the class.
-            **speech_options: options of :class:`~speechcwcl.models.speech.SpeechEncoder`.
+            **speech_options: options of :class:`~speechcwcl.models.encoders.speech.SpeechEncoder`.
         """
         return cls(
             SpeechEncoder.from_pretrained(speech_encoder, **speech_options),
@@ -114,6 +111,11 @@ class Aligner(ZeroShot, nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.log_scale.device
+
+    @property
+    def text_encoder(self) -> TextEncoder:
+        """The text encoder where the weights are, loaded when first asked for."""
+        return self.text.encoder(self.device)
 
     @property
     def logit_scale(self) -> Tensor:
@@ -138,12 +140,7 @@ class Aligner(ZeroShot, nn.Module):
 
     def transform_text(self, raw: Tensor | np.ndarray) -> Tensor:
         """(texts, dim) from the text encoder -> (texts, dim) unit-norm in the aligned space."""
-        raw = torch.as_tensor(raw)
-        return nn.functional.normalize(raw - self.text_mean.to(raw.device), dim=-1)
-
-    def drop_text_encoder(self) -> None:
-        """Let the text encoder's memory go; it is loaded again when it is needed."""
-        self._text.clear()
+        return centred(raw, self.text_mean)
 
     # -- training ---------------------------------------------------------------------------------
 
@@ -212,8 +209,10 @@ class Aligner(ZeroShot, nn.Module):
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
         """Embed texts: (texts, dim) float32 unit norm, in the aligned space."""
-        raw = torch.from_numpy(self.text_encoder.encode(texts, batch_size=batch_size))
-        return self.transform_text(raw).numpy()
+        return self.text.encode(texts, self.text_mean, batch_size=batch_size)
+
+    encode_labels = classifier.encode_labels
+    classify = classifier.classify
 
     # -- folders ----------------------------------------------------------------------------------
 
@@ -249,14 +248,14 @@ class Aligner(ZeroShot, nn.Module):
                 "hash": self.speech_encoder.hash,
                 "options": self.speech_encoder.options(),
             },
-            "text": asdict(self.text_info),
+            "text": asdict(self.text.info),
             "towers": with_towers,
             "info": info or {},
             **self._head_options,
         }
         with folders.replace_folder(Path(folder)) as scratch:
             if with_towers:
-                write_towers(scratch, self.speech_encoder, self.text_info)
+                write_towers(scratch, self.speech_encoder, self.text.info)
             folders.write(scratch, config, self.learned_state(with_towers), protocols)
 
     @classmethod

@@ -17,7 +17,7 @@ from speechcwcl.data.manifest import Manifest
 from speechcwcl.files import sha256_json
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.audio_input import batches, pad
-from speechcwcl.models.speech import SpeechEncoder
+from speechcwcl.models.encoders.speech import SpeechEncoder
 
 # Seconds of padded speech in one forward pass: large enough for speed, small enough for any memory.
 BATCH_SECONDS = 60.0

@@ -10,7 +10,7 @@
 
 ``wav`` is (samples,) float32 at 16 kHz; for paths the pipeline itself asks for the ``ffmpeg``
 program. Its own default template is ``"This is a sound of {}."``: say ``"{}"`` for the label as it
-is. Ranking and scores are those of :meth:`~speechcwcl.models.zeroshot.ZeroShot.classify`.
+is. Ranking and scores are those of :func:`speechcwcl.zeroshot.classifier.classify`.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from transformers.utils import ModelOutput
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.audio_input import load_batch
+from speechcwcl.models.encoders.text import TextInfo
 from speechcwcl.models.folder import MODEL_TYPE, read_config
-from speechcwcl.models.sources import locate, resolve
-from speechcwcl.models.text import TextInfo
+from speechcwcl.models.weights.sources import locate, resolve
 
 
 class SpeechCwclConfig(PreTrainedConfig):

@@ -22,4 +22,4 @@ def model_identity(aligner: Aligner) -> str:
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         digests[name] = digest.hexdigest()
     encoder = aligner.speech_encoder
-    return sha256_json([encoder.hash, encoder.options(), aligner.text_hash, digests])
+    return sha256_json([encoder.hash, encoder.options(), aligner.text.hash, digests])

@@ -67,7 +67,7 @@ def export(
                 "hash": aligner.speech_encoder.hash,
                 "options": aligner.speech_encoder.options(),
             },
-            "text": asdict(aligner.text_info),
+            "text": asdict(aligner.text.info),
             "text_mean": aligner.text_mean.tolist(),
             "info": info or {},
         }

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.families.base import Family, zero_beyond
+from speechcwcl.models.encoders.families.base import Family, zero_beyond
 
 # model_type -> why it cannot be exported.
 _CANNOT = {"wav2vec2-bert": "its filter bank is computed in double precision with an FFT"}
@@ -93,7 +93,7 @@ class WhisperFront(nn.Module):
     The spectrum is a convolution with the windowed sines and cosines, which every runtime has.
 
     Args:
-        family: a :class:`~speechcwcl.models.families.whisper.Whisper`.
+        family: a :class:`~speechcwcl.models.encoders.families.whisper.Whisper`.
     """
 
     basis: Tensor

@@ -14,29 +14,28 @@ from torch import Tensor
 from speechcwcl.errors import UserError
 from speechcwcl.models import onnx_folder
 from speechcwcl.models.audio_input import Audio, embed_all
+from speechcwcl.models.encoders.text import TextInfo
 from speechcwcl.models.onnx_extra import needs
-from speechcwcl.models.text import TextEncoder, TextInfo
-from speechcwcl.models.zeroshot import ZeroShot
+from speechcwcl.models.text_side import TextSide, centred
+from speechcwcl.zeroshot import classifier
 
 
-class OnnxAligner(ZeroShot):
+class OnnxAligner:
     """Speech side in onnxruntime, text side the frozen encoder that the model was trained with.
 
-    Classification by labels written in words is
-    :meth:`~speechcwcl.models.zeroshot.ZeroShot.classify`, as for :class:`Aligner`.
+    :meth:`classify` and :meth:`encode_labels` are those of :class:`Aligner`.
 
     Args:
         session: onnxruntime's session: ``wav``, ``lengths`` -> ``embeddings``.
         config: config.json of the folder.
-        text_info: the text encoder.
+        text: the text encoder.
     """
 
-    def __init__(self, session: Any, config: dict[str, Any], text_info: TextInfo):
+    def __init__(self, session: Any, config: dict[str, Any], text: TextInfo):
         self._session = session
-        self._text: list[TextEncoder] = []
         self._mean = torch.tensor(config["text_mean"], dtype=torch.float32)
         self.config = config
-        self.text_info = text_info
+        self.text = TextSide(text)
         self.dim: int = config["dim"]
         self.logit_scale: float = config["logit_scale"]
 
@@ -114,8 +113,11 @@ class OnnxAligner(ZeroShot):
 
     def transform_text(self, raw: Tensor | np.ndarray) -> Tensor:
         """(texts, dim) from the text encoder -> (texts, dim) unit-norm in the aligned space."""
-        return torch.nn.functional.normalize(torch.as_tensor(raw) - self._mean, dim=-1)
+        return centred(raw, self._mean)
 
     def encode_text(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
         """Embed texts: (texts, dim) float32 unit norm, in the aligned space."""
-        return self.transform_text(self.text_encoder.encode(texts, batch_size=batch_size)).numpy()
+        return self.text.encode(texts, self._mean, batch_size=batch_size)
+
+    encode_labels = classifier.encode_labels
+    classify = classifier.classify

@@ -179,7 +179,7 @@ def stored_encoder(aligner: Aligner, folder: str | Path) -> Callable[[Sequence[s
 
     What any model with the same text encoder has embedded before is not embedded again.
     """
-    store = TextStore.open(folder, aligner.text_hash)
+    store = TextStore.open(folder, aligner.text.hash)
 
     def encode(texts: Sequence[str]) -> np.ndarray:
         return aligner.transform_text(embed_stored(aligner, store, texts)).numpy()

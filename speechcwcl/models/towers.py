@@ -8,11 +8,11 @@ from typing import Any
 
 from speechcwcl.errors import UserError
 from speechcwcl.files import write_json
-from speechcwcl.models.families import family_class
-from speechcwcl.models.sources import resolve
-from speechcwcl.models.speech import SpeechEncoder
-from speechcwcl.models.speech_options import feature_config, load_config
-from speechcwcl.models.text import TextInfo, text_files
+from speechcwcl.models.encoders.families import family_class
+from speechcwcl.models.encoders.options import feature_config, load_config
+from speechcwcl.models.encoders.speech import SpeechEncoder
+from speechcwcl.models.encoders.text import TextInfo, text_files
+from speechcwcl.models.weights.sources import resolve
 
 
 def write_towers(folder: Path, speech_encoder: SpeechEncoder, text: TextInfo) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 
 from speechcwcl.files import atomic_write
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.frames import by_length
+from speechcwcl.models.encoders.frames import by_length
 from speechcwcl.training.cached_gradients import CachedGradients
 from speechcwcl.training.config import TrainConfig
 from speechcwcl.training.dataset import Batch, TrainingData

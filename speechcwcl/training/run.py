@@ -70,9 +70,9 @@ def training_texts(
         texts.append(utterance.text)
     unique = sorted(set(texts))
     row_of = {text: row for row, text in enumerate(unique)}
-    store = TextStore.open(store_folder, aligner.text_hash)
+    store = TextStore.open(store_folder, aligner.text.hash)
     raw = torch.from_numpy(embed_stored(aligner, store, unique, progress=True))
-    aligner.drop_text_encoder()
+    aligner.text.drop()
     if center:
         aligner.set_text_mean(raw.mean(dim=0))
     return aligner.transform_text(raw), np.array([row_of[text] for text in texts], dtype=np.int64)

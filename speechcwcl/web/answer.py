@@ -15,9 +15,9 @@ import torch
 from speechcwcl.data.audio import SAMPLE_RATE, audio_info, load_audio
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.zeroshot import rank, scale_of
 from speechcwcl.report.clips import audio_address
 from speechcwcl.web.ask import Labels, Limits, check_size, parse_labels, parse_templates
+from speechcwcl.zeroshot.classifier import prompt_means, rank, unit_rows
 
 SHORTEST = 0.05  # seconds: less is a click, not a word
 POINTS = 180  # columns of the drawn waveform
@@ -139,7 +139,7 @@ class Judge:
         """The encoders, by name (a folder without the folders above it), and the dimension."""
         return {
             "speech_encoder": _without_folder(self.aligner.speech_encoder.source),
-            "text_encoder": _without_folder(self.aligner.text_info.source),
+            "text_encoder": _without_folder(self.aligner.text.info.source),
             "dim": self.aligner.dim,
         }
 
@@ -168,7 +168,7 @@ class Judge:
         by_template = dict(zip(names, (parts @ speech).T.tolist(), strict=True))
         ranked = [
             Ranked(**entry, by_template=tuple(by_template[entry["label"]]))
-            for entry in rank(speech[None], whole, names, scale_of(self.aligner))[0]
+            for entry in rank(speech[None], whole, names, self.aligner.logit_scale)[0]
         ]
         known = not unknown_below > 0 or ranked[0].cosine >= unknown_below
         return Verdict(self.name, self.about, ranked, ranked[0].label if known else None)
@@ -177,16 +177,8 @@ class Judge:
         self, texts: tuple[tuple[str, ...], ...], templates: tuple[str, ...]
     ) -> tuple[np.ndarray, np.ndarray]:
         """(labels, dim) over all templates, and (templates, labels, dim) for each alone."""
-        sentences = [t.replace("{}", text) for group in texts for text in group for t in templates]
-        rows = self.aligner.encode_text(sentences).reshape(-1, len(templates), self.aligner.dim)
-        groups = np.split(rows, np.cumsum([len(group) for group in texts])[:-1])
-        whole = np.stack([group.mean(axis=(0, 1)) for group in groups])
-        parts = np.stack([group.mean(axis=0) for group in groups], axis=1)
-        return _unit(whole), _unit(parts)
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+        means = prompt_means(texts, templates, self.aligner.encode_text)
+        return unit_rows(means.mean(axis=0)), unit_rows(means)
 
 
 def _without_folder(source: str) -> str:

@@ -14,7 +14,7 @@ from speechcwcl.cli.main import main
 from speechcwcl.data.audio.recordings import Reader, find_recordings
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.threshold import Threshold, backwards, calibrate, made_noises
+from speechcwcl.zeroshot.threshold import Threshold, backwards, calibrate, made_noises
 
 LABELS = "turn on the light;play music;none of these"
 

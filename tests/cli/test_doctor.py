@@ -9,7 +9,7 @@ import pytest
 
 from speechcwcl.cli import checks
 from speechcwcl.cli.main import main
-from speechcwcl.models.catalogue import Source
+from speechcwcl.models.weights.catalogue import Source
 
 SOUND = {
     "numpy": "__version__ = '2.0'",
@@ -195,7 +195,7 @@ def test_the_cache_is_hashed_when_asked(tmp_path, monkeypatch):
     from speechcwcl.files import sha256_file, write_json
 
     source = Source("tiny", "text", "t", "MIT", "a/b", members=())
-    monkeypatch.setattr("speechcwcl.models.sources.SOURCES", {"tiny": source})
+    monkeypatch.setattr("speechcwcl.models.weights.sources.SOURCES", {"tiny": source})
     folder = tmp_path / "cache/models/tiny"
     folder.mkdir(parents=True)
     assert by_name(checks.check_cache(False))["model tiny"].todo == "speechcwcl fetch tiny"

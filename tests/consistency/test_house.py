@@ -25,15 +25,16 @@ ALLOWED = {
         "data",
         "corpora",
     },
-    "training": {"evaluation", "models", "losses", "data"},
+    "training": {"evaluation", "models", "losses", "zeroshot", "data"},
     "report": {"evaluation", "zeroshot", "data"},
     "evaluation": {"models", "zeroshot", "data"},
-    "zeroshot": set(),
-    "search": {"models", "data"},  # uses of a trained model: they embed what they decode
-    "streaming": {"models", "data"},
-    "models": {"data"},
+    # uses of a trained model: they embed what they decode
+    "search": {"models", "zeroshot", "data"},
+    "streaming": {"models", "zeroshot", "data"},
+    "models": {"zeroshot", "data"},
     "corpora": {"data"},
     "web": {"models", "report", "evaluation", "zeroshot", "data"},
+    "zeroshot": {"data"},
     "losses": set(),
     "data": set(),
 }

@@ -11,7 +11,7 @@ from speechcwcl.corpora._layout import write_spoken
 from speechcwcl.data.kaldi import Utterance, write_datadir
 from speechcwcl.data.manifest import compile_manifest
 from speechcwcl.losses import build_loss
-from speechcwcl.models.text import describe_text
+from speechcwcl.models.encoders.text import describe_text
 from speechcwcl.training.config import load_config
 from speechcwcl.training.run import train
 

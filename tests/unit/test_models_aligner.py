@@ -133,9 +133,9 @@ def test_text_encoder_is_lazy_and_no_part_of_the_state(aligner):
     assert not any("text_encoder" in name for name in aligner.state_dict())
     first = aligner.text_encoder
     assert aligner.text_encoder is first
-    aligner.drop_text_encoder()
+    aligner.text.drop()
     assert aligner.text_encoder is not first
-    assert aligner.text_hash == first.hash
+    assert aligner.text.hash == first.hash
 
 
 def test_classify(aligner):
@@ -195,7 +195,7 @@ def test_saved_and_opened_again(settings, towers, speech_folder, tiny_text, tmp_
     assert np.array_equal(again.encode_text(["yes"]), aligner.encode_text(["yes"]))
     assert again.logit_scale == aligner.logit_scale
     assert again.speech_encoder.cache_key == aligner.speech_encoder.cache_key
-    assert again.text_hash == aligner.text_hash
+    assert again.text.hash == aligner.text.hash
     again.save_pretrained(tmp_path / "copy", with_towers=towers, info={"note": "x"})
     first, second = (tmp_path / name / "model.safetensors" for name in ("model", "copy"))
     assert first.read_bytes() == second.read_bytes()

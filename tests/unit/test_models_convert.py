@@ -8,13 +8,13 @@ import torch
 from models_tiny import build
 
 from speechcwcl.errors import UserError
-from speechcwcl.models import sources
-from speechcwcl.models.convert import (
+from speechcwcl.models.weights import sources
+from speechcwcl.models.weights.convert import (
     ctranslate2_whisper_folder,
     onnx_moonshine_folder,
     openai_whisper_folder,
 )
-from speechcwcl.models.foreign import read_ctranslate2, read_onnx
+from speechcwcl.models.weights.foreign import read_ctranslate2, read_onnx
 
 OPENAI = {
     "encoder.conv1.weight": "encoder.conv1.weight",
@@ -241,7 +241,7 @@ def onnx_file(encoder):
 
 
 def test_onnx_moonshine(tmp_path):
-    from speechcwcl.models.speech import SpeechEncoder
+    from speechcwcl.models.encoders.speech import SpeechEncoder
 
     encoder = onnx_encoder()
     (tmp_path / "encoder.onnx").write_bytes(onnx_file(encoder))
@@ -309,7 +309,7 @@ def test_real_speech_encoders(name, real_data):
     """Each spoken digit is nearest to the mean of the other speakers' same digit, mostly."""
     from speechcwcl.data.audio import load_audio
     from speechcwcl.models.audio_input import load_batch
-    from speechcwcl.models.speech import SpeechEncoder
+    from speechcwcl.models.encoders.speech import SpeechEncoder
 
     cached(name)
     encoder = SpeechEncoder.from_pretrained(name, layers=[3]).eval()

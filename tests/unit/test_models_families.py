@@ -6,8 +6,8 @@ from models_tiny import MODELS, build, clips, pad, reference, save
 from transformers import BertConfig
 
 from speechcwcl.errors import UserError
-from speechcwcl.models.families import MODEL_TYPES, family_class
-from speechcwcl.models.speech import SpeechEncoder
+from speechcwcl.models.encoders.families import MODEL_TYPES, family_class
+from speechcwcl.models.encoders.speech import SpeechEncoder
 
 NAMES = sorted(MODELS)
 

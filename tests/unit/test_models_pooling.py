@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from speechcwcl.errors import UserError
-from speechcwcl.models.frames import LayerMix, Windows, by_length, stride_mean, zero_padding
+from speechcwcl.models.encoders.frames import (
+    LayerMix,
+    Windows,
+    by_length,
+    stride_mean,
+    zero_padding,
+)
 from speechcwcl.models.pooling import AttentionPooling, build_pooling, build_projection
 
 FRAMES = torch.randn(3, 11, 8, generator=torch.Generator().manual_seed(0))

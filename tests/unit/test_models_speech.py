@@ -7,7 +7,7 @@ import torch
 from models_tiny import MODELS, build, clips, pad, save
 
 from speechcwcl.errors import UserError
-from speechcwcl.models.speech import SpeechEncoder
+from speechcwcl.models.encoders.speech import SpeechEncoder
 
 NAMES = ["whisper", "wavlm-group", "hubert-layer", "moonshine", "w2v-bert-relative"]
 

@@ -8,8 +8,8 @@ import torch
 
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.text import TextEncoder, TextStore, describe_text
-from speechcwcl.models.text_store import stored_encoder
+from speechcwcl.models.encoders.text import TextEncoder, describe_text
+from speechcwcl.models.text_store import TextStore, stored_encoder
 
 TEXTS = ["yes", "turn on the light", "a cat", "what is the weather like tomorrow", "a cat"]
 
@@ -185,7 +185,7 @@ def test_what_one_model_embedded_is_there_for_the_next(
     second.set_text_mean(np.full(second.dim, 0.1))
     stored_encoder(first, tmp_path)(TEXTS[:3])
     wanted = second.encode_text(TEXTS)
-    second.drop_text_encoder()
+    second.text.drop()
     embedded = []
     encode = TextEncoder.encode
     monkeypatch.setattr(

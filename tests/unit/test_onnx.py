@@ -114,7 +114,7 @@ def test_parity_in_one_call(model, onnx_model):
 def test_same_words_and_results_as_the_aligner(model, onnx_model):
     waves, labels = clips(0.5, 1.2), {"a": "yes", "b": ["stop now", "halt"], "c": "go"}
     assert onnx_model.dim == model.dim
-    assert onnx_model.text_hash == model.text_hash
+    assert onnx_model.text.hash == model.text.hash
     assert onnx_model.logit_scale == pytest.approx(model.logit_scale.item(), rel=1e-6)
     assert np.abs(onnx_model.encode_text(["yes"]) - model.encode_text(["yes"])).max() < 1e-6
     rows = model.encode_labels(["yes", "no"], ["say {}"])

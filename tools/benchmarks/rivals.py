@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from speechcwcl.files import read_json
-from speechcwcl.models.families.base import quiet
-from speechcwcl.models.sources import resolve
-from speechcwcl.models.text import TextEncoder
+from speechcwcl.models.encoders.families.base import quiet
+from speechcwcl.models.encoders.text import TextEncoder
+from speechcwcl.models.weights.sources import resolve
 
 WHISPER, TOKENIZER, TEXT = "whisper-tiny.en", "whisper-tiny.en-tokenizer", "all-MiniLM-L6-v2"
 # No label has more words; it only cuts short what has run away, in the cascade's favour.

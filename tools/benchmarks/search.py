@@ -122,7 +122,7 @@ def text_times(model: str) -> str:
         times.append([1000 * (b - a) for a, b in zip(began, ended, strict=True)])
     (wall, wall95), (cpu, cpu95) = np.percentile(times[5:], [50, 95], axis=0).T
     return (
-        f"\nThe question's text has to be embedded before ({aligner.text_info.source}): median "
+        f"\nThe question's text has to be embedded before ({aligner.text.info.source}): median "
         f"{wall:.1f} ms, p95 {wall95:.1f} ms; {cpu:.1f} and {cpu95:.1f} ms on the processor.\n"
     )
 

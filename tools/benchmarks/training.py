@@ -31,8 +31,8 @@ from speechcwcl.corpora import get_corpus
 from speechcwcl.data.kaldi import Utterance, write_datadir
 from speechcwcl.data.manifest import Manifest, compile_manifest
 from speechcwcl.data.problems import Problems
-from speechcwcl.models.sources import resolve
-from speechcwcl.models.text import TextEncoder
+from speechcwcl.models.encoders.text import TextEncoder
+from speechcwcl.models.weights.sources import resolve
 from speechcwcl.training.config import TrainConfig
 from speechcwcl.training.run import train
 

@@ -18,8 +18,8 @@ from filelock import FileLock
 
 from speechcwcl import files
 from speechcwcl.errors import UserError, closest
-from speechcwcl.models.catalogue import SOURCES, Source
-from speechcwcl.models.packages import collect
+from speechcwcl.models.weights.catalogue import SOURCES, Source
+from speechcwcl.models.weights.packages import collect
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 # Never code (*.py); pickled weights only when the repository has no safetensors (see _from_hub).

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from speechcwcl.models.families.base import (
+from speechcwcl.models.encoders.families.base import (
     Family,
     attention_mask,
     conv_lengths,

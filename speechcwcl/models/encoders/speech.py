@@ -12,12 +12,11 @@ from torch.utils.checkpoint import checkpoint
 
 from speechcwcl.errors import UserError
 from speechcwcl.files import sha256_json
-from speechcwcl.models.families import family_class
-from speechcwcl.models.families.base import SAMPLE_RATE, Family, zero_beyond
-from speechcwcl.models.frames import LayerMix, Windows, stride_mean, zero_padding
-from speechcwcl.models.lora import check_lora, inject_lora
-from speechcwcl.models.sources import resolve
-from speechcwcl.models.speech_options import (
+from speechcwcl.models.encoders.families import family_class
+from speechcwcl.models.encoders.families.base import SAMPLE_RATE, Family, zero_beyond
+from speechcwcl.models.encoders.frames import LayerMix, Windows, stride_mean, zero_padding
+from speechcwcl.models.encoders.lora import check_lora, inject_lora
+from speechcwcl.models.encoders.options import (
     cut_layer,
     feature_config,
     load_config,
@@ -26,6 +25,7 @@ from speechcwcl.models.speech_options import (
     silence_frames,
     wanted_states,
 )
+from speechcwcl.models.weights.sources import resolve
 
 # Raise when the numbers that frozen_features gives change, so that old caches are not used.
 _FEATURE_VERSION = 1
@@ -48,8 +48,8 @@ class SpeechEncoder(nn.Module):
         silence: seconds of digital silence before and after every clip while it is encoded (one
             number, or two); its frames are not given out. ``None``: what suits the family.
         gradient_checkpointing: recompute the trained layers in the backward pass.
-        lora: ``None`` or options of :func:`speechcwcl.models.lora.inject_lora`; the layers above
-            the frozen ones then keep their weights and learn low-rank updates.
+        lora: ``None`` or options of :func:`speechcwcl.models.encoders.lora.check_lora`; the layers
+            above the frozen ones then keep their weights and learn low-rank updates.
         source: what it was loaded from, for the record.
         source_hash: hash of the pretrained weights; computed when ``None``.
     """

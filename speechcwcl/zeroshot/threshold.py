@@ -39,7 +39,7 @@ from speechcwcl.data.audio import SAMPLE_RATE, load_audio
 from speechcwcl.data.effects import change_speed, coloured_noise, hum
 from speechcwcl.errors import UserError, require
 from speechcwcl.files import read_json, write_json
-from speechcwcl.models.zeroshot import Labels, split_labels
+from speechcwcl.zeroshot.classifier import Labels, split_labels
 
 FORMAT = "speechcwcl-threshold"
 NOISES = 80

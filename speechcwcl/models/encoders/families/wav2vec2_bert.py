@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from speechcwcl.models.families.base import (
+from speechcwcl.models.encoders.families.base import (
     Family,
     attention_mask,
     masked_moments,

@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 from speechcwcl.errors import UserError
-from speechcwcl.models.families.base import Family
+from speechcwcl.models.encoders.families.base import Family
 
 # model_type of a config.json -> (module, class); imported only when needed.
 _FAMILIES = {
@@ -40,4 +40,4 @@ def family_class(config: Any, where: str) -> type[Family]:
             f"knows ({', '.join(MODEL_TYPES)})"
         )
     module, name = known
-    return getattr(importlib.import_module(f"speechcwcl.models.families.{module}"), name)
+    return getattr(importlib.import_module(f"speechcwcl.models.encoders.families.{module}"), name)

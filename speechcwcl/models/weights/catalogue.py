@@ -15,7 +15,7 @@ from pathlib import Path
 
 from speechcwcl.errors import UserError
 from speechcwcl.files import sha256_file
-from speechcwcl.models.packages import Member
+from speechcwcl.models.weights.packages import Member
 
 
 @dataclass(frozen=True)
@@ -89,19 +89,19 @@ def _joined(found: dict[str, Path], name: str) -> Path:
 
 
 def _build_whisper_tiny(found: dict[str, Path], folder: Path) -> None:
-    from speechcwcl.models.convert import openai_whisper_folder
+    from speechcwcl.models.weights.convert import openai_whisper_folder
 
     openai_whisper_folder(found["checkpoint.pt"], folder)
 
 
 def _build_whisper_base(found: dict[str, Path], folder: Path) -> None:
-    from speechcwcl.models.convert import ctranslate2_whisper_folder
+    from speechcwcl.models.weights.convert import ctranslate2_whisper_folder
 
     ctranslate2_whisper_folder(_joined(found, "model.bin"), folder)
 
 
 def _build_moonshine(found: dict[str, Path], folder: Path) -> None:
-    from speechcwcl.models.convert import onnx_moonshine_folder
+    from speechcwcl.models.weights.convert import onnx_moonshine_folder
 
     onnx_moonshine_folder(found["encoder.onnx"], folder)
 

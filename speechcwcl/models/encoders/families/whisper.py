@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechcwcl.models.families.base import Family, load_pretrained, zero_beyond
+from speechcwcl.models.encoders.families.base import Family, load_pretrained, zero_beyond
 
 _FFT = 400
 _HOP = 160

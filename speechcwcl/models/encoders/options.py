@@ -9,7 +9,7 @@ from typing import Any
 
 from speechcwcl.errors import UserError
 from speechcwcl.files import read_json, sha256_json
-from speechcwcl.models.families.base import SAMPLE_RATE, Family
+from speechcwcl.models.encoders.families.base import SAMPLE_RATE, Family
 
 # The settings that change a network's output without changing the shape of a tensor.
 _SHAPING = (

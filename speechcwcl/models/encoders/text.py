@@ -15,11 +15,8 @@ from tqdm import tqdm
 
 from speechcwcl.errors import UserError
 from speechcwcl.files import read_json, sha256_file, sha256_json
-from speechcwcl.models.families.base import quiet
-from speechcwcl.models.sources import resolve
-from speechcwcl.models.text_store import TextStore
-
-__all__ = ["TextEncoder", "TextInfo", "TextStore", "describe_text", "text_files"]
+from speechcwcl.models.encoders.families.base import quiet
+from speechcwcl.models.weights.sources import resolve
 
 _POOLINGS = ("mean", "cls", "max", "last")
 TOKENIZER_FILES = (
@@ -284,18 +281,3 @@ def _pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
     if pooling == "max":
         return hidden.masked_fill(weights == 0, -torch.inf).amax(dim=1)
     return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
-
-
-def load_described(info: TextInfo) -> TextEncoder:
-    """Load the text encoder of a description.
-
-    Raises:
-        UserError: it cannot be had, or it is not the one that was described (its hash differs).
-    """
-    encoder = TextEncoder.from_pretrained(info.source, info.pooling)
-    if encoder.hash != info.hash:
-        raise UserError(
-            f"text encoder {info.source!r}: not the one this model was trained with (its hash "
-            "differs)"
-        )
-    return encoder

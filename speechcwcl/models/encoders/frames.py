@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from speechcwcl.models.families.base import valid
+from speechcwcl.models.encoders.families.base import valid
 
 
 class Windows:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from speechcwcl.errors import UserError
 from speechcwcl.files import write_json
-from speechcwcl.models.foreign import read_ctranslate2, read_onnx
+from speechcwcl.models.weights.foreign import read_ctranslate2, read_onnx
 
 # OpenAI's names -> transformers' names, applied in this order.
 _OPENAI_WHISPER = (

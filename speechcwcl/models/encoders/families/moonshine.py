@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechcwcl.models.families.base import (
+from speechcwcl.models.encoders.families.base import (
     Family,
     attention_mask,
     conv_lengths,

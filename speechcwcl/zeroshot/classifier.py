@@ -1,0 +1,214 @@
+"""The classifier made of label texts, and the ranking by it: the one place that does either.
+
+``class vector = mean over templates and synonyms of the unit-norm text embeddings, re-normalised``
+(the prompt ensemble of CLIP); ``cosine = speech @ class vector``. Plain arrays: any model that
+embeds speech and text into one space will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from speechcwcl.errors import UserError
+
+UNKNOWN = "unknown"
+PLAIN = ("{}",)  # the template of a label as it is
+Labels = Sequence[str] | Mapping[str, str | Sequence[str]]
+EncodeText = Callable[[Sequence[str]], np.ndarray]  # texts -> (texts, dim)
+
+
+class Embedder(Protocol):
+    """What :func:`classify` needs of a model."""
+
+    @property
+    def logit_scale(self) -> Any:
+        """1 / temperature of the softmax over labels."""
+
+    def encode_speech(self, audio: Sequence[Any], *, sample_rate: int = 16000) -> np.ndarray:
+        """(recordings, dim) unit norm."""
+
+    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
+        """(texts, dim) unit norm."""
+
+
+def prompt_means(
+    texts: Sequence[str | Sequence[str]], templates: Sequence[str], encode_text: EncodeText
+) -> np.ndarray:
+    """Mean embedding of each label in each template, not normalised; each text is embedded once.
+
+    Args:
+        texts: a text, or several that mean the same, for each label.
+        templates: each with one ``{}``, where the text goes.
+        encode_text: texts -> (texts, dim), of unit norm.
+
+    Returns:
+        (templates, labels, dim) float64. :func:`unit_rows` of it is the classifier of each
+        template alone; of its mean over the templates, the classifier of them together.
+    """
+    if not templates:
+        raise UserError("no template given; '{}' is the label as it is")
+    for template in templates:
+        if template.count("{}") != 1:
+            raise UserError(f"template {template!r}: needs exactly one {{}}")
+    groups = [[text] if isinstance(text, str) else list(text) for text in texts]
+    if not all(groups):
+        raise UserError("a label has no text at all")
+    flat = [t.replace("{}", text) for t in templates for group in groups for text in group]
+    rows = np.asarray(encode_text(flat), dtype=np.float64)
+    rows = rows.reshape(len(templates), -1, rows.shape[1])
+    counts = np.array([len(group) for group in groups])
+    starts = np.cumsum(counts) - counts
+    return np.add.reduceat(rows, starts, axis=1) / counts[:, None]
+
+
+def class_vectors(
+    texts: Sequence[str | Sequence[str]],
+    encode_text: EncodeText,
+    templates: Sequence[str] = PLAIN,
+) -> np.ndarray:
+    """(labels, dim) unit-norm float64: the classifier; see :func:`prompt_means`."""
+    return unit_rows(prompt_means(texts, templates, encode_text).mean(axis=0))
+
+
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """``rows`` (..., dim) at length one."""
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def split_labels(labels: Labels) -> tuple[list[str], list[str | Sequence[str]]]:
+    """Names and texts of labels given either way.
+
+    Raises:
+        UserError: none, one of them empty, or one given twice (upper case apart).
+    """
+    if isinstance(labels, str):
+        raise UserError(f"classify: the labels are one text, {labels!r}; give a list of texts")
+    names = list(labels)
+    if not names:
+        raise UserError("classify: no labels given")
+    seen: set[str] = set()
+    for name in names:
+        if not isinstance(name, str) or not name.strip():
+            raise UserError(f"classify: label {name!r} is empty or not text")
+        if name.casefold() in seen:
+            raise UserError(f"classify: label {name!r} is given twice")
+        seen.add(name.casefold())
+    texts = [labels[name] for name in names] if isinstance(labels, Mapping) else list(names)
+    return names, texts
+
+
+def rank(
+    speech: np.ndarray,
+    rows: np.ndarray,
+    names: Sequence[str],
+    scale: Any,
+    *,
+    top_k: int | None = None,
+    threshold: float | None = None,
+    unknown: str = UNKNOWN,
+) -> list[list[dict[str, Any]]]:
+    """The labels of each recording, the best first.
+
+    Args:
+        speech: (recordings, dim) unit norm.
+        rows: (labels, dim) unit norm.
+        names: of the labels.
+        scale: 1 / temperature of the softmax, a number or a model's ``logit_scale``.
+        top_k: labels to return; all when ``None``.
+        threshold: the cosine of one more label, ``unknown``; none when ``None``.
+        unknown: its name.
+
+    Returns:
+        For each recording ``[{"label", "score", "cosine"}, ...]``; ``score`` is the softmax over
+        the labels.
+    """
+    if top_k is not None and top_k < 1:
+        raise UserError(f"top_k: {top_k} is not at least 1")
+    names, cosine = list(names), speech @ rows.T
+    if threshold is not None:
+        if unknown.casefold() in {name.casefold() for name in names}:
+            raise UserError(
+                f"classify: with a threshold, {unknown!r} is the answer below it and cannot be a "
+                "label too; word the label differently"
+            )
+        names = [*names, unknown]
+        cosine = np.c_[cosine, np.full(len(cosine), threshold, dtype=cosine.dtype)]
+    scale = scale.detach() if hasattr(scale, "detach") else scale
+    logits = cosine.astype(np.float64) * float(scale)
+    scores = np.exp(logits - logits.max(axis=1, keepdims=True))
+    scores /= scores.sum(axis=1, keepdims=True)
+    return [
+        [
+            {"label": names[k], "score": float(s[k]), "cosine": float(c[k])}
+            for k in np.argsort(-c, kind="stable")[:top_k]
+        ]
+        for s, c in zip(scores, cosine, strict=True)
+    ]
+
+
+def encode_labels(
+    model: Embedder, labels: Sequence[str | Sequence[str]], templates: Sequence[str] = PLAIN
+) -> np.ndarray:
+    """(labels, dim) unit-norm float32: the class vectors of a model; a method of each model.
+
+    Args:
+        model: embeds texts.
+        labels: a text, or several texts, for each label.
+        templates: each with one ``{}``.
+    """
+    return class_vectors(labels, model.encode_text, templates).astype(np.float32)
+
+
+def classify(
+    model: Embedder,
+    audio: Sequence[Any],
+    labels: Labels | None = None,
+    templates: Sequence[str] | str | None = None,
+    top_k: int | None = None,
+    *,
+    sample_rate: int = 16000,
+    threshold: Any = None,
+    unknown: str = UNKNOWN,
+    candidate_labels: Labels | None = None,
+    hypothesis_template: Sequence[str] | str | None = None,
+) -> list[list[dict[str, Any]]]:
+    """Classify recordings by labels written in words, with no training; a method of each model.
+
+    Args:
+        model: embeds speech and text.
+        audio: files, or one-dimensional arrays or tensors; see ``encode_speech``.
+        labels: the texts, or ``{label: text or texts}``.
+        templates: sentences with one ``{}`` to put the label into; the label as it is when left
+            out.
+        top_k: labels to return; all when ``None``.
+        sample_rate: of the arrays, in Hz.
+        threshold: cosine that a label must reach, else the answer is ``unknown``: a number, or a
+            :class:`~speechcwcl.zeroshot.threshold.Threshold` (checked against model and labels).
+        unknown: the name of that answer.
+        candidate_labels: ``labels`` in the words of transformers' pipeline.
+        hypothesis_template: ``templates`` in the words of transformers' pipeline.
+
+    Returns:
+        See :func:`rank`. With a threshold, ``unknown`` competes as one more label, whose cosine is
+        the threshold.
+    """
+    labels = _one_of("labels", labels, "candidate_labels", candidate_labels)
+    given = _one_of("templates", templates, "hypothesis_template", hypothesis_template)
+    templates = PLAIN if given is None else (given,) if isinstance(given, str) else given
+    names, texts = split_labels([] if labels is None else labels)
+    rows = encode_labels(model, texts, templates)
+    if threshold is not None and not isinstance(threshold, int | float):
+        threshold = threshold.check(model, names, rows)
+    speech = model.encode_speech(audio, sample_rate=sample_rate)
+    return rank(
+        speech, rows, names, model.logit_scale, top_k=top_k, threshold=threshold, unknown=unknown
+    )
+
+
+def _one_of(name: str, value: Any, other_name: str, other: Any) -> Any:
+    if value is not None and other is not None:
+        raise UserError(f"classify: {name} and {other_name} mean the same; give one of them")
+    return other if value is None else value
