@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from speechcwcl.data.audio import SAMPLE_RATE, write_audio
 from speechcwcl.data.audio.members import find_member
-from speechcwcl.data.problems import Problems
 from speechcwcl.errors import UserError, closest
+from speechcwcl.files import atomic_write
 
 
 class Listing:
@@ -26,7 +27,7 @@ class Listing:
         if key not in self._names:
             try:
                 self._names[key] = frozenset(os.listdir(key))
-            except OSError:
+            except (OSError, ValueError):  # the latter for a name that no file can have
                 self._names[key] = frozenset()
         return self._names[key]
 
@@ -42,51 +43,17 @@ class Listing:
         names = self.names(folder)
         if not names:
             return f"{path} is not there: its folder is missing or empty"
+        alike = [n for n in names if _composed(n) == _composed(name)]
+        if alike:
+            return (
+                f"{path} is not there, but the same letters composed otherwise ({ascii(alike[0])})"
+            )
         near = closest(name, names) if len(names) <= 2000 else ""
         return f"{path} is not there{near}"
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield ``(line number, line)`` of a UTF-8 file, without line ends; blank lines are left out.
-
-    Raises:
-        UserError: it cannot be read, or a line is not UTF-8.
-    """
-    try:
-        with path.open("rb") as stream:
-            for number, raw in enumerate(stream, 1):
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-                if line.strip():
-                    yield number, line
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}:{number}: not UTF-8; is the file damaged?") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot read: {error.strerror or error}") from error
-
-
-def read_table(
-    path: Path, needed: tuple[str, ...], problems: Problems
-) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield ``(line number, row)`` of a tab-separated file with a header line.
-
-    Quotes are ordinary characters, as these corpora write them. A row with too few or too many
-    columns is a problem and is not yielded.
-
-    Raises:
-        UserError: the file is empty or lacks a needed column.
-    """
-    lines = read_lines(path)
-    header = next(lines, (1, ""))[1].split("\t")
-    for name in needed:
-        if name not in header:
-            near = closest(name, header)
-            raise UserError(f"{path}:1: no column {name!r}{near}; it has {', '.join(header)}")
-    for number, line in lines:
-        values = line.split("\t")
-        if len(values) != len(header):
-            problems.add(f"{path}:{number}: {len(values)} columns instead of {len(header)}")
-        else:
-            yield number, dict(zip(header, values, strict=True))
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def find_folder(source: Path, marks: tuple[str, ...], places: tuple[str, ...], what: str) -> Path:
@@ -106,8 +73,14 @@ def find_folder(source: Path, marks: tuple[str, ...], places: tuple[str, ...], w
     )
 
 
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write a list of a fake corpus."""
+    with atomic_write(path) as stream:
+        stream.writelines(f"{line}\n" for line in lines)
+
+
 def write_spoken(path: Path, text: str, seed: int = 0, seconds: float = 0.0) -> None:
-    """Write a made sound that its text determines (a chord with a little noise).
+    """Write a synthetic sound that its text determines.
 
     Args:
         path: the suffix chooses the format.
@@ -116,8 +89,12 @@ def write_spoken(path: Path, text: str, seed: int = 0, seconds: float = 0.0) -> 
         seconds: length; 0 lets the text decide (0.4 s and 0.12 s a word).
     """
     seconds = seconds or 0.4 + 0.12 * len(text.split())
-    draw = np.random.default_rng([seed, *text.encode()])
+    write_audio(path, chord(text, seconds, np.random.default_rng([seed, *text.encode()])))
+
+
+def chord(text: str, seconds: float, draw: np.random.Generator) -> np.ndarray:
+    """A chord that the text determines, with a little noise: learnable, and no two alike."""
     time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     pitches = np.random.default_rng(list(text.encode()) or [0]).uniform(150, 3000, size=3)
     wave = sum(np.sin(2 * np.pi * pitch * time) for pitch in pitches) / 6
-    write_audio(path, wave + 0.01 * draw.standard_normal(len(time)))
+    return wave + 0.01 * draw.standard_normal(len(time))

@@ -7,8 +7,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from speechcwcl.data.kaldi import Utterance, write_datadir
+from speechcwcl.corpora._download import Archive, download_all, refuse_half_extracted
+from speechcwcl.data.kaldi import write_datadir
 from speechcwcl.data.problems import Problems
+from speechcwcl.data.rows import is_text
+from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest
 
 
@@ -62,6 +65,10 @@ class Corpus(ABC):
         """Where it goes below the folder of downloads."""
         return self.name
 
+    def archives(self, splits: Iterable[str] | None = None) -> list[Archive]:
+        """What :meth:`download` fetches; none where the licence does not allow it unattended."""
+        return []
+
     def download(self, target: Path, splits: Iterable[str] | None = None) -> Path:
         """Fetch the corpus into ``target``; return the folder that ``prepare`` takes.
 
@@ -70,8 +77,10 @@ class Corpus(ABC):
             splits: which sets; None is all.
 
         Raises:
-            UserError: its licence does not allow an unattended download (unless overridden).
+            UserError: see :func:`.download_all`; or it has no :meth:`archives`.
         """
+        if archives := self.archives(splits):
+            return download_all(archives, target)
         raise UserError(
             f"{self.title} cannot be downloaded unattended; get it from {self.url or 'its owner'} "
             "and give the folder with --data"
@@ -100,13 +109,18 @@ class Corpus(ABC):
         source, out = Path(source), Path(out)
         if not source.is_dir():
             raise UserError(f"{source}: no such folder; where is {self.title}?")
+        refuse_half_extracted(source)
         return [self._prepare_split(source, out, s, skip_bad) for s in self.check_splits(splits)]
 
     def _prepare_split(self, source: Path, out: Path, split: str, skip_bad: bool) -> Path:
         problems = Problems()
 
         def sound() -> Iterator[Utterance]:
-            yield from self.utterances(source, split, problems)
+            for utterance in self.utterances(source, split, problems):
+                if utterance.audio.isascii() or is_text(utterance.audio):
+                    yield utterance
+                else:  # a name of another encoding on the disk: no list in UTF-8 can hold it
+                    problems.add(f"{ascii(utterance.audio)}: the name is not UTF-8; rename it")
             if not skip_bad:
                 problems.raise_if_any("(skip_bad leaves these out and lists them)")
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from speechcwcl.corpora._download import refuse_half_extracted
-from speechcwcl.corpora._layout import Listing, read_table, write_spoken
+from speechcwcl.corpora._layout import Listing, write_lines, write_spoken
 from speechcwcl.corpora.base import Corpus
 from speechcwcl.data.problems import Problems
+from speechcwcl.data.rows import read_table
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
-from speechcwcl.files import atomic_write
 
 COLUMNS = (
     "client_id", "path", "sentence_id", "sentence", "sentence_domain", "up_votes", "down_votes",
@@ -32,7 +31,6 @@ class CommonVoice(Corpus):
 
     def utterances(self, source: Path, split: str, problems: Problems) -> Iterator[Utterance]:
         """Yield the clips of one split; see :meth:`Corpus.utterances`."""
-        refuse_half_extracted(source)
         folder = _locale_folder(source).resolve()
         table = self.file(folder / f"{split}.tsv")
         listing = Listing()
@@ -41,6 +39,8 @@ class CommonVoice(Corpus):
             audio = folder / "clips" / name
             if not row["sentence"].strip():
                 problems.add(f"{table}:{number}: {name} has no sentence")
+            elif "/" in name:
+                problems.add(f"{table}:{number}: a clip's name must not hold a folder")
             elif not listing.has(audio):
                 problems.add(f"{table}:{number}: {listing.missing(audio)}")
             else:
@@ -62,27 +62,12 @@ class CommonVoice(Corpus):
                 name = f"common_voice_en_{10_000_000 + clip}.mp3"
                 write_spoken(folder / "clips" / name, text, seed + clip)
                 person = f"{place}{number % 2}".ljust(16, "0").ljust(128, "a")
-                values = [
-                    person,
-                    name,
-                    f"{clip:064x}",
-                    text,
-                    "",
-                    "2",
-                    "0",
-                    "",
-                    "",
-                    "",
-                    "",
-                    "en",
-                    "",
-                ]
-                lines.append("\t".join(values))
-            with atomic_write(folder / f"{split}.tsv") as stream:
-                stream.write("\n".join(lines) + "\n")
+                facts = {"client_id": person, "path": name, "sentence_id": f"{clip:064x}"}
+                facts |= {"sentence": text, "up_votes": "2", "down_votes": "0", "locale": "en"}
+                lines.append("\t".join(facts.get(column, "") for column in COLUMNS))
+            write_lines(folder / f"{split}.tsv", lines)
             every += lines[1:]
-        with atomic_write(folder / "validated.tsv") as stream:
-            stream.write("\n".join(every) + "\n")
+        write_lines(folder / "validated.tsv", every)
         return Path(target)
 
 

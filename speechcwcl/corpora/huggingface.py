@@ -18,7 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from speechcwcl.corpora._formats._fields import GUESSES, LABELS
+from speechcwcl.corpora._formats import GUESSES, LABELS
 from speechcwcl.corpora.base import Corpus
 from speechcwcl.data import remote
 from speechcwcl.data.audio import write_audio

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from speechcwcl.corpora._download import Archive, download_all, refuse_half_extracted
-from speechcwcl.corpora._layout import Listing, find_folder, read_lines, write_spoken
+from speechcwcl.corpora._download import Archive
+from speechcwcl.corpora._layout import Listing, find_folder, write_lines, write_spoken
 from speechcwcl.corpora.base import Corpus
 from speechcwcl.data.problems import Problems
+from speechcwcl.data.rows import read_lines
 from speechcwcl.data.utterance import Utterance
-from speechcwcl.files import atomic_write
 
 _URL = "https://www.openslr.org/resources/{}/{}.tar.gz"
 _MD5 = {
@@ -41,19 +41,14 @@ class LibriSpeech(Corpus):
     splits = tuple(_MD5)
 
     def archives(self, splits: Iterable[str] | None = None) -> list[Archive]:
-        """What :meth:`download` fetches."""
+        """See :meth:`.Corpus.archives`."""
         return [
             Archive(_URL.format(_MD5[s][0], s), checksum=f"md5:{_MD5[s][1]}")
             for s in self.check_splits(splits)
         ]
 
-    def download(self, target: Path, splits: Iterable[str] | None = None) -> Path:
-        """Fetch the archives of the splits; see :func:`.download_all`."""
-        return download_all(self.archives(splits), target)
-
     def utterances(self, source: Path, split: str, problems: Problems) -> Iterator[Utterance]:
         """Yield the utterances of one split; see :meth:`Corpus.utterances`."""
-        refuse_half_extracted(source)
         root = find_folder(source, self.splits, ("LibriSpeech",), self.title)
         folder = self.file(root / split)
         transcripts = sorted(folder.glob("*/*/*.trans.txt"))
@@ -90,9 +85,8 @@ class LibriSpeech(Corpus):
                 for number, text in enumerate(_FAKE[person::2]):
                     key = f"{speaker}-{chapter}-{number:04d}"
                     write_spoken(folder / f"{key}.flac", text, seed + place)
-                    lines.append(f"{key} {text.upper()}\n")
-                with atomic_write(folder / f"{speaker}-{chapter}.trans.txt") as stream:
-                    stream.writelines(lines)
+                    lines.append(f"{key} {text.upper()}")
+                write_lines(folder / f"{speaker}-{chapter}.trans.txt", lines)
         return Path(target)
 
 

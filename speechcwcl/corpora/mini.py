@@ -6,18 +6,19 @@ split, set, voice, kind, label, text) and ``audio/<split>/<voice>.ogg``, many cl
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from speechcwcl.corpora._layout import chord, write_lines
 from speechcwcl.corpora.base import Corpus
 from speechcwcl.data.audio import SAMPLE_RATE, write_audio
-from speechcwcl.data.kaldi import Utterance
 from speechcwcl.data.problems import Problems
+from speechcwcl.data.rows import read_table, seconds
+from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
-from speechcwcl.files import atomic_write, write_json
+from speechcwcl.files import write_json
 
 COLUMNS = ("id", "file", "start", "end", "split", "set", "voice", "kind", "label", "text")
 
@@ -59,30 +60,26 @@ class Mini(Corpus):
     def utterances(self, source: Path, split: str, problems: Problems) -> Iterator[Utterance]:
         """Yield the clips of one set; see :meth:`Corpus.utterances`."""
         table = self.file(source / "segments.tsv")
-        with table.open(encoding="utf-8", newline="") as stream:
-            rows = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
-            if tuple(rows.fieldnames or ()) != COLUMNS:
-                raise UserError(f"{table}:1: expected the columns {', '.join(COLUMNS)}")
-            present: dict[str, bool] = {}
-            for number, row in enumerate(rows, 2):
-                if row["set"] != split:
-                    continue
-                audio = (source / row["file"]).resolve()
-                if not present.setdefault(row["file"], audio.is_file()):
-                    problems.add(f"{table}:{number}: {row['file']} is not there")
-                    continue
-                try:
-                    start, end = float(row["start"]), float(row["end"])
-                except ValueError:
-                    problems.add(f"{table}:{number}: start and end are not both numbers")
-                    continue
-                labels = {"kind": row["kind"]}
-                if row["label"] != "-":
-                    labels["label"] = row["label"]
-                yield Utterance(
-                    id=row["id"], audio=str(audio), text=row["text"], speaker=row["voice"],
-                    start=start, end=end, labels=labels,
-                )  # fmt: skip
+        present: dict[str, bool] = {}
+        for number, row in read_table(table, COLUMNS, problems):
+            if row["set"] != split:
+                continue
+            where = f"{table}:{number}"
+            audio = (source / row["file"]).resolve()
+            if not present.setdefault(row["file"], audio.is_file()):
+                problems.add(f"{where}: {row['file']} is not there")
+                continue
+            try:
+                start, end = (seconds(row[name], where, name) for name in ("start", "end"))
+            except UserError as error:
+                problems.add(str(error))
+                continue
+            labels = {"kind": row["kind"]}
+            if row["label"] != "-":
+                labels["label"] = row["label"]
+            yield Utterance(
+                row["id"], str(audio), row["text"], row["voice"], start, end, None, labels
+            )
 
     def fake(self, target: Path, seed: int = 0) -> Path:
         """A few tones in the true layout, with the true labels' names."""
@@ -96,26 +93,17 @@ class Mini(Corpus):
                 name = f"audio/{split}/{set_name}_{voice_name}.ogg"
                 pieces, clock = [], 0.0
                 for number, (label, kind, text) in enumerate(texts):
-                    seconds = 0.3 + 0.1 * len(text.split()) + 0.05 * int(draw.integers(4))
-                    pieces += [_tone(text, seconds, draw), np.zeros(SAMPLE_RATE // 4, np.float32)]
+                    length = 0.3 + 0.1 * len(text.split()) + 0.05 * int(draw.integers(4))
+                    pieces += [chord(text, length, draw), np.zeros(SAMPLE_RATE // 4, np.float32)]
                     lines.append("\t".join([
                         f"{set_name}-{voice_name}-{number:05d}", name, f"{clock:.3f}",
-                        f"{clock + seconds:.3f}", split, set_name, voice_name, kind, label, text,
+                        f"{clock + length:.3f}", split, set_name, voice_name, kind, label, text,
                     ]))  # fmt: skip
-                    clock += seconds + 0.25
+                    clock += length + 0.25
                 write_audio(target / name, np.concatenate(pieces))
-        with atomic_write(target / "segments.tsv") as stream:
-            stream.write("\n".join(lines) + "\n")
+        write_lines(target / "segments.tsv", lines)
         write_json(target / "corpus.json", {"name": "mini", "made_speech": True, "fake": True})
         return target
-
-
-def _tone(text: str, seconds: float, draw: np.random.Generator) -> np.ndarray:
-    """A chord that the text determines, with a little noise: learnable, and no two alike."""
-    time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
-    pitches = np.random.default_rng(list(text.encode())).uniform(150, 3000, size=3)
-    wave = sum(np.sin(2 * np.pi * f * time) for f in pitches) / 6
-    return (wave + 0.01 * draw.standard_normal(len(time))).astype(np.float32)
 
 
 _FAKE: dict[str, list[tuple[str, str, str]]] = {

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from speechcwcl.corpora._download import Archive, download_all, refuse_half_extracted
-from speechcwcl.corpora._layout import Listing, find_folder, read_lines, write_spoken
+from speechcwcl.corpora._download import Archive
+from speechcwcl.corpora._layout import Listing, find_folder, write_lines, write_spoken
 from speechcwcl.corpora.base import Corpus
 from speechcwcl.data.problems import Problems
+from speechcwcl.data.rows import parse_json, read_lines
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
-from speechcwcl.files import atomic_write, read_json, write_json
+from speechcwcl.files import read_json, write_json
 
 _COMMIT = "8eb16545762be97ace75334109d73824217311f1"
 _TEXT = f"https://raw.githubusercontent.com/pswietojanski/slurp/{_COMMIT}/dataset/slurp/"
@@ -45,7 +46,7 @@ class Slurp(Corpus):
     label_fields = ("label", "scenario", "action")
 
     def archives(self, splits: Iterable[str] | None = None) -> list[Archive]:
-        """What :meth:`download` fetches: the annotations, and the audio that the splits need."""
+        """See :meth:`Corpus.archives`: the annotations, and the audio that the splits need."""
         wanted = self.check_splits(splits)
         names = sorted({split.removesuffix(_HEADSET) for split in wanted})
         found = [
@@ -74,13 +75,8 @@ class Slurp(Corpus):
             )
         return found
 
-    def download(self, target: Path, splits: Iterable[str] | None = None) -> Path:
-        """Fetch annotations (GitHub) and audio (Zenodo); see :func:`.download_all`."""
-        return download_all(self.archives(splits), target)
-
     def utterances(self, source: Path, split: str, problems: Problems) -> Iterator[Utterance]:
         """Yield the recordings of one split; see :meth:`Corpus.utterances`."""
-        refuse_half_extracted(source)
         part = split.removesuffix(_HEADSET)
         texts = self._texts(source)
         table = self.file(texts / f"{part}.jsonl")
@@ -130,11 +126,10 @@ class Slurp(Corpus):
                 names = [f"{stem}.flac"] if synthetic else [f"{stem}-headset.flac", f"{stem}.flac"]
                 for copy, name in enumerate(names):
                     write_spoken(folder / name, sentence, seed + slurp_id + copy)
-                lines.append(json.dumps(_entry(slurp_id, scenario, action, sentence, names)) + "\n")
+                lines.append(json.dumps(_entry(slurp_id, scenario, action, sentence, names)))
                 user = {"usrid": f"FE-{100 + number % 2 + 10 * place}", "status": "correct"}
                 people[str(slurp_id)] = {"recordings": dict.fromkeys(names, user)}
-            with atomic_write(texts / f"{split}.jsonl") as stream:
-                stream.writelines(lines)
+            write_lines(texts / f"{split}.jsonl", lines)
         write_json(texts / "metadata.json", people)
         return target
 
@@ -145,18 +140,20 @@ def read_sentences(table: Path, problems: Problems) -> Iterator[tuple[int, dict[
     An entry has at least ``slurp_id``, ``sentence``, ``scenario``, ``action`` and ``recordings``;
     a line that has not is a problem.
     """
-    for number, line in read_lines(Path(table)):
+    for number, line in read_lines(table):
+        where = f"{table}:{number}"
         try:
-            entry = json.loads(line)
+            entry = parse_json(line, where)
             lacking = [key for key in _KEYS if not entry.get(key) and entry.get(key) != 0]
-            names = [recording["file"] for recording in entry.get("recordings") or []]
-        except (ValueError, AttributeError, TypeError, KeyError):
-            problems.add(f"{table}:{number}: not an entry of SLURP's annotations (cut off?)")
+            names = "".join(recording["file"] for recording in entry.get("recordings") or [])
+            "".join(entry.get(key) or "" for key in _KEYS[1:4])  # are texts
+        except (UserError, AttributeError, TypeError, KeyError):
+            problems.add(f"{where}: not an entry of SLURP's annotations (cut off?)")
             continue
         if lacking:
-            problems.add(f"{table}:{number}: no {lacking[0]} in this entry")
-        elif any("/" in name for name in names):
-            problems.add(f"{table}:{number}: a recording's name must not hold a folder")
+            problems.add(f"{where}: no {lacking[0]} in this entry")
+        elif "/" in names:
+            problems.add(f"{where}: a recording's name must not hold a folder")
         else:
             yield number, entry
 

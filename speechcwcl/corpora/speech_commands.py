@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from speechcwcl.corpora._download import Archive, download_all, refuse_half_extracted
-from speechcwcl.corpora._layout import Listing, read_lines, write_spoken
+from speechcwcl.corpora._download import Archive
+from speechcwcl.corpora._layout import Listing, write_lines, write_spoken
 from speechcwcl.corpora.base import Corpus
 from speechcwcl.data.audio import SAMPLE_RATE, audio_info, write_audio
 from speechcwcl.data.problems import Problems
+from speechcwcl.data.rows import read_lines
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest
-from speechcwcl.files import atomic_write
 
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 """The ten target words of the 12-class task."""
@@ -106,19 +106,14 @@ class SpeechCommands(Corpus):
         self.release = release
 
     def archives(self, splits: Iterable[str] | None = None) -> list[Archive]:
-        """What :meth:`download` fetches: the words, and for ``test12`` the official test set."""
+        """See :meth:`Corpus.archives`: the words, and for ``test12`` the official test set."""
         wanted = self.check_splits(splits)
         main, *official = _RELEASES[self.release]
         only_official = wanted == ["test12"] and official
         return [*([] if only_official else [main]), *(official if "test12" in wanted else [])]
 
-    def download(self, target: Path, splits: Iterable[str] | None = None) -> Path:
-        """Fetch the archives; see :func:`.download_all`."""
-        return download_all(self.archives(splits), target)
-
     def utterances(self, source: Path, split: str, problems: Problems) -> Iterator[Utterance]:
         """Yield the clips of one split; see :meth:`Corpus.utterances`."""
-        refuse_half_extracted(source)
         if split == "test12":
             yield from _official(_official_folder(source), problems)
             return
@@ -141,13 +136,11 @@ class SpeechCommands(Corpus):
                 if (part := which_set(name)) in lists:
                     lists[part].append(name)
         for part, names in lists.items():
-            with atomic_write(root / _LISTS[part]) as stream:
-                stream.write("\n".join(names) + "\n")
+            write_lines(root / _LISTS[part], names)
         draw = np.random.default_rng(seed)
         for name in ("white_noise.wav", _VALID_NOISE):
             write_audio(root / NOISE / name, 0.05 * draw.standard_normal(int(2.5 * SAMPLE_RATE)))
-        with atomic_write(root / NOISE / "README.md") as stream:
-            stream.write("Noises.\n")
+        write_lines(root / NOISE / "README.md", ["Noises."])
         official = target / "speech_commands_test_set_v0.02"
         for number, word in enumerate(("yes", "stop", "left")):
             write_spoken(official / word / f"0000000{number}_nohash_0.wav", word, seed, 0.8)

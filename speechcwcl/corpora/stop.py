@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from speechcwcl.corpora._download import Archive, download_all, refuse_half_extracted
-from speechcwcl.corpora._layout import Listing, find_folder, read_lines, read_table, write_spoken
+from speechcwcl.corpora._download import Archive
+from speechcwcl.corpora._layout import Listing, find_folder, write_lines, write_spoken
 from speechcwcl.corpora.base import Corpus
 from speechcwcl.data.problems import Problems
+from speechcwcl.data.rows import read_lines, read_table
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
-from speechcwcl.files import atomic_write
 
 COLUMNS = (
     "file_id", "domain", "gender", "native", "utterance", "seqlogical", "normalized_utterance",
@@ -50,17 +50,12 @@ class Stop(Corpus):
     label_fields = ("label", "domain", "gender", "native")
 
     def archives(self, splits: Iterable[str] | None = None) -> list[Archive]:
-        """What :meth:`download` fetches; neither size nor checksum are published."""
+        """See :meth:`Corpus.archives`; neither size nor checksum are published."""
         self.check_splits(splits)
         return [Archive("https://dl.fbaipublicfiles.com/stop/stop.tar.gz")]
 
-    def download(self, target: Path, splits: Iterable[str] | None = None) -> Path:
-        """Fetch the archive (tens of GB); see :func:`.download_all`."""
-        return download_all(self.archives(splits), target)
-
     def utterances(self, source: Path, split: str, problems: Problems) -> Iterator[Utterance]:
         """Yield the recordings of one split; see :meth:`Corpus.utterances`."""
-        refuse_half_extracted(source)
         root = find_folder(source, ("manifests",), ("stop",), self.title)
         table = self.file(root / "manifests" / f"{split}.tsv")
         listing = Listing()
@@ -92,23 +87,10 @@ class Stop(Corpus):
                 there = listed if split == "train" else f"{split}_0/{domain}_{split}/{name}"
                 write_spoken(root / there, text, seed + 100 * place + number)
                 parse = f"[IN:{intent} {text} ]"
-                lines.append(
-                    "\t".join(
-                        [
-                            listed,
-                            domain,
-                            ("female", "male")[number % 2],
-                            ("no", "yes")[number % 2],
-                            text.capitalize(),
-                            parse,
-                            text,
-                            parse,
-                            f"[IN:{intent} ]",
-                        ]
-                    )  # fmt: skip
-                )
-            with atomic_write(root / "manifests" / f"{split}.tsv") as stream:
-                stream.write("\n".join(lines) + "\n")
+                person = ("female", "male")[number % 2], ("no", "yes")[number % 2]
+                texts = text.capitalize(), parse, text, parse, f"[IN:{intent} ]"
+                lines.append("\t".join([listed, domain, *person, *texts]))
+            write_lines(root / "manifests" / f"{split}.tsv", lines)
         return Path(target)
 
 

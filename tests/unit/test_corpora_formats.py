@@ -237,7 +237,7 @@ def test_bad_lines_are_gathered_with_their_numbers(clips, tmp_path):
     assert "bad.csv:4: no audio file is named" in text
     assert "bad.csv:5: neither text nor label" in text
     assert "bad.csv:6: start 'later' is not a time" in text
-    assert "bad.csv:7: more columns than the header has" in text
+    assert "bad.csv:7: 5 columns instead of 4" in text
     assert not (tmp_path / "data").exists()
     folder = import_datadir(path, tmp_path / "data", skip_bad=True)
     assert [u.text for u in read_datadir(folder)] == ["fine"]

@@ -1,0 +1,487 @@
+"""Manifests of other toolkits, read and written: csv, jsonl, SpeechBrain, lhotse.
+
+| format | what it is |
+|---|---|
+| ``csv`` | a header and columns ``audio``, ``text``, ``label``, ... (``.tsv``: tab-separated) |
+| ``jsonl`` | NeMo (``audio_filepath``), Whisper fine-tuning (``audio.path``), our manifest |
+| ``speechbrain_csv`` | ``ID,duration,wav,...``; start and stop in samples |
+| ``speechbrain_json`` | ``{"utt1": {"wav": "{data_root}/a.wav", "length": 2.5, ...}, ...}`` |
+| ``lhotse`` | cuts, ``.jsonl`` or ``.jsonl.gz`` (``MonoCut``) |
+
+A format is a function that makes entries of its lines; :class:`_Maker` makes utterances of those.
+Paths in a manifest start at its own folder, unless they are absolute. An audio file that is not
+there, and a line that cannot be understood, is a problem with its line number; all are gathered.
+
+Example:
+    >>> import_datadir("manifest.json", "data/train")  # doctest: +SKIP
+    >>> export_manifest("data/train", "train.csv", "speechbrain_csv")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from speechcwcl.corpora._formats_out import WRITERS, write_manifest
+from speechcwcl.corpora._layout import Listing
+from speechcwcl.data.audio import audio_info
+from speechcwcl.data.kaldi import iter_datadir, write_datadir
+from speechcwcl.data.manifest import Manifest
+from speechcwcl.data.problems import Problems
+from speechcwcl.data.rows import (
+    one_text,
+    one_word,
+    parse_json,
+    read_head,
+    read_json_lines,
+    read_table,
+    seconds,
+    separator_of,
+    suffix_of_list,
+)
+from speechcwcl.data.utterance import Utterance
+from speechcwcl.errors import UserError, closest
+from speechcwcl.files import read_json
+
+FORMATS = tuple(WRITERS)
+"""Names of the formats."""
+
+GUESSES = {
+    "audio": (
+        "audio", "speech", "audio_filepath", "audio_path", "wav", "path", "file", "filename",
+        "file_name", "filepath",
+    ),
+    "text": (
+        "text", "sentence", "transcript", "transcription", "wrd", "words", "normalized_text",
+        "utterance",
+    ),
+    "speaker": ("speaker", "speaker_id", "spk_id", "spk", "client_id", "spkID"),
+    "id": ("id", "ID", "utt_id", "utterance_id", "key", "segment_id"),
+}  # fmt: skip
+LABELS = (
+    "label", "command", "keyword", "intent", "intent_class", "class", "cmd", "scenario", "action",
+    "domain",
+)  # fmt: skip
+NO_ID = "none"
+"""As the name of the column of ids: there is none, number the records."""
+
+__all__ = [
+    "FORMATS", "Options", "detect", "export_manifest", "import_datadir", "is_own_manifest",
+    "read_manifest", "write_manifest",
+]  # fmt: skip
+
+_EMPTY = (None, "")
+_CLOSE = 1e-3
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to read a manifest.
+
+    Attributes:
+        audio, text, speaker, id: column or key names; guessed from the usual ones when empty. An
+            id of ``none`` numbers the lines.
+        labels: label field -> column; when empty, columns named ``label``, ``intent``,
+            ``command`` and the like give the field ``label``, and ``label_X`` the field X.
+        root: stands for ``{data_root}``; relative paths start there. The manifest's folder when
+            empty.
+    """
+
+    audio: str = ""
+    text: str = ""
+    speaker: str = ""
+    id: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    root: str = ""
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The columns that are named."""
+        key = "" if self.id == NO_ID else self.id
+        names = (self.audio, self.text, self.speaker, key, *self.labels.values())
+        return tuple(name for name in names if name)
+
+    def value(self, row: Mapping[str, Any], role: str) -> Any:
+        """The value of a role: of the named column, or of the first usual one that has any."""
+        given = getattr(self, role)
+        for column in (given,) if given else GUESSES[role]:
+            if row.get(column) not in _EMPTY:
+                return row[column]
+        return None
+
+
+class Entry(NamedTuple):
+    """A line of a manifest, whatever its format.
+
+    Attributes:
+        where: file and line, for messages.
+        number: of the line.
+        row: column or key -> value.
+        audio: the path as it is written; None: the row has it in a column.
+        start, end, length: of the stretch that is meant; in seconds, or
+        samples: in samples of the file.
+        id: where the format has one of its own.
+    """
+
+    where: str
+    number: int
+    row: dict[str, Any]
+    audio: Any = None
+    start: Any = None
+    end: Any = None
+    length: Any = None
+    samples: bool = False
+    id: str = ""
+
+
+def _csv(path: Path, options: Options, problems: Problems) -> Iterator[Entry]:
+    for number, row in read_table(path, options.given, problems):
+        yield Entry(f"{path}:{number}", number, row, start=row.get("start"), end=row.get("end"))
+
+
+def _jsonl(path: Path, options: Options, problems: Problems) -> Iterator[Entry]:
+    """``offset`` with ``duration`` (NeMo), ``start`` with ``end`` (ours), or ``audio.start_time``
+    with ``audio.end_time`` (Whisper fine-tuning) choose a stretch."""
+    for number, row in read_json_lines(path, problems):
+        if isinstance(row.get("labels"), dict):  # ours
+            given = row.pop("labels").items()
+            row |= {k if k == "label" else f"label_{k}": v for k, v in given}
+        entry = Entry(
+            f"{path}:{number}", number, row, options.value(row, "audio"), row.get("start"),
+            row.get("end"),
+        )  # fmt: skip
+        if isinstance(entry.audio, dict):
+            audio = entry.audio
+            entry = entry._replace(
+                audio=audio.get("path"), start=audio.get("start_time"), end=audio.get("end_time")
+            )
+        if row.get("offset") not in _EMPTY:
+            entry = entry._replace(start=row["offset"], end=None, length=row.get("duration"))
+        yield entry
+
+
+def _speechbrain_csv(path: Path, options: Options, problems: Problems) -> Iterator[Entry]:
+    for number, row in read_table(path, ("ID", "wav", *options.given), problems):
+        span = row.get("start"), row.get("stop")
+        yield Entry(f"{path}:{number}", number, row, row["wav"], *span, samples=True, id=row["ID"])
+
+
+def _speechbrain_json(path: Path, options: Options, problems: Problems) -> Iterator[Entry]:
+    entries = read_json(path)
+    if not isinstance(entries, dict):
+        raise UserError(f"{path}:1: expected an object, utterance -> entry")
+    for number, (key, row) in enumerate(entries.items(), 1):
+        where = f"{path}: {key!r}"
+        if not isinstance(row, dict):
+            problems.add(f"{where}: not an entry")
+            continue
+        audio = options.value(row, "audio")
+        span = audio if isinstance(audio, dict) else row
+        audio = audio.get("file") if isinstance(audio, dict) else audio
+        yield Entry(
+            where, number, row, audio, span.get("start"), span.get("stop"), samples=True, id=key
+        )
+
+
+def _lhotse(path: Path, options: Options, problems: Problems) -> Iterator[Entry]:
+    """Supervisions are joined in the order of their times; labels are looked for in the
+    supervision, its ``custom``, and the cut's ``custom``.
+
+    What cannot be had from one plain file is a problem: mixed or padded cuts, transforms (speed,
+    volume; but a new sampling rate is none), audio that is a command or a URL, one channel of
+    several.
+    """
+    for number, cut in read_json_lines(path, problems):
+        where = f"{path}:{number}"
+        try:
+            audio = _audio_of_cut(cut)
+            start, length = float(cut["start"]), float(cut["duration"])
+            whole = start < _CLOSE and abs(length - float(cut["recording"]["duration"])) < _CLOSE
+            span = {} if whole else {"start": start, "length": length}
+            entry = Entry(where, number, _row_of_cut(cut), audio, **span, id=str(cut.get("id", "")))
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            problems.add(f"{where}: not a cut of one file: {error}")
+            continue
+        yield entry
+
+
+def _audio_of_cut(cut: dict[str, Any]) -> str:
+    """The path of the one plain file that a cut is of; a ValueError that says why not."""
+    kind = cut.get("type", "MonoCut")
+    if kind not in ("MonoCut", "MultiCut"):
+        raise ValueError(f"a {kind}")
+    recording = cut["recording"]
+    for transform in recording.get("transforms") or []:
+        # Only a new rate leaves the sound as it is: we choose the rate ourselves.
+        rate = (transform.get("kwargs") or {}).get("target_sampling_rate", 16000)
+        if transform.get("name") != "Resample" or rate < 16000:
+            raise ValueError(
+                f"its recording is changed as it is read, by transforms such as "
+                f"{transform.get('name')} (save the audio first)"
+            )
+    sources = recording["sources"]
+    if len(sources) != 1 or sources[0].get("type") != "file":
+        raise ValueError("its audio is not one file")
+    channels = sources[0].get("channels") or [0]
+    taken = cut.get("channel", channels)
+    if len(channels) > 1 and (kind == "MonoCut" or sorted(taken) != sorted(channels)):
+        raise ValueError("some channels of several")
+    return sources[0]["source"]
+
+
+def _row_of_cut(cut: dict[str, Any]) -> dict[str, Any]:
+    """Text, speaker and everything that may be a label, as one flat row."""
+    supervisions = sorted(cut.get("supervisions") or [], key=lambda s: s.get("start", 0))
+    row: dict[str, Any] = dict(cut.get("custom") or {})
+    for supervision in reversed(supervisions):
+        row |= {k: v for k, v in (supervision.get("custom") or {}).items() if v is not None}
+    texts = [s["text"].strip() for s in supervisions if s.get("text")]
+    speakers = {s["speaker"] for s in supervisions if s.get("speaker")}
+    row = {k: v for k, v in row.items() if k not in ("text", "speaker", "id")}
+    if texts:
+        row["text"] = " ".join(texts)
+    if len(speakers) == 1:
+        row["speaker"] = speakers.pop()
+    return row
+
+
+_ENTRIES: dict[str, Callable[[Path, Options, Problems], Iterator[Entry]]] = {
+    "csv": _csv,
+    "jsonl": _jsonl,
+    "speechbrain_csv": _speechbrain_csv,
+    "speechbrain_json": _speechbrain_json,
+    "lhotse": _lhotse,
+}
+
+
+class _Maker:
+    """Turns entries into utterances."""
+
+    def __init__(self, path: Path, options: Options) -> None:
+        self.options = options
+        self.root = Path(options.root or path.parent).resolve()
+        self.listing = Listing()
+
+    def utterance(self, entry: Entry) -> Utterance:
+        """The utterance of an entry.
+
+        Raises:
+            UserError: why there is none.
+        """
+        where, row = entry.where, entry.row
+        audio = self.options.value(row, "audio") if entry.audio is None else entry.audio
+        if not isinstance(audio, str) or not audio:
+            raise UserError(f"{where}: no audio file is named")
+        path = self._path(audio)
+        if not self.listing.has(path):
+            raise UserError(f"{where}: {self.listing.missing(path)}")
+        start, end = self._stretch(entry, path)
+        key = entry.id or f"{entry.number:08d}-{Path(path).stem}"
+        if not entry.id and self.options.id != NO_ID:
+            key = one_word(self.options.value(row, "id"), where, "id") or key
+        key = "_".join(key.split())
+        text = one_text(self.options.value(row, "text"), where, key)
+        labels = self._labels(row, where)
+        if text is None and not labels:
+            raise UserError(f"{where}: neither text nor label")
+        speaker = one_word(self.options.value(row, "speaker"), where, "speaker")
+        return Utterance(key, path, text, "_".join(speaker.split()), start, end, labels=labels)
+
+    def _path(self, text: str) -> str:
+        """The absolute path that a manifest means."""
+        for mark in ("{data_root}", "$data_root", "{data_folder}"):
+            text = text.replace(mark, str(self.root))
+        return os.path.normpath(os.path.join(self.root, text))
+
+    def _stretch(self, entry: Entry, path: str) -> tuple[float | None, float | None]:
+        """Start and end in seconds."""
+        start = seconds(entry.start, entry.where, "start")
+        end = seconds(entry.end, entry.where, "end")
+        if entry.samples and (start is not None or end is not None):
+            rate = audio_info(path).sample_rate
+            return (start or 0.0) / rate, end / rate if end else None
+        length = seconds(entry.length, entry.where, "duration")
+        if length is not None:
+            end = (start or 0.0) + length
+        return start, end
+
+    def _labels(self, row: Mapping[str, Any], where: str) -> dict[str, str]:
+        """Label field -> value; see :class:`Options`."""
+        columns = dict(self.options.labels)
+        if not columns:
+            first = next((c for c in LABELS if row.get(c) not in _EMPTY), "")
+            columns = {"label": first} if first else {}
+            columns |= {
+                name.removeprefix("label_"): name for name in row if name.startswith("label_")
+            }
+        found = {f: one_word(row.get(c), where, f"label {c!r}") for f, c in columns.items()}
+        return {f: value for f, value in found.items() if value}
+
+
+def detect(path: str | Path, audio: str = "") -> str:
+    """The format of a manifest, from its name and its first line.
+
+    Args:
+        path: the manifest.
+        audio: name of the column of audio, if it has no usual one.
+
+    Raises:
+        UserError: the file is missing or fits none.
+    """
+    path, head = Path(path), read_head(path)
+    line, suffix, names = head.split("\n")[0], suffix_of_list(path), {audio, *GUESSES["audio"]}
+    columns = {name.strip().strip('"') for name in line.split(separator_of(path, line))}
+    if suffix == ".jsonl" and '"supervisions"' in line and '"recording"' in line:
+        return "lhotse"
+    if suffix == ".json" and re.match(r'\s*\{\s*"[^"]+"\s*:\s*\{', head):
+        return "speechbrain_json"
+    if line.startswith("{") and names & set(_object(line)):
+        return "jsonl"
+    if suffix == ".csv" and {"ID", "wav"} <= columns:
+        return "speechbrain_csv"
+    if suffix in (".csv", ".tsv") and (names & columns or line.lower().startswith("sep=")):
+        return "csv"
+    raise UserError(
+        f"{path}: no format known here ({', '.join(FORMATS)}); it begins with {head[:60]!r}"
+    )
+
+
+def _object(line: str) -> dict[str, Any]:
+    try:
+        found = parse_json(line, "")
+    except UserError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read_manifest(
+    path: str | Path, format: str = "", *, problems: Problems, options: Options | None = None
+) -> Iterator[Utterance]:
+    """Yield the utterances of a manifest in its order; what is wrong goes to ``problems``.
+
+    Args:
+        path: the manifest.
+        format: one of :data:`FORMATS`; found by :func:`detect` when empty.
+        problems: takes a line for every utterance that is not yielded.
+        options: names of columns, root of the audio.
+    """
+    path, options = Path(path), options or Options()
+    entries = _ENTRIES[format or detect(path, options.audio)]
+    if not options.id and entries in (_csv, _jsonl):
+        options = _without_repeated_id(path, options, entries)
+    maker, unseen, seen = _Maker(path, options), set(options.given), set()
+    for entry in entries(path, options, problems):
+        unseen.difference_update(entry.row)
+        seen = set(entry.row) if unseen else seen
+        try:
+            yield maker.utterance(entry)
+        except UserError as error:
+            text = str(error)
+            problems.add(text if text.startswith(entry.where) else f"{entry.where}: {text}")
+    for name in sorted(unseen):
+        problems.add(f"{path}: no line has {name!r}{closest(name, seen)}")
+
+
+def _without_repeated_id(path: Path, options: Options, entries: Any) -> Options:
+    """The same options, or those that number the lines where a guessed column of ids repeats."""
+    seen: set[bytes] = set()
+    for entry in entries(path, options, Problems()):
+        key = options.value(entry.row, "id")
+        if key is None:
+            continue
+        digest = hashlib.blake2b(str(key).encode("utf-8", "replace"), digest_size=12).digest()
+        if digest in seen:
+            column = next(c for c in GUESSES["id"] if entry.row.get(c) not in _EMPTY)
+            say_repeated(str(path), column, str(key))
+            return replace(options, id=NO_ID)
+        seen.add(digest)
+    return options
+
+
+def say_repeated(source: str, column: str, key: str) -> None:
+    """Say that a guessed column of ids is none, and what is done instead."""
+    print(
+        f"{source}: the column {column!r} repeats ({key[:40]!r}), so it is no id: the records are "
+        f"numbered (--id {NO_ID} says so, --id COLUMN names another)",
+        file=sys.stderr,
+    )
+
+
+def import_datadir(
+    path: str | Path,
+    out: str | Path,
+    format: str = "",
+    *,
+    options: Options | None = None,
+    skip_bad: bool = False,
+) -> Path:
+    """Make a data folder of a manifest, which may also be our own.
+
+    Args:
+        path: the manifest.
+        out: the data folder.
+        format: one of :data:`FORMATS`; found by :func:`detect` when empty.
+        options: names of columns, root of the audio.
+        skip_bad: leave out what is wrong and list it in ``bad.tsv``; otherwise it is an error.
+    """
+    path, problems = Path(path), Problems()
+    own = not format and is_own_manifest(path)
+    format = "" if own else format or detect(path, options.audio if options else "")
+    facts = {"name": path.stem, "imported_from": path.name, "format": format or "manifest"}
+    found = _sound(path, format, options, problems, skip_bad)
+    return write_datadir(out, found, corpus=facts, skipped=problems)
+
+
+def export_manifest(
+    source: str | Path,
+    path: str | Path,
+    to: str,
+    format: str = "",
+    *,
+    options: Options | None = None,
+    skip_bad: bool = False,
+) -> Path:
+    """Write a data folder, a compiled ``manifest.jsonl`` or another toolkit's manifest in a format.
+
+    Args:
+        source: what to read.
+        path: the manifest to write.
+        to: its format, one of :data:`FORMATS`.
+        format: that of ``source``, if it is another toolkit's; found when empty.
+        options: names of columns, root of the audio; for other toolkits' manifests.
+        skip_bad: leave out what is wrong and list it in ``<path>.bad.tsv``; otherwise an error.
+    """
+    problems = Problems()
+    write_manifest(path, _sound(Path(source), format, options, problems, skip_bad), to)
+    if problems:
+        problems.save(f"{path}.bad.tsv")
+    return Path(path)
+
+
+def is_own_manifest(path: str | Path) -> bool:
+    """Whether a file is a compiled ``manifest.jsonl`` of this toolkit."""
+    first = _object(read_head(path).split("\n")[0])
+    return {"id", "audio", "duration", "labels"} <= set(first)
+
+
+def _sound(
+    source: Path, format: str, options: Options | None, problems: Problems, skip_bad: bool
+) -> Iterator[Utterance]:
+    """Utterances of whatever ``source`` is; what is wrong ends in an error unless skipped."""
+    own = source.is_dir() or (not format and is_own_manifest(source))
+    if own and options not in (None, Options()):
+        raise UserError(f"{source}: named columns and a root are for other toolkits' manifests")
+    if source.is_dir():
+        yield from iter_datadir(source)
+    elif own:
+        yield from Manifest(source)
+    else:
+        yield from read_manifest(source, format, problems=problems, options=options)
+    if not skip_bad:
+        problems.raise_if_any("(skip_bad leaves these out and lists them)")
