@@ -43,13 +43,12 @@ class Listing:
         names = self.names(folder)
         if not names:
             return f"{path} is not there: its folder is missing or empty"
-        alike = [n for n in names if _composed(n) == _composed(name)]
-        if alike:
-            return (
-                f"{path} is not there, but the same letters composed otherwise ({ascii(alike[0])})"
-            )
-        near = closest(name, names) if len(names) <= 2000 else ""
-        return f"{path} is not there{near}"
+        if len(names) > 2000:  # a search for every missing file would take for ever
+            return f"{path} is not there"
+        for other in () if name.isascii() else names:
+            if _composed(other) == _composed(name):
+                return f"{path} is not there, but {ascii(other)} is: the same letters, composed"
+        return f"{path} is not there{closest(name, names)}"
 
 
 def _composed(name: str) -> str:
