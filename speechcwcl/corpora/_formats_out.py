@@ -144,7 +144,7 @@ def _speechbrain_json(stream: IO[str], utterances: _Utterances, path: Path) -> N
 
 def _lhotse(stream: IO[str], utterances: _Utterances, path: Path) -> None:
     """A ``MonoCut`` with one supervision each; label fields go to its ``custom``."""
-    for u, info in _probed(utterances):
+    for u, info in _with_info(utterances):
         name, length = Path(u.audio).stem, round(_duration(u), 6)
         channels = list(range(info.channels))
         common = {"channel": 0 if info.channels == 1 else channels, "duration": length}
@@ -175,7 +175,7 @@ WRITERS = {
 """Name of a format -> how it is written."""
 
 
-def _probed(utterances: _Utterances) -> Iterator[tuple[Utterance, AudioInfo]]:
+def _with_info(utterances: _Utterances) -> Iterator[tuple[Utterance, AudioInfo]]:
     """Each with its file's facts; utterances of one recording stand together."""
     last, info = "", None
     for utterance in utterances:
