@@ -36,7 +36,6 @@ EXTRAS = {
     "lora": ["peft>=0.17"],
     "tensorboard": ["tensorboard>=2.15"],
     "web": ["gradio>=6,<7"],  # the page of `speechcwcl demo`
-    "search": ["usearch>=2.16"],  # the index of `speechcwcl search`
     "mic": ["sounddevice>=0.5"],  # `speechcwcl listen` from a microphone
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
     "shards": ["webdataset>=1"],
@@ -46,7 +45,7 @@ EXTRAS = {
 EXTRAS["all"] = sorted(
     {
         line
-        for name in ("lora", "tensorboard", "web", "search", "mic", "onnx", "shards")
+        for name in ("lora", "tensorboard", "web", "mic", "onnx", "shards")
         for line in EXTRAS[name]
     }
 )

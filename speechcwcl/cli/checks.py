@@ -26,7 +26,6 @@ REPAIR = "pip install --force-reinstall 'torch>=2.11,<2.12' 'torchaudio>=2.11,<2
 # extra -> what it unlocks
 UNLOCKS = {
     "web": "speechcwcl demo",
-    "search": "the index of speechcwcl search",
     "mic": "speechcwcl listen from a microphone",
     "onnx": "speechcwcl export, classify --onnx",
     "shards": "speechcwcl shards",
@@ -35,7 +34,7 @@ UNLOCKS = {
 }
 _CORE = ("numpy", "soundfile", "torch", "torchaudio", "transformers", "speechbrain", "datasets")
 # Of the extras, those whose import fails for want of something that pip does not bring.
-_TRIED = ("sounddevice", "onnxruntime", "usearch")
+_TRIED = ("sounddevice", "onnxruntime")
 _GB = 1e9
 _PROBE = """
 import importlib, json, sys

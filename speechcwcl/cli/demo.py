@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import argparse
 
+from speechcwcl.apps.demo.ask import Limits
+from speechcwcl.apps.demo.serve import check_port, import_page, private_folder, serve
 from speechcwcl.errors import require
-from speechcwcl.web.ask import Limits
-from speechcwcl.web.serve import check_port, import_page, private_folder, serve
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     check_port(args.host, args.port)
     with private_folder() as folder:
         page = import_page(folder)
-        from speechcwcl.web.answer import open_judges  # late: torch, after the quick checks
+        from speechcwcl.apps.demo.answer import open_judges  # late: torch, after the quick checks
 
         judges = open_judges(args.model, args.device)
         for judge in judges:

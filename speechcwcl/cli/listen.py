@@ -19,13 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
+from speechcwcl.apps.listen.listener import Event, Listener, Options
+from speechcwcl.apps.listen.scoring import Scorer
+from speechcwcl.apps.listen.sources import microphone, raw_samples
 from speechcwcl.data.audio import audio_blocks, audio_info
 from speechcwcl.errors import UserError, require
 from speechcwcl.files import read_text
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.streaming.listener import Event, Listener, Options
-from speechcwcl.streaming.scoring import Scorer
-from speechcwcl.streaming.sources import microphone, raw_samples
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,20 +18,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from speechcwcl.errors import UserError, require, summarise
+from speechcwcl.errors import require, summarise
 from speechcwcl.files import read_text
-from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.identity import model_identity
-from speechcwcl.search.index import Hit, SearchIndex
-from speechcwcl.search.recordings import Cutting
-from speechcwcl.search.vectors import usearch_index
 
 FORMATS = ("table", "json", "tsv")
 
@@ -52,14 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument("folder", type=Path, help="folder of recordings, searched at any depth")
     build.add_argument("--index", type=Path, required=True, help="folder of the index")
     build.add_argument("--model", required=True, help="a model folder or hub id")
-    cutting = Cutting()
     build.add_argument(
         "--window",
         type=float,
-        default=cutting.window,
+        default=15.0,
         help="seconds; longer recordings are cut into windows; 0: never",
     )
-    build.add_argument("--hop", type=float, default=cutting.hop, help="seconds between windows")
+    build.add_argument("--hop", type=float, default=7.5, help="seconds between windows")
     update = action("update", "bring an index up to date: new, changed and removed recordings")
     query = action("query", "ask an index")
     info = action("info", "what is in an index")
@@ -76,63 +67,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     query.add_argument("--top_k", type=int, help="answers; left out: 10, with --texts 1")
     query.add_argument("--format", choices=FORMATS, default="table", help="json: a line a question")
-    query.add_argument(
-        "--exact",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="compare with every piece (the default up to 300,000), or go along the graph",
-    )
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.action == "info":
-        print(json.dumps(SearchIndex.open(args.index).describe(), indent=2, ensure_ascii=False))
-        return 0
-    usearch_index()  # asked for before the model takes its seconds
     if args.action == "query":
         return _query(args)
+    from speechcwcl.apps import search
+
+    if args.action == "info":
+        answer = search.SearchIndex.open(args.index).describe()
+        print(json.dumps(answer, indent=2, ensure_ascii=False))
+        return 0
     if args.action == "build":
-        require(args.folder.is_dir(), f"{args.folder}: no such folder of recordings")
-        cutting = Cutting(args.window, args.hop)
-        aligner = Aligner.from_pretrained(args.model, device=args.device)
-        index = SearchIndex.create(
-            args.index,
-            args.folder,
-            dim=aligner.dim,
-            identity=model_identity(aligner),
-            model=_where(args.model),
-            cutting=cutting,
+        index, aligner = search.build(
+            args.folder, args.index, args.model, args.window, args.hop, args.device
         )
     else:
-        index = SearchIndex.open(args.index)
-        aligner = _model_of(index, args)
-    return _update(index, aligner)
-
-
-def _where(model: str) -> str:
-    path = Path(model).expanduser()
-    return str(path.resolve()) if path.is_dir() else model
-
-
-def _model_of(index: SearchIndex, args: argparse.Namespace) -> Aligner:
-    name = args.model or index.meta["model"]
-    if not args.model and Path(name).is_absolute() and not Path(name).is_dir():
-        raise UserError(f"{index.folder}: its model {name} is gone; say where it is with --model")
-    aligner = Aligner.from_pretrained(name, device=args.device)
-    index.check_model(model_identity(aligner), name)
-    return aligner
-
-
-def _update(index: SearchIndex, aligner: Aligner) -> int:
-    with tqdm(desc="embed", unit="file", dynamic_ncols=True, disable=None) as bar:
-
-        def begin(count: int) -> None:
-            bar.reset(total=count)
-
-        done = index.update(aligner, begin=begin, step=bar.update, waiting=_say_waiting)
+        index, aligner = search.open_with_model(args.index, args.model, args.device)
+    done = search.update(index, aligner)
     if done.broken:
-        lines = [f"left out: {why}" for why in done.broken.values()]
-        print(summarise(lines), file=sys.stderr)
+        print(summarise([f"left out: {why}" for why in done.broken.values()]), file=sys.stderr)
     print(
         f"{index.folder}: {done.clips} clips of {done.kept + done.new + done.changed} recordings: "
         f"{done.new} new, {done.changed} changed, {done.removed} removed, "
@@ -140,13 +94,6 @@ def _update(index: SearchIndex, aligner: Aligner) -> int:
     )
     require(done.clips > 0, f"{index.root}: none of its recordings can be read")
     return 0
-
-
-def _say_waiting() -> None:
-    print("another process is updating this index; waiting for it", file=sys.stderr)
-
-
-# -- asking -------------------------------------------------------------------------------------
 
 
 def _query(args: argparse.Namespace) -> int:
@@ -159,17 +106,27 @@ def _query(args: argparse.Namespace) -> int:
     for text in args.text or []:
         require(bool(text.strip()), "--text: empty")
     texts = _lines(args.texts) if args.texts else []
-    index = SearchIndex.open(args.index)
-    aligner = _model_of(index, args)
-    if args.texts:
-        answers = _texts_by_speech(index, aligner, texts, args)
-        show = _TextPrinter(args.format)
+    from speechcwcl.apps import search
+
+    index, aligner = search.open_with_model(args.index, args.model, args.device)
+    if texts:
+        _print_texts(search.find_texts(index, aligner, texts, args.audio, args.top_k or 1), args)
     else:
-        answers = _speech(index, aligner, args)
-        show = _HitPrinter(args.format)
-    for question, found in answers:
-        show(question, found)
+        asked = (
+            line for text in args.text or [] for line in (sys.stdin if text == "-" else [text])
+        )
+        questions = (line.strip() for line in asked if line.strip())
+        _print_hits(
+            search.find_speech(index, aligner, questions, args.audio, args.top_k or 10), args
+        )
     return 0
+
+
+def _questions(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        for line in sys.stdin if text == "-" else [text]:
+            if line.strip():
+                yield line.strip()
 
 
 def _lines(path: Path) -> list[str]:
@@ -179,81 +136,39 @@ def _lines(path: Path) -> list[str]:
     return texts
 
 
-def _speech(
-    index: SearchIndex, aligner: Aligner, args: argparse.Namespace
-) -> Iterator[tuple[str, list[Hit]]]:
-    top_k = args.top_k or 10
-    for text in args.text or []:
-        asked = (line.strip() for line in sys.stdin) if text == "-" else [text]
-        for question in asked:
-            if question:
-                vectors = aligner.encode_text([question])
-                yield question, index.search(vectors, top_k, exact=args.exact)[0]
-    for path in args.audio or []:
-        vectors = aligner.encode_speech([path])
-        yield str(path), index.search(vectors, top_k, exact=args.exact)[0]
+def _tsv(*cells: Any) -> None:
+    print("\t".join("" if cell is None else str(cell) for cell in cells))
 
 
-def _texts_by_speech(
-    index: SearchIndex, aligner: Aligner, texts: Sequence[str], args: argparse.Namespace
-) -> Iterator[tuple[Any, list[tuple[str, float]]]]:
-    top_k = min(args.top_k or 1, len(texts))
-    vectors = aligner.encode_text(texts)
-    if not args.audio:
-        yield from index.texts_of(vectors, texts, top_k)
-        return
-    for path in args.audio:
-        cosines = (aligner.encode_speech([path]) @ vectors.T)[0]
-        best = sorted(range(len(texts)), key=lambda i: -cosines[i])[:top_k]
-        yield str(path), [(texts[i], round(float(cosines[i]), 6)) for i in best]
-
-
-class _HitPrinter:
-    """Recordings that answer a question."""
-
-    def __init__(self, form: str):
-        self._form = form
-        if form == "tsv":
-            print("query\trank\tscore\tstart\tend\tpath")
-
-    def __call__(self, question: str, hits: list[Hit]) -> None:
-        if self._form == "json":
-            found = {"query": question, "hits": [asdict(hit) for hit in hits]}
-            print(json.dumps(found, ensure_ascii=False), flush=True)
-            return
-        if self._form == "table":
+def _print_hits(answers: Iterable[tuple[str, list[Any]]], args: argparse.Namespace) -> None:
+    if args.format == "tsv":
+        _tsv("query", "rank", "score", "start", "end", "path")
+    for question, hits in answers:
+        if args.format == "json":
+            found = {"query": question, "hits": [hit._asdict() for hit in hits]}
+            print(json.dumps(found, ensure_ascii=False))
+        elif args.format == "table":
             print(f"{question}\n{'rank':>4}  score {'start':>9} {'end':>9}  recording")
         for rank, hit in enumerate(hits, 1):
-            if self._form == "tsv":
-                cells = (question, rank, hit.score, hit.start, hit.end, hit.path)
-                print("\t".join(str(cell) for cell in cells))
-            else:
+            if args.format == "tsv":
+                _tsv(question, rank, hit.score, hit.start, hit.end, hit.path)
+            elif args.format == "table":
                 print(f"{rank:>4}  {hit.score:.3f} {hit.start:>9.2f} {hit.end:>9.2f}  {hit.path}")
         sys.stdout.flush()
 
 
-class _TextPrinter:
-    """Texts that answer a recording."""
-
-    def __init__(self, form: str):
-        self._form = form
-        if form == "tsv":
-            print("path\tstart\tend\trank\tscore\ttext")
-
-    def __call__(self, piece: Hit | str, pairs: list[tuple[str, float]]) -> None:
-        path, start, end = (
-            (piece, None, None) if isinstance(piece, str) else (piece.path, piece.start, piece.end)
-        )
-        if self._form == "json":
+def _print_texts(answers: Iterable[tuple[Any, ...]], args: argparse.Namespace) -> None:
+    if args.format == "tsv":
+        _tsv("path", "start", "end", "rank", "score", "text")
+    for path, start, end, pairs in answers:
+        if args.format == "json":
             found = {"path": path, "start": start, "end": end}
-            found["texts"] = [{"text": text, "score": round(score, 6)} for text, score in pairs]
+            found["texts"] = [{"text": text, "score": score} for text, score in pairs]
             print(json.dumps(found, ensure_ascii=False))
-            return
-        if self._form == "table":
+        elif args.format == "table":
             print(path if start is None else f"{path}  {start:.2f} to {end:.2f} s")
         for rank, (text, score) in enumerate(pairs, 1):
-            if self._form == "tsv":
-                cells = (path, *("" if v is None else v for v in (start, end)), rank)
-                print("\t".join(str(cell) for cell in (*cells, f"{score:.6f}", text)))
-            else:
+            if args.format == "tsv":
+                _tsv(path, start, end, rank, f"{score:.6f}", text)
+            elif args.format == "table":
                 print(f"{rank:>4}  {score:.3f}  {text}")

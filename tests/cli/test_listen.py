@@ -29,8 +29,8 @@ def model(tiny_speech, tiny_text, tmp_path_factory):
 @pytest.fixture
 def scene(tmp_path, monkeypatch):
     """Four seconds with two tones in noise; a threshold that random weights can reach."""
-    monkeypatch.setattr("speechcwcl.streaming.scoring._TOO_CLOSE", 1.1)
-    monkeypatch.setattr("speechcwcl.streaming.scoring.background_texts", lambda: list("abcdef"))
+    monkeypatch.setattr("speechcwcl.apps.listen.scoring._TOO_CLOSE", 1.1)
+    monkeypatch.setattr("speechcwcl.apps.listen.scoring.background_texts", lambda: list("abcdef"))
     wave = 0.002 * np.random.default_rng(0).standard_normal(4 * 16000)
     for start in (0.8, 2.6):
         time = np.arange(8000) / 16000
@@ -157,9 +157,9 @@ class Device(types.ModuleType):
 
 
 def test_a_microphone_hears_what_a_file_has(scene, model, capsys, monkeypatch):
+    from speechcwcl.apps.listen import sources
     from speechcwcl.data.audio import load_audio
     from speechcwcl.data.audio.resampling import resample
-    from speechcwcl.streaming import sources
 
     device = Device(resample(load_audio(scene), 16000, 48000))
     monkeypatch.setitem(sys.modules, "sounddevice", device)
@@ -196,7 +196,7 @@ def spotted(aligner, clips, monkeypatch):
     monkeypatch.syspath_prepend(str(TOOLS))
     import listen_scenes
 
-    from speechcwcl.streaming.listener import listen
+    from speechcwcl.apps.listen.listener import listen
 
     wav, said = listen_scenes.scene(clips, seed=0)
     counts = listen_scenes.Counts()

@@ -12,8 +12,6 @@ from speechcwcl.data.audio import write_audio
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.identity import model_identity
 
-pytest.importorskip("usearch")
-
 
 @pytest.fixture(scope="module")
 def aligner(tiny_speech, tiny_text):
@@ -97,7 +95,7 @@ def test_update_and_info(built, recordings, capsys):
     assert "left out" in out.err and "bad.wav: not audio" in out.err
     assert typed("info", built) == 0
     info = json.loads(capsys.readouterr().out)
-    assert (info["recordings"], info["clips"], info["searchable"]) == (3, 3, 3)
+    assert (info["recordings"], info["clips"]) == (3, 3)
 
 
 def test_another_model_is_refused(built, recordings, tiny_speech, tiny_text, tmp_path, capsys):
@@ -150,9 +148,3 @@ def test_what_the_user_can_put_right(built, recordings, model, tmp_path, capsys)
         assert typed(*words) == 2, words
         error = capsys.readouterr().err
         assert message in error and "Traceback" not in error, error
-
-
-def test_usearch_missing_is_one_line(monkeypatch, capsys, tmp_path):
-    monkeypatch.setitem(__import__("sys").modules, "usearch.index", None)
-    assert typed("query", tmp_path, "--text", "yes") == 2
-    assert "pip install 'speechcwcl[search]'" in capsys.readouterr().err

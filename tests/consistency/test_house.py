@@ -13,9 +13,7 @@ PACKAGE = ROOT / "speechcwcl"
 # who may import whom, top to bottom; errors and files are everybody's
 ALLOWED = {
     "cli": {
-        "web",
-        "search",
-        "streaming",
+        "apps",
         "training",
         "evaluation",
         "report",
@@ -28,12 +26,9 @@ ALLOWED = {
     "training": {"evaluation", "models", "losses", "zeroshot", "data"},
     "report": {"evaluation", "zeroshot", "data"},
     "evaluation": {"models", "zeroshot", "data"},
-    # uses of a trained model: they embed what they decode
-    "search": {"models", "zeroshot", "data"},
-    "streaming": {"models", "zeroshot", "data"},
     "models": {"zeroshot", "data"},
     "corpora": {"data"},
-    "web": {"models", "report", "evaluation", "zeroshot", "data"},
+    "apps": {"models", "report", "evaluation", "zeroshot", "data"},
     "zeroshot": {"data"},
     "losses": set(),
     "data": set(),

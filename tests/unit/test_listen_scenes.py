@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speechcwcl.streaming.listener import Event
+from speechcwcl.apps.listen.listener import Event
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools" / "benchmarks"
 

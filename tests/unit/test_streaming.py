@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from speechcwcl.apps.listen.detector import Detector
+from speechcwcl.apps.listen.gate import FRAME, EnergyGate
+from speechcwcl.apps.listen.listener import Event, Listener, Options, listen
+from speechcwcl.apps.listen.scoring import NEAREST, Scorer, background_texts
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.streaming.detector import Detector
-from speechcwcl.streaming.gate import FRAME, EnergyGate
-from speechcwcl.streaming.listener import Event, Listener, Options, listen
-from speechcwcl.streaming.scoring import NEAREST, Scorer, background_texts
 
 RATE = 16000
 
@@ -162,7 +162,7 @@ def aligner(tiny_speech, tiny_text):
 
 
 def test_scores_are_those_of_the_formula(aligner):
-    from speechcwcl.streaming import scoring
+    from speechcwcl.apps.listen import scoring
 
     background = ["aa", "bb", "cc", "dd", "ee", "ff", "gg", "stop"]
     scorer = Scorer(aligner, ["stop", "go away"], ["{}", "say {}"], background)
@@ -194,7 +194,7 @@ def test_the_background_is_plain_text_without_repeats():
 
 
 def test_a_real_encoder_gives_the_same_in_a_stream_and_offline(aligner, monkeypatch):
-    monkeypatch.setattr("speechcwcl.streaming.scoring._TOO_CLOSE", 1.1)
+    monkeypatch.setattr("speechcwcl.apps.listen.scoring._TOO_CLOSE", 1.1)
     wav = np.concatenate([noise(0.5), tone(700, 0.5), noise(0.6, seed=5), tone(900, 0.4)])
     options = Options(threshold=0.0095)
     labels = ["stop", "turn left"]

@@ -13,12 +13,9 @@ import pytest
 import soundfile
 import torch
 
-from speechcwcl.cli.main import main
-from speechcwcl.errors import UserError
-from speechcwcl.models.aligner import Aligner
-from speechcwcl.web import drawing
-from speechcwcl.web.answer import Judge, classify, open_judges, read_clip
-from speechcwcl.web.ask import (
+from speechcwcl.apps.demo import drawing
+from speechcwcl.apps.demo.answer import Judge, classify, open_judges, read_clip
+from speechcwcl.apps.demo.ask import (
     EXAMPLES,
     Limits,
     check_size,
@@ -27,7 +24,10 @@ from speechcwcl.web.ask import (
     parse_labels,
     parse_templates,
 )
-from speechcwcl.web.serve import private_folder, sweep
+from speechcwcl.apps.demo.serve import private_folder, sweep
+from speechcwcl.cli.main import main
+from speechcwcl.errors import UserError
+from speechcwcl.models.aligner import Aligner
 
 LIMITS = Limits(seconds=2, megabytes=0.5, labels=4)
 TYPED = "lights on = turn on the light | lamp on; music\nstop"
@@ -252,7 +252,7 @@ def test_the_drawing_shows_what_was_found(judges, clip, tmp_path):
 @pytest.fixture
 def desk(judges):
     pytest.importorskip("gradio", reason="gradio is not installed: pip install speechcwcl[web]")
-    from speechcwcl.web.page import Desk
+    from speechcwcl.apps.demo.page import Desk
 
     return Desk(judges, LIMITS)
 
@@ -325,15 +325,15 @@ def free_port():
 
 
 def test_without_gradio_one_line_says_what_to_install(capsys, monkeypatch):
-    import speechcwcl.web
+    import speechcwcl.apps.demo
 
     for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY"):
         monkeypatch.setenv(name, "")
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, os.environ.get(name, ""))
     monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.delitem(sys.modules, "speechcwcl.web.page", raising=False)
-    monkeypatch.delattr(speechcwcl.web, "page", raising=False)
+    monkeypatch.delitem(sys.modules, "speechcwcl.apps.demo.page", raising=False)
+    monkeypatch.delattr(speechcwcl.apps.demo, "page", raising=False)
     assert demo("--port", str(free_port())) == 2
     error = capsys.readouterr().err
     assert "the page needs gradio: pip install speechcwcl[web]" in error

@@ -25,9 +25,9 @@ import torch
 from bench_page import machine, write_section
 from listen_scenes import Counts, Said, groups, mini_clips, real_clips, scene, score
 
+from speechcwcl.apps.listen.listener import Listener, Options
+from speechcwcl.apps.listen.scoring import Scorer
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.streaming.listener import Listener, Options
-from speechcwcl.streaming.scoring import Scorer
 
 CORPUS = Path(__file__).resolve().parents[2] / "egs" / "mini" / "corpus"
 BLOCK = 16000

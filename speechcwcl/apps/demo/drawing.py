@@ -10,7 +10,7 @@ from html import escape
 
 import numpy as np
 
-from speechcwcl.web.answer import Clip, Ranked, Verdict
+from speechcwcl.apps.demo.answer import Clip, Ranked, Verdict
 
 SHOWN = 8  # labels that are shown before "all labels" is opened
 _SILENT = 0.01  # a peak below this share of full scale

@@ -15,11 +15,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from speechcwcl.apps.demo.ask import Limits
 from speechcwcl.errors import UserError
-from speechcwcl.web.ask import Limits
 
 if TYPE_CHECKING:
-    from speechcwcl.web.answer import Judge
+    from speechcwcl.apps.demo.answer import Judge
 
 _SWEEP_EVERY = 20.0  # seconds between two looks at the temporary folder
 _LEFT_OVER = 60.0  # seconds after which an upload that nobody asked about is deleted
@@ -64,7 +64,7 @@ def import_page(temporary: Path) -> ModuleType:
     for name in ("no_proxy", "NO_PROXY"):  # gradio asks itself whether it is up
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"]))
     try:
-        from speechcwcl.web import page
+        from speechcwcl.apps.demo import page
     except ImportError as error:
         if (error.name or "").split(".")[0] == "speechcwcl":
             raise

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from speechcwcl.apps.demo.ask import Labels, Limits, check_size, parse_labels, parse_templates
 from speechcwcl.data.audio import SAMPLE_RATE, audio_info, load_audio
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.report.clips import audio_address
-from speechcwcl.web.ask import Labels, Limits, check_size, parse_labels, parse_templates
 from speechcwcl.zeroshot.classifier import prompt_means, rank, unit_rows
 
 SHORTEST = 0.05  # seconds: less is a click, not a word
@@ -226,7 +226,7 @@ def decide_all(
     Args:
         judges: the models.
         vectors: the recording's embedding by each of them.
-        typed_labels: see :func:`~speechcwcl.web.ask.parse_labels`.
+        typed_labels: see :func:`~speechcwcl.apps.demo.ask.parse_labels`.
         typed_templates: one a line.
         unknown_below: see :meth:`Judge.decide`.
         limits: what may be asked.

@@ -11,10 +11,10 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from speechcwcl.apps.demo import drawing
+from speechcwcl.apps.demo.answer import Judge, classify, decide_all, read_clip
+from speechcwcl.apps.demo.ask import Limits, fill_in, label_sets, parse_templates, template_sets
 from speechcwcl.errors import UserError
-from speechcwcl.web import drawing
-from speechcwcl.web.answer import Judge, classify, decide_all, read_clip
-from speechcwcl.web.ask import Limits, fill_in, label_sets, parse_templates, template_sets
 
 CSS = Path(__file__).with_name("page.css")
 FORGET_AFTER = 1800  # seconds that the embedding of a recording stays in memory
@@ -94,7 +94,7 @@ class Desk:
     def endpoint(
         self, audio: str | None, labels: str, templates: str, unknown_below: float
     ) -> dict[str, Any]:
-        """``/classify``: see :func:`speechcwcl.web.answer.classify`."""
+        """``/classify``: see :func:`speechcwcl.apps.demo.answer.classify`."""
         try:
             return classify(self.judges, audio, labels, templates, unknown_below, self.limits)
         except UserError as error:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from speechcwcl.apps.listen.detector import Detector, Peak
+from speechcwcl.apps.listen.gate import FRAME, EnergyGate
+from speechcwcl.apps.listen.scoring import Scorer
 from speechcwcl.data.audio import SAMPLE_RATE
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.streaming.detector import Detector, Peak
-from speechcwcl.streaming.gate import FRAME, EnergyGate
-from speechcwcl.streaming.scoring import Scorer
 
 _FEWEST_ACTIVE = 5  # active frames (of 20 ms) that make a window worth embedding
 
