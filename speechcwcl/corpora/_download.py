@@ -7,23 +7,37 @@ and ``.completed``, a JSON object with one entry for every archive that is wholl
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import http.client
 import os
+import re
+import shutil
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from filelock import FileLock
+from tqdm import tqdm
 
 from speechcwcl.corpora._extract import extract
-from speechcwcl.corpora._http import Transfer
-from speechcwcl.errors import UserError
+from speechcwcl.errors import UserError, require
 from speechcwcl.files import cannot_write, read_json, write_json
 
 COMPLETED = ".completed"
 EXTRACTING = ".extracting-"
-_BLOCK = 1 << 20
+PAUSE = 1.0
+"""Seconds before the second attempt; twice as long before each further one, at most 60."""
+_BLOCK = 1 << 18
+_TIMEOUT = 60.0
+_FINAL = (400, 401, 403, 404, 405, 410, 451)
+_LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
+# A gzip-encoded answer would make lengths and ranges mean something else.
+_HEADERS = {"User-Agent": "speechcwcl (corpus download)", "Accept-Encoding": "identity"}
 
 
 @dataclass(frozen=True)
@@ -51,16 +65,12 @@ class Archive:
         return PurePosixPath(self.url.split("?")[0]).name
 
 
-def download_all(
-    archives: Iterable[Archive], target: str | Path, *, keep: bool = False, tries: int = 6
-) -> Path:
+def download_all(archives: Iterable[Archive], target: str | Path, *, tries: int = 6) -> Path:
     """Fetch and unpack archives; those that ``.completed`` names are not fetched again.
 
     Args:
-        archives: what to fetch.
+        archives: what to fetch; one that was put into ``target`` by hand is checked, used and kept.
         target: made when missing.
-        keep: keep the archives after unpacking (they take as much room again); one that was put
-            there by hand is kept anyway.
         tries: attempts in a row without a single new byte before giving up.
 
     Returns:
@@ -74,31 +84,29 @@ def download_all(
         target.mkdir(parents=True, exist_ok=True)
         with FileLock(target / ".download.lock"):
             for archive in archives:
-                _one(archive, target, keep, tries)
+                if archive.name not in completed(target):
+                    _one(archive, target, tries)
     except OSError as error:
         raise UserError(cannot_write(target, error)) from error
     return target
 
 
-def _one(archive: Archive, target: Path, keep: bool, tries: int) -> None:
-    if archive.name in completed(target):
-        return
+def _one(archive: Archive, target: Path, tries: int) -> None:
     by_hand = (target / archive.name).exists()  # then it is not ours to delete
     path = fetch(archive, target, tries=tries)
     folder = target / archive.into
-    digest, size = _hash(path, "sha256"), path.stat().st_size
-    count = 1
+    entry = {"url": archive.url, "bytes": path.stat().st_size, "sha256": _hash(path, "sha256")}
+    entry["files"] = 1
     if archive.unpack:
         marker = target / f"{EXTRACTING}{archive.name}"
         marker.touch()
-        count = extract(path, folder)
+        entry["files"] = extract(path, folder)
         marker.unlink()
-        if not (keep or by_hand):
+        if not by_hand:
             path.unlink()
     elif folder != target:
         folder.mkdir(parents=True, exist_ok=True)
         os.replace(path, folder / archive.name)
-    entry = {"url": archive.url, "bytes": size, "sha256": digest, "files": count}
     write_json(target / COMPLETED, {**completed(target), archive.name: entry})
 
 
@@ -106,8 +114,10 @@ def completed(target: str | Path) -> dict[str, Any]:
     """What ``.completed`` in a folder names; empty when it is not there."""
     path = Path(target) / COMPLETED
     found = read_json(path) if path.exists() else {}
-    if not isinstance(found, dict):
-        raise UserError(f"{path}:1: must be a JSON object; delete it to fetch everything again")
+    require(
+        isinstance(found, dict),
+        f"{path}:1: must be a JSON object; delete it to fetch everything again",
+    )
     return found
 
 
@@ -138,43 +148,32 @@ def fetch(archive: Archive, folder: str | Path, *, tries: int = 6) -> Path:
     if path.exists():
         _verify(archive, path, f"delete {path} and run this again, which fetches it anew")
         return path
-    part, note = _part(path)
-    resumed = part.exists()
-    Transfer(archive.url, part, note, size=archive.size, tries=tries).run()
-    try:
-        _verify(archive, part, "")
-    except UserError:
-        part.unlink()
-        note.unlink(missing_ok=True)
-        if not resumed:
-            raise
-        # The beginning may be of an older or a damaged attempt: once more, from nothing.
-        Transfer(archive.url, part, note, size=archive.size, tries=tries).run()
+    part = path.with_name(path.name + ".part")
+    note = path.with_name(path.name + ".part.json")
+    # A beginning may be of an older or a damaged attempt: then once more, from nothing.
+    for last in (False, True) if part.exists() else (True,):
+        _transfer(archive, part, note, tries)
         try:
-            _verify(archive, part, "")
+            _verify(archive, part, "it was deleted: the file there is not the published one")
+            break
         except UserError:
             part.unlink()
-            raise
+            note.unlink(missing_ok=True)
+            if last:
+                raise
     os.replace(part, path)
     note.unlink(missing_ok=True)
     return path
 
 
-def _part(path: Path) -> tuple[Path, Path]:
-    return path.with_name(path.name + ".part"), path.with_name(path.name + ".part.json")
-
-
 def _verify(archive: Archive, path: Path, advice: str) -> None:
     """Compare size and checksum with what is published."""
-    tail = f"; {advice}" if advice else "; it was deleted: the file there is not the published one"
     size = path.stat().st_size
-    if archive.size is not None and size != archive.size:
-        raise UserError(f"{archive.url}: {size} bytes, published are {archive.size}{tail}")
-    if archive.checksum:
-        kind, _, wanted = archive.checksum.partition(":")
-        found = _hash(path, kind)
-        if not found.startswith(wanted.lower()):
-            raise UserError(f"{archive.url}: {kind} {found}, published is {wanted}{tail}")
+    if archive.size not in (None, size):
+        raise UserError(f"{archive.url}: {size} bytes, published are {archive.size}; {advice}")
+    kind, _, wanted = archive.checksum.partition(":")
+    if wanted and not (found := _hash(path, kind)).startswith(wanted.lower()):
+        raise UserError(f"{archive.url}: {kind} {found}, published is {wanted}; {advice}")
 
 
 def _hash(path: Path, kind: str) -> str:
@@ -183,3 +182,147 @@ def _hash(path: Path, kind: str) -> str:
         while block := stream.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+class _Broken(Exception):
+    """The attempt failed, another may succeed."""
+
+
+def _transfer(archive: Archive, part: Path, note: Path, tries: int) -> None:
+    """Fetch until all is in ``part``, or until nothing new comes any more."""
+    require(
+        archive.url.startswith(("http://", "https://")),
+        f"{archive.url}: only http and https addresses are fetched",
+    )
+    failures, most = 0, _size(part)
+    while True:
+        try:
+            return _attempt(archive, part, note)
+        except (_Broken, OSError, http.client.HTTPException) as error:
+            if isinstance(error, OSError) and error.errno in _LOCAL:
+                raise UserError(cannot_write(part, error)) from error
+            problem = str(getattr(error, "reason", "") or error) or type(error).__name__
+        # Only more than ever before counts as progress: a server may make us begin again.
+        failures = 1 if _size(part) > most else failures + 1
+        most = max(most, _size(part))
+        if failures >= tries:
+            raise UserError(
+                f"{archive.url}: {problem} ({failures} attempts in a row brought nothing new, "
+                f"{_size(part)} bytes are kept); run the same command again to go on"
+            )
+        time.sleep(min(60.0, PAUSE * 2 ** (failures - 1)))
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _attempt(archive: Archive, part: Path, note: Path) -> None:
+    """Ask for what is missing, and write what comes."""
+    have, tag = _size(part), _tag(archive, note)
+    if not (tag or archive.size):
+        have = 0  # nothing says that the beginning belongs to the file of today
+    if have and have == archive.size:
+        return
+    headers = dict(_HEADERS)
+    if have:
+        headers |= {"Range": f"bytes={have}-", **({"If-Range": tag} if tag else {})}
+    request = urllib.request.Request(archive.url, headers=headers)
+    try:
+        answer = urllib.request.urlopen(request, timeout=_TIMEOUT)  # noqa: S310
+    except urllib.error.HTTPError as error:
+        with error:
+            _refused(archive, part, have, error)
+        return
+    with answer:
+        start, total = _plan(archive, answer, part, have)
+        if total is not None:
+            _room_for(part, total - start)
+        # Only with a strong tag of this version may a range be asked for later.
+        tag = answer.headers.get("ETag", "")
+        tag = answer.headers.get("Last-Modified", "") if tag[:2] in ("", "W/") else tag
+        write_json(note, {"url": archive.url, "tag": tag})
+        _copy(answer, part, start, total)
+
+
+def _tag(archive: Archive, note: Path) -> str:
+    """The version of the server's file that the part belongs to, if that is known."""
+    try:
+        known = read_json(note)
+        return str(known["tag"]) if known["url"] == archive.url else ""
+    except (UserError, KeyError, TypeError):
+        return ""
+
+
+def _refused(archive: Archive, part: Path, have: int, error: urllib.error.HTTPError) -> None:
+    """An answer of 400 or above: return if all is there, else raise."""
+    if error.code == 416 and have:
+        if error.headers.get("Content-Range", "").strip() == f"bytes */{have}" and (
+            archive.size in (None, have)
+        ):
+            return
+        part.unlink(missing_ok=True)
+        raise _Broken(f"the server has not the {have} bytes that were here; starting again")
+    words = f"the server answers {error.code} {error.reason}"
+    if error.code in _FINAL:
+        raise UserError(
+            f"{archive.url}: {words}; has the corpus moved? fetch it by hand and give the folder "
+            "with --data"
+        )
+    raise _Broken(words)
+
+
+def _plan(archive: Archive, answer: Any, part: Path, have: int) -> tuple[int, int | None]:
+    """Where this answer's bytes belong, and how long the whole file is."""
+    if answer.headers.get_content_type() == "text/html":
+        raise UserError(
+            f"{archive.url}: a web page came instead of the file (moved, or behind a sign-in?); "
+            "fetch it by hand and give the folder with --data"
+        )
+    if answer.status == 206:
+        said = answer.headers.get("Content-Range", "").strip()
+        match = re.fullmatch(r"bytes (\d{1,18})-\d+/(\d{1,18}|\*)", said)
+        if not match or int(match[1]) != have:
+            part.unlink(missing_ok=True)
+            raise _Broken(f"asked for bytes from {have}, got {said or 'others'}")
+        start, length = have, match[2]
+    elif answer.status == 200:
+        start, length = 0, answer.headers.get("Content-Length") or ""
+    else:
+        raise _Broken(f"the server answers {answer.status}")
+    total = int(length) if re.fullmatch(r"\d{1,18}", length) else archive.size
+    if archive.size not in (None, total):
+        raise UserError(
+            f"{archive.url}: the server says {total} bytes, published are {archive.size}; "
+            "that is another file (a newer release, or a sign-in page?)"
+        )
+    return start, total
+
+
+def _copy(answer: Any, part: Path, start: int, total: int | None) -> None:
+    name = part.name.removesuffix(".part")
+    with (
+        part.open("r+b" if start else "wb") as stream,
+        tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=name) as bar,
+    ):
+        stream.seek(start)
+        stream.truncate()
+        while block := answer.read(_BLOCK):
+            stream.write(block)
+            bar.update(len(block))
+            if total is not None and stream.tell() > total:
+                stream.truncate(0)
+                raise _Broken(f"more bytes came than the {total} that were announced")
+        have = stream.tell()
+    if total is not None and have < total:
+        raise _Broken(f"the connection ended after {have} of {total} bytes")
+
+
+def _room_for(path: Path, size: int) -> None:
+    """Raise a :class:`UserError` unless ``size`` more bytes fit beside ``path``."""
+    free = shutil.disk_usage(path.parent).free
+    require(
+        size <= free,
+        f"{path.parent}: {size / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; "
+        "make room or choose another folder",
+    )

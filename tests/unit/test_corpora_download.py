@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from speechcwcl.corpora import _http
+from speechcwcl.corpora import _download
 from speechcwcl.corpora._download import (
     Archive,
     completed,
@@ -116,7 +116,7 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(_http, "PAUSE", 0.0)
+    monkeypatch.setattr(_download, "PAUSE", 0.0)
     made = Server()
     yield made
     made.http.shutdown()
@@ -263,8 +263,8 @@ def test_no_length_and_no_checksum_rely_on_the_archive_itself(server, tmp_path):
 
 
 def test_no_room_is_said_before_anything_is_fetched(server, tmp_path, monkeypatch):
-    usage = _http.shutil.disk_usage(tmp_path)._replace(free=10)
-    monkeypatch.setattr(_http.shutil, "disk_usage", lambda path: usage)
+    usage = _download.shutil.disk_usage(tmp_path)._replace(free=10)
+    monkeypatch.setattr(_download.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match="GB are free"):
         fetch(archive(server), tmp_path)
     assert not list(tmp_path.glob("*.tar.gz"))
@@ -276,7 +276,7 @@ def test_only_http_is_fetched(tmp_path):
 
 
 def test_no_server_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(_http, "PAUSE", 0.0)
+    monkeypatch.setattr(_download, "PAUSE", 0.0)
     with pytest.raises(UserError, match="attempts in a row") as caught:
         fetch(Archive("http://127.0.0.1:9/x.tar.gz"), tmp_path, tries=2)
     assert "\n" not in str(caught.value)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import shutil
 import tarfile
 from pathlib import Path
 
 import pytest
 
+from speechcwcl.corpora import _extract
 from speechcwcl.corpora._extract import extract
 from speechcwcl.errors import UserError
 
@@ -102,3 +104,51 @@ def test_what_is_no_archive_is_named(tmp_path):
     path.write_bytes(b"<html>moved</html>" * 100)
     with pytest.raises(UserError, match="page.tar.gz: damaged"):
         extract(path, tmp_path / "out")
+
+
+def sparse(path: Path, size: int) -> Path:
+    """A tar of one file of so many bytes, all of them a hole (GNU's old format)."""
+    info = member("hole.bin")
+    info.type, info.size = tarfile.GNUTYPE_SPARSE, 0
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[386:410] = b"%011o\0%011o\0" % (size, 0)
+    header[483:495] = b"%011o\0" % size
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    path.write_bytes(bytes(header) + b"\0" * 1024)
+    return path
+
+
+@pytest.mark.parametrize("size", [1 << 20, 1 << 33])
+def test_a_file_with_holes_does_not_fill_the_disk(tmp_path, size):
+    with pytest.raises(UserError, match="'hole.bin' is a file with holes, which may be any size"):
+        extract(sparse(tmp_path / "a.tar", size), tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_contents_and_headers_are_bounded_by_the_archive(tmp_path, monkeypatch):
+    monkeypatch.setattr(_extract, "_ROOM", 1000)
+    with tarfile.open(tmp_path / "bomb.tar.gz", "w:gz") as made:
+        info = member("zeros.bin", size=10_000_000)
+        made.addfile(info, io.BytesIO(bytes(info.size)))
+    with pytest.raises(UserError, match="'zeros.bin' makes the contents more than 200 times the"):
+        extract(tmp_path / "bomb.tar.gz", tmp_path / "out")
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as made:
+        made.addfile(member("a"), io.BytesIO(b"x"))
+    with gzip.open(tmp_path / "tail.tar.gz", "wb") as stream:
+        stream.write(raw.getvalue() + bytes(10_000_000))
+    with pytest.raises(UserError, match="its end' is over 200 times as long"):
+        extract(tmp_path / "tail.tar.gz", tmp_path / "out")
+    with tarfile.open(tmp_path / "name.tar", "w", format=tarfile.GNU_FORMAT) as made:
+        made.addfile(member("x" * 2_000_000), io.BytesIO(b"x"))
+    with pytest.raises(UserError, match="damaged .*a header of 2000001 bytes"):
+        extract(tmp_path / "name.tar", tmp_path / "out")
+
+
+def test_what_the_disk_has_no_room_for_is_not_begun(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=10)
+    monkeypatch.setattr(_extract.shutil, "disk_usage", lambda path: usage)
+    (tmp_path / "a.tar.gz").write_bytes(BODY)
+    with pytest.raises(UserError, match="b.bin has 256000 bytes, 10 are free"):
+        extract(tmp_path / "a.tar.gz", tmp_path / "out")
