@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from speechcwcl.training.average import average_run
+from speechcwcl.training.run import average_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,9 +18,8 @@ import argparse
 from pathlib import Path
 
 from speechcwcl.data.stream_spec import is_stream
-from speechcwcl.evaluation.evals import make_validator, parse_evals
 from speechcwcl.files import read_json, write_json
-from speechcwcl.training.config import load_config, parse_overrides
+from speechcwcl.training.config import parse_overrides
 from speechcwcl.training.run import train
 
 TAKES_KEYS = True
@@ -48,16 +47,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    config = load_config(args.config, parse_overrides(args.rest))
     card = args.train.with_name("corpus.json")
     if is_stream(args.train) and card.exists():  # where `pack` looks for what was trained on
         write_json(args.dumpdir / args.train.parent.name / "corpus.json", read_json(card))
     train(
-        config,
-        args.train,
-        args.expdir,
+        args.config,
+        train=args.train,
+        valid=args.valid,
+        expdir=args.expdir,
         dumpdir=args.dumpdir,
-        validate=make_validator(parse_evals(args.valid), args.dumpdir),
         device=args.device,
+        **parse_overrides(args.rest),
     )
     return 0

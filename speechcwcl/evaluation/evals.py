@@ -59,7 +59,8 @@ def make_validator(
     """A function that, given the aligner, makes the function that scores it after each epoch.
 
     Label embeddings and feature caches are made once; an epoch costs only the trained part.
-    The mean over the pairs is ``score``: zero-shot top-1 accuracy, or retrieval R@1.
+    The mean over the pairs is ``score``: zero-shot top-1 accuracy, or retrieval R@1. Without pairs
+    every epoch scores the same.
     """
     protocols = [(name, word, read_protocol(word)) for name, word in pairs]
     manifests = {name: manifest_of(dumpdir, name) for name, _ in pairs}
@@ -90,7 +91,7 @@ def make_validator(
                 else:
                     value = accuracy(speech[name], text, wanted)
                 scores[f"{name}:{word}"] = value
-            return {"score": float(np.mean(list(scores.values()))), **scores}
+            return {"score": float(np.mean([*scores.values()] or [0.0])), **scores}
 
         return validate
 

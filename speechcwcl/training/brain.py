@@ -104,7 +104,7 @@ class AlignBrain(sb.Brain):
         self.total_steps = max(1, data.steps_per_epoch * config.epochs)
         self.validate = validate
         self.means = RunningMeans()
-        self.started = time.monotonic()
+        self.started, self.epochs_run = time.monotonic(), 0
         self.cached_gradients = (
             CachedGradients(chunk_size=config.grad_cache_chunk) if config.grad_cache_chunk else None
         )
@@ -193,6 +193,7 @@ class AlignBrain(sb.Brain):
         if stage == sb.Stage.TRAIN:
             self.started = time.monotonic()
             self.train_dataset.epoch = epoch
+            self.epochs_run += 1
 
     def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
         """After an epoch: validate, log, save the checkpoint."""

@@ -106,14 +106,23 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
 
-def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> TrainConfig:
-    """Read a training YAML, its bases, and the overrides.
+def load_config(
+    path: str | Path | dict[str, Any] | TrainConfig, overrides: dict[str, Any] | None = None
+) -> TrainConfig:
+    """Read a training YAML, its bases, and the overrides; or take keys and values as they are.
 
     Raises:
         UserError: no such file, bad YAML, a key that does not exist (file, line, nearest name), or
             a value of the wrong kind.
     """
-    values = _load(Path(path), ())
+    if isinstance(path, TrainConfig):
+        path = path.as_dict()
+    if isinstance(path, dict):
+        path, values = "config", {**path}
+        overrides = values | (overrides or {})
+        values = {}
+    else:
+        values = _load(Path(path), ())
     names = {f.name for f in dataclasses.fields(TrainConfig)}
     for name, value in (overrides or {}).items():
         require(name in names, f"--{name}: no such key of a training YAML{closest(name, names)}")

@@ -1,20 +1,30 @@
-"""The training set: utterances as cached features or as waveforms, each with its text's row."""
+"""A training set on the disk: cached features or waveforms, each with its text's row."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import speechbrain as sb
 import torch
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from torch.utils.data import Dataset
 
+from speechcwcl.data.augment import Augmenter
 from speechcwcl.data.manifest import Manifest
-from speechcwcl.errors import require
+from speechcwcl.errors import UserError, require
+from speechcwcl.losses import TextBank
+from speechcwcl.losses.gather import world_size
+from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.audio_input import pad
+from speechcwcl.models.embed import feature_cache
+from speechcwcl.models.text_store import FOLDER, TextStore, embed_stored
+from speechcwcl.training.config import TrainConfig
 
 
 @dataclass
@@ -169,3 +179,102 @@ def batch_sampler(
         shuffle=True,
         seed=seed,
     )
+
+
+def manifest_data(
+    config: TrainConfig, aligner: Aligner, train_manifest: Path, dumpdir: Path
+) -> TrainingData:
+    """A training set that is on the disk: texts embedded before, frozen features cached."""
+    require(
+        config.steps_per_epoch is None,
+        "steps_per_epoch: for a stream only; an epoch of a manifest is all of it, so leave it out",
+    )
+    manifest = Manifest(train_manifest)
+    texts, rows = training_texts(aligner, manifest, dumpdir / FOLDER, config.center_text)
+    dataset = build_dataset(config, aligner, manifest, rows, dumpdir / train_manifest.parent.name)
+    sampler = batch_sampler(
+        manifest.durations,
+        batch_size=config.batch_size,
+        max_batch_length=config.max_batch_length,
+        num_buckets=config.num_buckets,
+        seed=config.seed,
+    )
+    require(
+        len(sampler) >= world_size(),
+        f"{train_manifest}: {len(sampler)} batch(es) an epoch are too few for {world_size()} "
+        f"processes; set batch_size (now {config.batch_size}) lower or start fewer processes",
+    )
+    return TrainingData(
+        KnownTexts(texts),
+        math.ceil(len(sampler) / world_size() / config.grad_accumulation),
+        lambda brain: make_loader(brain, dataset, sampler, config),
+        TextBank(texts) if config.text_bank else None,
+    )
+
+
+def training_texts(
+    aligner: Aligner, manifest: Manifest, store_folder: Path, center: bool
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Embeddings of the unique transcripts, and each utterance's row in them.
+
+    The text tower is loaded only when the store lacks a text, and let go afterwards.
+
+    Returns:
+        ``(unique, dim)`` unit-norm float32, and ``(len(manifest),)`` int64 rows.
+    """
+    texts = []
+    for utterance in manifest:
+        require(bool(utterance.text), f"utterance {utterance.id!r} has no text; training needs one")
+        texts.append(utterance.text)
+    unique = sorted(set(texts))
+    row_of = {text: row for row, text in enumerate(unique)}
+    store = TextStore.open(store_folder, aligner.text.hash)
+    raw = torch.from_numpy(embed_stored(aligner, store, unique, progress=True))
+    aligner.text.drop()
+    if center:
+        aligner.set_text_mean(raw.mean(dim=0))
+    return aligner.transform_text(raw), np.array([row_of[text] for text in texts], dtype=np.int64)
+
+
+def build_dataset(
+    config: TrainConfig, aligner: Aligner, manifest: Manifest, rows: np.ndarray, folder: Path
+) -> AlignmentSet:
+    """The training set; the frozen part of the encoder is computed once when there is one."""
+    augment = Augmenter(config.augment, seed=config.seed) if config.augment else None
+    copies = config.augment_copies if augment else 0
+    cache = None
+    if aligner.speech_encoder.cacheable:
+        cache = feature_cache(
+            aligner.speech_encoder,
+            manifest,
+            folder,
+            copies=copies,
+            augment=augment,
+            share=config.augment_share,
+        )
+    elif config.augment_copies:
+        raise UserError(
+            "augment_copies: needs a frozen part (freeze: all or N); with freeze: none "
+            "every epoch is augmented anew, so set it to 0"
+        )
+    return AlignmentSet(manifest, rows, cache, copies, augment, seed=config.seed)
+
+
+def make_loader(
+    brain: Any, dataset: AlignmentSet, sampler: Any, config: TrainConfig
+) -> torch.utils.data.DataLoader:
+    """The training loader, whose position is kept in checkpoints."""
+    brain.train_dataset = dataset
+    loader = brain.make_dataloader(
+        dataset,
+        sb.Stage.TRAIN,
+        batch_sampler=sampler,
+        collate_fn=dataset.collate,
+        num_workers=config.num_workers,
+        # its own generator: else making an iterator would draw from the global one, and a resumed
+        # run, which makes one more, would go another way
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+    if brain.train_sampler is None:
+        brain.train_sampler = sampler  # for set_epoch: without it every epoch has the same batches
+    return loader

@@ -2,37 +2,131 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import math
 import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import speechbrain as sb
 import torch
+from speechbrain.utils.checkpoints import Checkpointer, average_checkpoints
 
-from speechcwcl.data.augment import Augmenter
 from speechcwcl.data.manifest import Manifest
 from speechcwcl.data.stream_spec import is_stream, read_stream
-from speechcwcl.errors import UserError, require
-from speechcwcl.files import read_json, write_json
-from speechcwcl.losses import TextBank, build_loss
-from speechcwcl.losses.gather import world_size
+from speechcwcl.errors import require
+from speechcwcl.evaluation.evals import make_validator, manifest_of, parse_evals, read_protocol
+from speechcwcl.files import read_json, read_text, sha256_json, write_json
+from speechcwcl.losses import build_loss
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.embed import feature_cache
-from speechcwcl.models.text_store import FOLDER, TextStore, embed_stored
-from speechcwcl.training.brain import AlignBrain
-from speechcwcl.training.config import TrainConfig
-from speechcwcl.training.dataset import AlignmentSet, KnownTexts, TrainingData, batch_sampler
+from speechcwcl.training.brain import AlignBrain, SpeechSide
+from speechcwcl.training.config import TrainConfig, load_config
+from speechcwcl.training.dataset import manifest_data
 from speechcwcl.training.state import WholeCheckpointer
-from speechcwcl.training.stream import stream_data
+from speechcwcl.training.stream import say, stream_data
 
-Validate = Callable[[Aligner], dict[str, float]]
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What a training run left in its folder.
+
+    Attributes:
+        folder: holds ``checkpoints``, ``metrics.jsonl``, ``hparams.json``, ``inputs.json`` and
+            ``env.json``.
+    """
+
+    folder: Path
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One dictionary a finished epoch: ``epoch``, ``step``, ``lr``, ``train``, ``valid``."""
+        lines = read_text(self.folder / "metrics.jsonl").splitlines()
+        return [json.loads(line) for line in lines]
+
+    def model(self, best: int = 1) -> Aligner:
+        """The mean of the ``best`` checkpoints, written to ``folder/model`` and loaded."""
+        average_run(self.folder, best)
+        return Aligner.from_pretrained(self.folder / "model")
+
+
+def train(
+    config: str | Path | dict[str, Any] | TrainConfig,
+    *,
+    train: str | Path,
+    valid: Sequence[str] = (),
+    expdir: str | Path,
+    dumpdir: str | Path | None = None,
+    device: str | None = None,
+    **options: Any,
+) -> Experiment:
+    """Train, or go on with a run that was interrupted.
+
+    Args:
+        config: what to train and how: a training YAML, or its keys and values.
+        train: ``dump/<set>/manifest.jsonl`` of the training set, or a ``stream.json``.
+        valid: what chooses the checkpoints, ``SET:PROTOCOL`` each; ``retrieval`` is a protocol.
+            Without any the latest checkpoint counts as the best.
+        expdir: the experiment folder; checkpoints go to ``expdir/checkpoints``.
+        dumpdir: holds the sets, the text store and the feature caches; left out: the folder of the
+            folder of the training set's manifest, ``dump`` with a stream.
+        device: ``cpu``, ``cuda:0``, ...; None lets SpeechBrain choose.
+        **options: keys of the configuration that are to be other ones.
+
+    Raises:
+        UserError: anything in the configuration or the data that the user can put right.
+
+    Example:
+        >>> run = train("conf/cwcl.yaml", train="dump/train/manifest.jsonl",
+        ...             valid=["valid:retrieval"], expdir="exp/cwcl", epochs=3)  # doctest: +SKIP
+        >>> run.model().save_pretrained("aligned")  # doctest: +SKIP
+    """
+    config, train_set, expdir = load_config(config, options), Path(train), Path(expdir)
+    streamed = is_stream(train_set)
+    dumpdir = Path(dumpdir or ("dump" if streamed else train_set.parent.parent))
+    pairs = parse_evals(list(valid))
+    check_workers(config)
+    joins = "RANK" in os.environ and not torch.distributed.is_initialized()
+    if joins:
+        sb.utils.distributed.ddp_init_group({"distributed_backend": _backend()})
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    validator = make_validator(pairs, dumpdir)
+    aligner = build_aligner(config)
+    inputs = run_inputs(aligner, train_set, pairs, dumpdir)
+    refuse_another_run(config, inputs, expdir)
+    if streamed:
+        data = stream_data(config, aligner, read_stream(train_set))
+    else:
+        data = manifest_data(config, aligner, train_set, dumpdir)
+    counter = sb.utils.epoch_loop.EpochCounter(limit=config.epochs)
+    checkpointer = WholeCheckpointer(expdir / "checkpoints", recoverables={"counter": counter})
+    brain = AlignBrain(
+        aligner,
+        build_loss(config.loss, **config.loss_options),
+        data,
+        config=config,
+        expdir=expdir,
+        validate=validator(aligner),
+        run_opts=run_options(config, device),
+        checkpointer=checkpointer,
+    )
+    loader = data.loader(brain)
+    if sb.utils.distributed.if_main_process():
+        write_run_files(config, inputs, expdir)
+    torch.manual_seed(config.seed)
+    brain.fit(counter, loader)
+    if not brain.epochs_run:
+        say(
+            f"{expdir}: {counter.current} epochs are done and {config.epochs} are asked for; "
+            "nothing left to train (--epochs with a larger number goes on)"
+        )
+    if joins:
+        torch.distributed.destroy_process_group()
+    return Experiment(expdir)
 
 
 def build_aligner(config: TrainConfig) -> Aligner:
@@ -54,117 +148,6 @@ def build_aligner(config: TrainConfig) -> Aligner:
     )
 
 
-def training_texts(
-    aligner: Aligner, manifest: Manifest, store_folder: Path, center: bool
-) -> tuple[torch.Tensor, np.ndarray]:
-    """Embeddings of the unique transcripts, and each utterance's row in them.
-
-    The text tower is loaded only when the store lacks a text, and let go afterwards.
-
-    Returns:
-        ``(unique, dim)`` unit-norm float32, and ``(len(manifest),)`` int64 rows.
-    """
-    texts = []
-    for utterance in manifest:
-        require(bool(utterance.text), f"utterance {utterance.id!r} has no text; training needs one")
-        texts.append(utterance.text)
-    unique = sorted(set(texts))
-    row_of = {text: row for row, text in enumerate(unique)}
-    store = TextStore.open(store_folder, aligner.text.hash)
-    raw = torch.from_numpy(embed_stored(aligner, store, unique, progress=True))
-    aligner.text.drop()
-    if center:
-        aligner.set_text_mean(raw.mean(dim=0))
-    return aligner.transform_text(raw), np.array([row_of[text] for text in texts], dtype=np.int64)
-
-
-def train(
-    config: TrainConfig,
-    train_set: Path,
-    expdir: Path,
-    *,
-    dumpdir: Path,
-    validate: Callable[[Aligner], Validate],
-    device: str | None = None,
-) -> AlignBrain:
-    """Train, or go on with a run that was interrupted.
-
-    Args:
-        config: what to train and how.
-        train_set: ``dump/<set>/manifest.jsonl`` of the training set, or a ``stream.json``.
-        expdir: the experiment folder; checkpoints go to ``expdir/checkpoints``.
-        dumpdir: the text store and the feature caches live here.
-        validate: given the aligner, makes the function that scores it after each epoch.
-        device: ``cpu``, ``cuda:0``, ...; None lets SpeechBrain choose.
-
-    Raises:
-        UserError: anything in the configuration or the data that the user can put right.
-    """
-    refuse_other_settings(config, expdir)
-    check_workers(config)
-    joins = "RANK" in os.environ and not torch.distributed.is_initialized()
-    if joins:
-        sb.utils.distributed.ddp_init_group({"distributed_backend": _backend()})
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    aligner = build_aligner(config)
-    if is_stream(train_set):
-        data = stream_data(config, aligner, read_stream(train_set))
-    else:
-        data = manifest_data(config, aligner, train_set, dumpdir)
-    counter = sb.utils.epoch_loop.EpochCounter(limit=config.epochs)
-    checkpointer = WholeCheckpointer(expdir / "checkpoints", recoverables={"counter": counter})
-    brain = AlignBrain(
-        aligner,
-        build_loss(config.loss, **config.loss_options),
-        data,
-        config=config,
-        expdir=expdir,
-        validate=validate(aligner),
-        run_opts=run_options(config, device),
-        checkpointer=checkpointer,
-    )
-    loader = data.loader(brain)
-    if sb.utils.distributed.if_main_process():
-        write_run_files(config, expdir)
-    torch.manual_seed(config.seed)
-    brain.fit(counter, loader)
-    if joins:
-        torch.distributed.destroy_process_group()
-    return brain
-
-
-def manifest_data(
-    config: TrainConfig, aligner: Aligner, train_manifest: Path, dumpdir: Path
-) -> TrainingData:
-    """A training set that is on the disk: texts embedded before, frozen features cached."""
-    require(
-        config.steps_per_epoch is None,
-        "steps_per_epoch: for a stream only; an epoch of a manifest is all of it, so leave it out",
-    )
-    manifest = Manifest(train_manifest)
-    texts, rows = training_texts(aligner, manifest, dumpdir / FOLDER, config.center_text)
-    dataset = build_dataset(config, aligner, manifest, rows, dumpdir / train_manifest.parent.name)
-    sampler = batch_sampler(
-        manifest.durations,
-        batch_size=config.batch_size,
-        max_batch_length=config.max_batch_length,
-        num_buckets=config.num_buckets,
-        seed=config.seed,
-    )
-    require(
-        len(sampler) >= world_size(),
-        f"{train_manifest}: {len(sampler)} batch(es) an epoch are too few for {world_size()} "
-        f"processes; set batch_size (now {config.batch_size}) lower or start fewer processes",
-    )
-    return TrainingData(
-        KnownTexts(texts),
-        math.ceil(len(sampler) / world_size() / config.grad_accumulation),
-        lambda brain: make_loader(brain, dataset, sampler, config),
-        TextBank(texts) if config.text_bank else None,
-    )
-
-
 def check_workers(config: TrainConfig) -> None:
     """Refuse workers that could not hand over a batch: the training would wait for ever.
 
@@ -179,26 +162,59 @@ def check_workers(config: TrainConfig) -> None:
     )
 
 
+def run_inputs(
+    aligner: Aligner, train_set: Path, pairs: list[tuple[str, str]], dumpdir: Path
+) -> dict[str, dict[str, str]]:
+    """What a run depends on beside its configuration: for each input where it is, and its hash."""
+    of_train = read_stream(train_set).hash if is_stream(train_set) else Manifest(train_set).hash
+    found = {"training set": {"path": str(train_set), "hash": of_train}}
+    for name, word in pairs:
+        manifest = manifest_of(dumpdir, name)
+        found[f"validation set {name}"] = {"path": str(manifest.path), "hash": manifest.hash}
+        protocol = read_protocol(word)
+        if protocol is not None:
+            content = dataclasses.asdict(protocol) | {"path": ""}
+            found[f"protocol of {name}"] = {"path": word, "hash": sha256_json(content)}
+    speech, text = aligner.speech_encoder, aligner.text.info
+    found["speech encoder"] = {"path": speech.source, "hash": speech.hash}
+    found["text encoder"] = {"path": text.source, "hash": text.hash}
+    return found
+
+
 # what may change between the parts of one run without making it another run
 FREE_KEYS = {"epochs", "threads", "num_workers", "keep_checkpoints", "ckpt_interval_steps"}
 
 
-def refuse_other_settings(config: TrainConfig, expdir: Path) -> None:
-    """Refuse to go on with a run under other settings than it began with.
+def refuse_another_run(
+    config: TrainConfig, inputs: dict[str, dict[str, str]], expdir: Path
+) -> None:
+    """Refuse to go on with a run under other settings, or on other data, than it began with.
 
     Raises:
-        UserError: there are checkpoints of other settings; names the keys.
+        UserError: there are checkpoints of another run; names what differs.
     """
     known = expdir / "hparams.json"
     if not known.exists() or not any((expdir / "checkpoints").glob("CKPT+*")):
         return
     before, now = read_json(known), json.loads(json.dumps(config.as_dict()))
     changed = [k for k in now if k not in FREE_KEYS and before.get(k) != now[k]]
+    differs = [f"{k}: {before.get(k)!r}, now {now[k]!r}" for k in changed]
+    if (expdir / "inputs.json").exists():
+        began = read_json(expdir / "inputs.json")
+        nothing = {"path": "none", "hash": ""}
+        for name in dict.fromkeys([*began, *inputs]):
+            old, new = began.get(name, nothing), inputs.get(name, nothing)
+            if old["hash"] != new["hash"]:
+                other = new["path"] != old["path"]
+                what = f"now {new['path']}" if other else "whose content is another one now"
+                differs.append(f"{name}: {old['path']}, {what}")
+    else:
+        say(f"{expdir}: begun by an older version, which kept no hash of its data; not compared")
+    more = f"; and {len(differs) - 3} more" if len(differs) > 3 else ""
     require(
-        not changed,
-        f"{expdir}: holds a run with other settings ("
-        + ", ".join(f"{k}: {before.get(k)!r}, now {now[k]!r}" for k in changed[:3])
-        + "); give another folder (run.sh: --tag NAME) or delete this one",
+        not differs,
+        f"{expdir}: holds a run with other settings or data ({'; '.join(differs[:3])}{more}); give "
+        "another folder (run.sh: --tag NAME) or delete this one",
     )
 
 
@@ -216,57 +232,14 @@ def run_options(config: TrainConfig, device: str | None) -> dict[str, Any]:
     return options | ({"device": device} if device else {})
 
 
-def make_loader(
-    brain: AlignBrain, dataset: AlignmentSet, sampler: Any, config: TrainConfig
-) -> torch.utils.data.DataLoader:
-    """The training loader, whose position is kept in checkpoints."""
-    brain.train_dataset = dataset
-    loader = brain.make_dataloader(
-        dataset,
-        sb.Stage.TRAIN,
-        batch_sampler=sampler,
-        collate_fn=dataset.collate,
-        num_workers=config.num_workers,
-        # its own generator: else making an iterator would draw from the global one, and a resumed
-        # run, which makes one more, would go another way
-        generator=torch.Generator().manual_seed(config.seed),
-    )
-    if brain.train_sampler is None:
-        brain.train_sampler = sampler  # for set_epoch: without it every epoch has the same batches
-    return loader
-
-
-def build_dataset(
-    config: TrainConfig, aligner: Aligner, manifest: Manifest, rows: np.ndarray, folder: Path
-) -> AlignmentSet:
-    """The training set; the frozen part of the encoder is computed once when there is one."""
-    augment = Augmenter(config.augment, seed=config.seed) if config.augment else None
-    copies = config.augment_copies if augment else 0
-    cache = None
-    if aligner.speech_encoder.cacheable:
-        cache = feature_cache(
-            aligner.speech_encoder,
-            manifest,
-            folder,
-            copies=copies,
-            augment=augment,
-            share=config.augment_share,
-        )
-    elif config.augment_copies:
-        raise UserError(
-            "augment_copies: needs a frozen part (freeze: all or N); with freeze: none "
-            "every epoch is augmented anew, so set it to 0"
-        )
-    return AlignmentSet(manifest, rows, cache, copies, augment, seed=config.seed)
-
-
 def _backend() -> str:
     return "nccl" if torch.cuda.is_available() else "gloo"
 
 
-def write_run_files(config: TrainConfig, expdir: Path) -> None:
-    """``hparams.json`` and ``env.json``: enough to run it again."""
+def write_run_files(config: TrainConfig, inputs: dict[str, Any], expdir: Path) -> None:
+    """``hparams.json``, ``inputs.json`` and ``env.json``: enough to run it again."""
     write_json(expdir / "hparams.json", config.as_dict())
+    write_json(expdir / "inputs.json", inputs)
     import speechbrain
     import torchaudio
     import transformers
@@ -286,3 +259,43 @@ def write_run_files(config: TrainConfig, expdir: Path) -> None:
             },
         },
     )
+
+
+def average_run(expdir: Path, best: int = 1) -> str:
+    """Average the ``best`` checkpoints by validation score into ``expdir/model``.
+
+    The learned logit scale of the loss becomes the model's temperature.
+
+    Returns:
+        One line that says which epochs were averaged.
+
+    Raises:
+        UserError: there is no finished epoch.
+    """
+    folder = expdir / "checkpoints"
+    nothing = f"{folder}: no checkpoint of a finished epoch; train first"
+    require(folder.is_dir(), nothing)  # SpeechBrain would make it
+    checkpointer = Checkpointer(str(folder))
+    found = checkpointer.find_checkpoints(max_key="score", max_num_checkpoints=best)
+    require(bool(found), nothing)
+    config = TrainConfig(**read_json(expdir / "hparams.json"))
+    aligner = build_aligner(config)
+    side = SpeechSide(aligner, config.feature_mask)
+    side.load_state_dict(without_ddp(average_checkpoints(found, "speech")), strict=True)
+    objective = build_loss(config.loss, **config.loss_options)
+    objective.load_state_dict(without_ddp(average_checkpoints(found, "objective")), strict=True)
+    if objective.scale is not None:
+        aligner.set_logit_scale(objective.scale().item())
+    epochs = sorted(c.meta["epoch"] for c in found)
+    score = max(c.meta["score"] for c in found)
+    info = {"epochs": epochs, "validation_score": score, "loss": config.loss}
+    aligner.eval().save_pretrained(expdir / "model", info=info)
+    return (
+        f"{expdir / 'model'}: mean of {len(found)} checkpoint(s), epochs "
+        f"{', '.join(map(str, epochs))}, validation score {score:.4f}"
+    )
+
+
+def without_ddp(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """State names as they were before DistributedDataParallel wrapped the module."""
+    return {name.removeprefix("module."): value for name, value in state.items()}

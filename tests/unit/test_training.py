@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+import safetensors.torch
 import torch
 import yaml
 
@@ -16,8 +19,9 @@ from speechcwcl.corpora import get_corpus
 from speechcwcl.data.manifest import compile_manifest
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.training import run
+from speechcwcl.training import dataset
 from speechcwcl.training.brain import append_metrics, lr_factor
+from speechcwcl.training.run import train
 from speechcwcl.training.state import RunningMeans, WholeCheckpointer
 
 SETS = ("train", "valid_words", "valid_sentences")
@@ -117,6 +121,84 @@ def test_other_settings_do_not_go_on_with_an_old_run(config, dump, tmp_path, cap
     assert latest(expdir)[1] == 2
 
 
+def change_manifest(dump, name):
+    path = dump / name / "manifest.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:-1]) + "\n")
+
+
+def change_protocol(own):
+    own.write_text(own.read_text().replace('jump: "jump"', 'jump: "leap"'))
+
+
+# what changes between two runs in one folder -> what the refusal must name
+INPUTS = {
+    "another training set": r"training set: .*dump/train/manifest\.jsonl, now .*other/train/man",
+    "the training set edited": r"training set: .*train/manifest\.jsonl, whose content is another",
+    "a validation set edited": r"validation set valid_words: .*whose content is another one now",
+    "another protocol": r"protocol of valid_words: .*own\.yaml, whose content is another one now",
+    "another validation": r"validation set valid_sentences: .*, now none",
+    "the encoder's weights": r"speech encoder: .*, whose content is another one now",
+}
+
+
+@pytest.mark.parametrize("changed", INPUTS)
+def test_a_run_goes_on_with_its_own_data_only(
+    changed, config, dump, tmp_path, tiny_speech, capsys, repository
+):
+    ours = shutil.copytree(dump, tmp_path / "dump", ignore=shutil.ignore_patterns("feats"))
+    speech = shutil.copytree(tiny_speech, tmp_path / "speech")
+    own = tmp_path / "own.yaml"
+    own.write_text((repository / "speechcwcl/zeroshot/protocols/mini_words_valid.yaml").read_text())
+    asked = words(config(epochs=1, speech_encoder=str(speech)), ours, tmp_path / "exp")
+    asked[asked.index(VALID[0])] = f"valid_words:{own}"
+    assert main(asked) == 0
+    before, _ = latest(tmp_path / "exp")
+    capsys.readouterr()
+
+    assert main(asked) == 0
+    assert "1 epochs are done and 1 are asked for; nothing left to train" in capsys.readouterr().out
+    if changed == "another training set":
+        shutil.copytree(dump / "train", tmp_path / "other/train")
+        change_manifest(tmp_path / "other", "train")
+        asked[asked.index("--train") + 1] = str(tmp_path / "other/train/manifest.jsonl")
+    elif changed.endswith("set edited"):
+        change_manifest(ours, "train" if "training" in changed else "valid_words")
+    elif changed == "another protocol":
+        change_protocol(own)
+    elif changed == "another validation":
+        asked.remove(VALID[1])
+    else:
+        weights = safetensors.torch.load_file(speech / "model.safetensors")
+        name = next(name for name in weights if "encoder.layers.0.fc1.weight" in name)
+        weights[name] += 1
+        safetensors.torch.save_file(weights, speech / "model.safetensors", {"format": "pt"})
+    for epochs in ("1", "2"):
+        assert main([*asked, "--epochs", epochs]) == 2
+        message = capsys.readouterr().err.splitlines()[-1]
+        assert re.search(INPUTS[changed], message) and "--tag NAME" in message, message
+    assert same(latest(tmp_path / "exp")[0], before)
+
+
+def test_training_from_python(config, dump, tmp_path):
+    keys = yaml.safe_load(config(epochs=1).read_text())
+    manifest = dump / "train/manifest.jsonl"
+    run = train(keys, train=manifest, valid=VALID, expdir=tmp_path / "exp", device="cpu", epochs=2)
+    assert [line["epoch"] for line in run.metrics] == [1, 2] and run.folder == tmp_path / "exp"
+    assert set(run.metrics[0]["valid"]) == {"score", *VALID}
+    model = run.model()
+    assert model.embed_speech(torch.randn(1, 16000), torch.tensor([16000])).shape == (1, 24)
+    with pytest.raises(UserError, match=r"no such key.* \(closest: 'epochs'\)"):
+        train(keys | {"epoch": 1}, train=manifest, expdir=tmp_path / "other")
+
+
+def test_without_a_validation_the_latest_checkpoint_is_the_best(config, dump, tmp_path):
+    run = train(config(), train=dump / "train/manifest.jsonl", expdir=tmp_path / "e", device="cpu")
+    model, (last, _) = run.model().state_dict(), latest(tmp_path / "e")
+    learned = [name for name in model if name.startswith(("pooling", "projection", "head"))]
+    assert learned and all(torch.equal(model[n], last[f"aligner.{n}"]) for n in learned)
+
+
 def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(config, dump, tmp_path):
     path = config(ckpt_interval_steps=1, augment_copies=1, augment={"noise": {"prob": 1.0}})
     assert main(words(path, dump, tmp_path / "whole")) == 0
@@ -167,7 +249,7 @@ def test_a_text_bank_is_one_line(config, dump, tmp_path):
 
 
 def test_more_processes_than_batches_is_one_clear_line(config, dump, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(run, "world_size", lambda: 2)
+    monkeypatch.setattr(dataset, "world_size", lambda: 2)
     assert main(words(config(batch_size=100), dump, tmp_path / "exp")) == 2
     message = capsys.readouterr().err.splitlines()[-1]
     assert "1 batch(es) an epoch are too few for 2 processes" in message

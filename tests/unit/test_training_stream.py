@@ -279,7 +279,7 @@ def test_another_stream_or_number_of_workers_does_not_go_on(made, run, tmp_path,
     spec.shuffle = 9
     write_stream(path, spec)
     assert run(path, expdir, epochs=2) == 2
-    assert "stream.json: changed since this run began" in capsys.readouterr().err
+    assert "stream.json, whose content is another one now" in capsys.readouterr().err
 
 
 def test_centring_takes_the_first_texts(made, run, tmp_path, tiny_text, capsys, monkeypatch):

@@ -57,8 +57,8 @@ def ours(manifest: Path, work: Path, args: argparse.Namespace) -> Callable[[int]
             batch_size=args.batch, epochs=epochs, threads=args.threads, keep_checkpoints=1,
         )  # fmt: skip
         train(
-            config, manifest, work / f"exp{next(number)}", dumpdir=work / "dump",
-            validate=lambda _: lambda _: {"score": 0.0}, device="cpu",
+            config, train=manifest, expdir=work / f"exp{next(number)}", dumpdir=work / "dump",
+            device="cpu",
         )  # fmt: skip
 
     return run
