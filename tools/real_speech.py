@@ -23,7 +23,7 @@ from speechcwcl.data.kaldi import Utterance, write_datadir
 from speechcwcl.data.manifest import Manifest, compile_manifest
 from speechcwcl.errors import UserError, require
 from speechcwcl.evaluation.retrieval import evaluate_retrieval
-from speechcwcl.evaluation.zeroshot import evaluate_zeroshot
+from speechcwcl.evaluation.scores import evaluate_zeroshot
 from speechcwcl.files import atomic_write
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.embed import embed_manifest

@@ -31,7 +31,7 @@ from speechcwcl.data.kaldi import read_datadir
 from speechcwcl.data.problems import Problems
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, require
-from speechcwcl.evaluation.zeroshot import score_zeroshot
+from speechcwcl.evaluation.scores import score_zeroshot
 from speechcwcl.models.encoders.text import TextEncoder
 from speechcwcl.models.text_store import TextStore
 from speechcwcl.zeroshot.protocol import Protocol, load_protocol, load_templates

@@ -5,12 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from speechcwcl.evaluation.evals import eval_folder, manifest_of
-from speechcwcl.evaluation.results import write_embeddings
-from speechcwcl.files import read_json
-from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.embed import embed_manifest, feature_cache
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("expdir", type=Path, help="experiment folder; the results go here")
@@ -21,15 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from speechcwcl.evaluation.evals import embed_set, eval_folder
+    from speechcwcl.models.aligner import Aligner
+
     aligner = Aligner.from_pretrained(args.model or args.expdir / "model").to(args.device)
     for name in args.sets:
-        manifest = manifest_of(args.dumpdir, name)
-        encoder = aligner.speech_encoder
-        cache = feature_cache(encoder, manifest, args.dumpdir / name) if encoder.cacheable else None
-        speech = embed_manifest(aligner, manifest, cache, progress=f"embed {name}")
-        folder = eval_folder(args.expdir, name)
-        card = args.dumpdir / name / "corpus.json"
-        corpus = read_json(card) if card.exists() else None
-        write_embeddings(folder, manifest.ids, speech, corpus=corpus)
-        print(f"{folder / 'speech.npy'}: {len(speech)} utterances")
+        speech = embed_set(aligner, args.expdir, args.dumpdir, name)
+        print(f"{eval_folder(args.expdir, name) / 'speech.npy'}: {len(speech)} utterances")
     return 0

@@ -10,21 +10,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from speechcwcl.cli.probing import Prober
-from speechcwcl.errors import require
-from speechcwcl.evaluation.evals import (
-    RETRIEVAL,
-    eval_folder,
-    manifest_of,
-    parse_evals,
-    read_protocol,
-)
-from speechcwcl.evaluation.results import read_embeddings
-from speechcwcl.evaluation.retrieval import evaluate_retrieval
-from speechcwcl.evaluation.zeroshot import evaluate_zeroshot
-from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.text_store import FOLDER, stored_encoder
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("expdir", type=Path, help="experiment folder")
@@ -45,34 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    aligner = Aligner.from_pretrained(args.model or args.expdir / "model")
-    encode_text = stored_encoder(aligner, args.dumpdir / FOLDER)
-    prober = None
-    if args.probe:
-        prober = Prober(aligner, args.expdir, args.dumpdir, args.probe, encode_text)
-    for name, word in parse_evals(args.evals):
-        protocol = read_protocol(word)
-        utterances = list(manifest_of(args.dumpdir, name))
-        folder = eval_folder(args.expdir, name)
-        require(
-            (folder / "speech.npy").exists(),
-            f"{folder / 'speech.npy'}: no embeddings of this "
-            "set yet; run `speechcwcl embed-speech` (stage 7)",
-        )
-        ids, speech = read_embeddings(folder)
-        require(
-            ids == [u.id for u in utterances],
-            f"{folder}: the embeddings are of another manifest; run stage 7 again",
-        )
-        if protocol is None:
-            texts = [u.text for u in utterances]
-            out = evaluate_retrieval(speech, texts, encode_text, folder / RETRIEVAL, ids=ids)
-            print(f"{name}: speech -> text R@1 {100 * out['speech_to_text']['R@1']:.1f} %")
-        else:
-            out = evaluate_zeroshot(
-                speech, utterances, protocol, encode_text, folder / protocol.name
-            )
-            print(f"{name}: {protocol.name} top-1 {100 * out['top1']:.1f} %")
-            if prober:
-                print(prober.run(name, protocol))
+    from speechcwcl.evaluation.evals import evaluate_sets, parse_evals
+
+    evals = parse_evals(args.evals)
+    for line in evaluate_sets(args.expdir, evals, args.dumpdir, model=args.model, probe=args.probe):
+        print(line)
     return 0

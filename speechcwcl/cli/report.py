@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from speechcwcl.report.build import build_report, results_table
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("expdirs", nargs="+", type=Path, help="experiment folders, side by side")
@@ -16,6 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from speechcwcl.report.build import build_report, results_table
+
     build_report(args.expdirs, args.out, dumpdir=args.dumpdir, title=args.title)
     print(results_table(args.expdirs))
     print(f"\nreport: {(args.out / 'report.html').resolve()}")

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from speechcwcl.data.features import FeatureCache
 from speechcwcl.data.manifest import Manifest
-from speechcwcl.errors import require
-from speechcwcl.evaluation.retrieval import retrieval_scores
-from speechcwcl.evaluation.zeroshot import accuracy, build_classifier, targets
+from speechcwcl.errors import UserError, require
+from speechcwcl.evaluation.probe import ProbeSet, evaluate_probe, probe_rows
+from speechcwcl.evaluation.results import read_embeddings, write_embeddings
+from speechcwcl.evaluation.retrieval import evaluate_retrieval, retrieval_scores
+from speechcwcl.evaluation.scores import accuracy, build_classifier, evaluate_zeroshot, targets
+from speechcwcl.files import read_json
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.embed import embed_manifest, feature_cache
+from speechcwcl.models.encoders.speech import SpeechEncoder
 from speechcwcl.models.text_store import FOLDER, stored_encoder
 from speechcwcl.zeroshot.protocol import Protocol, load_protocol
 
 RETRIEVAL = "retrieval"
 
 
-def parse_evals(pairs: list[str]) -> list[tuple[str, str]]:
+def parse_evals(pairs: Sequence[str]) -> list[tuple[str, str]]:
     """``["test:mini_words", "test:retrieval"]`` -> ``[("test", "mini_words"), ...]``."""
     found = []
     for pair in pairs:
@@ -53,8 +58,117 @@ def manifest_of(dumpdir: Path, name: str) -> Manifest:
     return Manifest(path)
 
 
+def embed_set(aligner: Aligner, expdir: Path, dumpdir: Path, name: str) -> np.ndarray:
+    """Embed the utterances of a set and write ``expdir/eval/<set>/``.
+
+    Returns:
+        (n, dim) unit-norm float32, in the order of the manifest.
+    """
+    manifest = manifest_of(dumpdir, name)
+    cache = _frozen_features(aligner.speech_encoder, manifest, dumpdir / name)
+    speech = embed_manifest(aligner, manifest, cache, progress=f"embed {name}")
+    card = dumpdir / name / "corpus.json"
+    corpus = read_json(card) if card.exists() else None
+    write_embeddings(eval_folder(expdir, name), manifest.ids, speech, corpus)
+    return speech
+
+
+def evaluate_sets(
+    expdir: Path,
+    evals: Sequence[tuple[str, str]],
+    dumpdir: Path,
+    *,
+    model: str | Path | None = None,
+    probe: str | None = None,
+) -> Iterator[str]:
+    """Score the embeddings of sets; the score folders are written as it goes.
+
+    Args:
+        expdir: the experiment folder.
+        evals: (set, protocol) pairs.
+        dumpdir: manifests and caches.
+        model: a model folder or hub id; ``expdir/model`` by default.
+        probe: a set whose labels a linear probe and few shots learn from, for each protocol.
+
+    Yields:
+        Lines that tell the figures.
+    """
+    aligner = Aligner.from_pretrained(model or expdir / "model")
+    encode_text = stored_encoder(aligner, dumpdir / FOLDER)
+    prober = Prober(aligner, expdir, dumpdir) if probe else None
+    for name, word in evals:
+        protocol = read_protocol(word)
+        utterances = list(manifest_of(dumpdir, name))
+        folder = eval_folder(expdir, name)
+        speech = _embeddings_of(folder, [u.id for u in utterances])
+        if protocol is None:
+            texts = [u.text for u in utterances]
+            ids = [u.id for u in utterances]
+            ranked = evaluate_retrieval(speech, texts, encode_text, folder / RETRIEVAL, ids=ids)
+            yield f"{name}: speech -> text R@1 {100 * ranked['speech_to_text']['R@1']:.1f} %"
+            continue
+        out = folder / protocol.name
+        scores = evaluate_zeroshot(speech, utterances, protocol, encode_text, out)
+        yield f"{name}: {protocol.name} top-1 {100 * scores['top1']:.1f} %"
+        if prober and probe:
+            sides = (prober.labelled(probe, protocol), prober.labelled(name, protocol))
+            classifier = build_classifier(protocol, encode_text)
+            header, rows = probe_rows(evaluate_probe(*sides, classifier, out))
+            yield text_table([header, *rows])
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as lines with aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+class Prober:
+    """The vectors that a linear probe sees; each set is embedded once.
+
+    Args:
+        aligner: the model.
+        expdir: the experiment folder.
+        dumpdir: manifests and caches.
+    """
+
+    def __init__(self, aligner: Aligner, expdir: Path, dumpdir: Path) -> None:
+        self.aligner, self.expdir, self.dumpdir = aligner, expdir, dumpdir
+        self.encoder = _pretrained(aligner.speech_encoder)
+        self._vectors: dict[str, dict[str, np.ndarray]] = {}
+
+    def labelled(self, name: str, protocol: Protocol) -> ProbeSet:
+        """The utterances of a set that the protocol gives a class."""
+        utterances = list(manifest_of(self.dumpdir, name))
+        kept, columns = protocol.assign(utterances)
+        return ProbeSet(
+            name,
+            [utterances[i].id for i in kept],
+            [utterances[i].speaker for i in kept],
+            columns,
+            {kind: rows[kept] for kind, rows in self.vectors(name).items()},
+        )
+
+    def vectors(self, name: str) -> dict[str, np.ndarray]:
+        """Kind -> (utterances, dim): the model's embeddings, the frozen encoder's mean frames."""
+        if name not in self._vectors:
+            manifest = manifest_of(self.dumpdir, name)
+            cache = feature_cache(self.encoder, manifest, self.dumpdir / name)
+            frames = (np.asarray(cache.get(i), np.float32) for i in range(len(manifest)))
+            means = np.stack([f.mean(axis=0).reshape(-1) for f in frames])
+            try:
+                speech = _embeddings_of(eval_folder(self.expdir, name), manifest.ids)
+            except UserError:  # none yet, or of another manifest
+                speech = embed_set(self.aligner, self.expdir, self.dumpdir, name)
+            self._vectors[name] = {"embedding": speech, "encoder": means}
+        return self._vectors[name]
+
+
 def make_validator(
-    pairs: list[tuple[str, str]], dumpdir: Path
+    pairs: Sequence[tuple[str, str]], dumpdir: Path
 ) -> Callable[[Aligner], Callable[[Aligner], dict[str, float]]]:
     """A function that, given the aligner, makes the function that scores it after each epoch.
 
@@ -67,10 +181,7 @@ def make_validator(
 
     def prepare(aligner: Aligner) -> Callable[[Aligner], dict[str, float]]:
         encoder = aligner.speech_encoder
-        caches = {
-            name: feature_cache(encoder, manifest, dumpdir / name) if encoder.cacheable else None
-            for name, manifest in manifests.items()
-        }
+        caches = {n: _frozen_features(encoder, m, dumpdir / n) for n, m in manifests.items()}
         encode_text = stored_encoder(aligner, dumpdir / FOLDER)
         prepared = []
         for name, word, protocol in protocols:
@@ -96,3 +207,31 @@ def make_validator(
         return validate
 
     return prepare
+
+
+def _embeddings_of(folder: Path, ids: Sequence[str]) -> np.ndarray:
+    path = folder / "speech.npy"
+    require(
+        path.exists(),
+        f"{path}: no embeddings of this set yet; run `speechcwcl embed-speech` (stage 7)",
+    )
+    found, speech = read_embeddings(folder)
+    require(
+        found == list(ids), f"{folder}: the embeddings are of another manifest; run stage 7 again"
+    )
+    return speech
+
+
+def _frozen_features(
+    encoder: SpeechEncoder, manifest: Manifest, folder: Path
+) -> FeatureCache | None:
+    """None where the encoder is trained from the waveform on."""
+    return feature_cache(encoder, manifest, folder) if encoder.cacheable else None
+
+
+def _pretrained(encoder: SpeechEncoder) -> SpeechEncoder:
+    """A speech encoder as it was before training, all of it frozen."""
+    if encoder.freeze == "all":
+        return encoder
+    options = {**encoder.options(), "freeze": "all", "lora": None}
+    return SpeechEncoder.from_pretrained(encoder.source, **options).to(encoder.device).eval()

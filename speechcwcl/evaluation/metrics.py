@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from speechcwcl.errors import UserError
 
 RESAMPLES = 10_000
-LEVEL = 0.95
+TAILS = (0.025, 0.975)
 # Scores are cosines of float32 vectors, so what lies beyond this many digits is rounding noise,
 # which depends on the shape of the matrix product; cut off, equal scores are equal everywhere.
 DECIMALS = 7
@@ -32,13 +33,13 @@ def unit_rows(x: np.ndarray, what: str) -> np.ndarray:
     x = np.asarray(x, dtype=np.float64)
     if x.ndim != 2:
         raise UserError(f"{what}: expected a matrix (n, dim), got the shape {x.shape}")
-    bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
-    if bad.size:
-        raise UserError(f"{what}: {bad.size} of {len(x)} rows are not finite (first: row {bad[0]})")
     norm = np.linalg.norm(x, axis=1, keepdims=True)
-    zero = np.flatnonzero(norm[:, 0] == 0)
-    if zero.size:
-        raise UserError(f"{what}: {zero.size} of {len(x)} rows are all zero (first: row {zero[0]})")
+    for problem, rows in (("not finite", ~np.isfinite(norm[:, 0])), ("all zero", norm[:, 0] == 0)):
+        if rows.any():
+            first = int(np.argmax(rows))
+            raise UserError(
+                f"{what}: {rows.sum()} of {len(x)} rows are {problem} (first: row {first})"
+            )
     return x / norm
 
 
@@ -65,10 +66,13 @@ def top_columns(scores: np.ndarray, k: int) -> np.ndarray:
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 
-def accuracy_interval(
-    correct: np.ndarray, *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
-) -> tuple[float, float]:
-    """Bootstrap interval of an accuracy, over utterances.
+def short(value: Any) -> float:
+    """A figure as score files keep it."""
+    return round(float(value), 6)
+
+
+def accuracy_interval(correct: np.ndarray, *, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of an accuracy, over utterances.
 
     Drawing n utterances with replacement out of n of which k are right gives a number of right
     ones that is binomial (n, k / n): it is drawn as such, so that the order cannot matter. Where
@@ -77,38 +81,44 @@ def accuracy_interval(
 
     Args:
         correct: (n,) bool.
+        seed: of the draws.
 
     Returns:
         (low, high), fractions.
     """
     n, k = len(correct), int(np.sum(correct))
-    tail = (1 - level) / 2
     if n == 0:
         return 0.0, 1.0
     if k in (0, n):
-        reach = 1 - tail ** (1 / n)
-        return (0.0, reach) if k == 0 else (1 - reach, 1.0)
-    draws = np.random.default_rng(seed).binomial(n, k / n, resamples) / n
-    low, high = np.quantile(draws, [tail, 1 - tail])
+        from scipy.stats import binomtest
+
+        exact = binomtest(k, n).proportion_ci(TAILS[1] - TAILS[0], method="exact")
+        return float(exact.low), float(exact.high)
+    draws = np.random.default_rng(seed).binomial(n, k / n, RESAMPLES) / n
+    low, high = np.quantile(draws, TAILS)
     return float(low), float(high)
 
 
+def accuracy_figures(correct: np.ndarray) -> dict[str, Any]:
+    """``top1`` and its ``interval``, of (n,) bool, as score files keep them."""
+    return {
+        "top1": short(np.mean(correct)),
+        "interval": [short(bound) for bound in accuracy_interval(correct)],
+    }
+
+
 def paired_difference(
-    first: np.ndarray,
-    second: np.ndarray,
-    *,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    seed: int = 0,
+    first: np.ndarray, second: np.ndarray, *, seed: int = 0
 ) -> tuple[float, float, float]:
-    """How much better ``second`` is than ``first`` on the SAME utterances, with an interval.
+    """How much better ``second`` is than ``first`` on the SAME utterances, with its interval.
 
     Args:
         first: (n,) bool, right or wrong under one run.
         second: (n,) bool, the same utterances in the same order under another.
+        seed: of the draws.
 
     Returns:
-        (difference of the accuracies, low, high), fractions, by the paired bootstrap.
+        (difference of the accuracies, low, high), fractions, by the paired bootstrap at 95 %.
     """
     first, second = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     if len(first) != len(second):
@@ -118,53 +128,53 @@ def paired_difference(
         return 0.0, 0.0, 0.0
     won, lost = int(np.sum(second & ~first)), int(np.sum(first & ~second))
     shares = [won / n, lost / n, (n - won - lost) / n]
-    draws = np.random.default_rng(seed).multinomial(n, shares, resamples)
-    difference = (draws[:, 0] - draws[:, 1]) / n
-    tail = (1 - level) / 2
-    low, high = np.quantile(difference, [tail, 1 - tail])
+    draws = np.random.default_rng(seed).multinomial(n, shares, RESAMPLES)
+    low, high = np.quantile((draws[:, 0] - draws[:, 1]) / n, TAILS)
     return (won - lost) / n, float(low), float(high)
-
-
-def confusion_matrix(targets: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
-    """Counts, (classes, classes) int64: row = true class, column = predicted class."""
-    flat = np.bincount(targets * classes + predictions, minlength=classes * classes)
-    return flat.reshape(classes, classes).astype(np.int64)
 
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """Per-class figures, each (classes,).
+    """What is right and wrong by class.
 
     A class with no utterance has recall 0; a class that is never predicted has precision 0.
+
+    Attributes:
+        confusion: (classes, classes) counts: row = true class, column = predicted class.
+        precision, recall, f1: (classes,).
     """
 
-    support: np.ndarray
-    predicted: np.ndarray
+    confusion: np.ndarray
     precision: np.ndarray
     recall: np.ndarray
     f1: np.ndarray
 
     @property
+    def support(self) -> np.ndarray:
+        """(classes,) utterances of each class."""
+        return self.confusion.sum(axis=1)
+
+    @property
     def macro_f1(self) -> float:
         """Mean F1 over the classes that occur in the data."""
-        present = self.support > 0
-        return float(self.f1[present].mean()) if present.any() else 0.0
+        return float(self.f1[self.support > 0].mean())
 
 
-def class_figures(confusion: np.ndarray) -> ClassFigures:
-    """Precision, recall and F1 of every class, from a confusion matrix."""
-    hits = np.diag(confusion).astype(np.float64)
-    support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
-    precision = hits / np.maximum(predicted, 1)
-    recall = hits / np.maximum(support, 1)
-    f1 = 2 * hits / np.maximum(support + predicted, 1)
-    return ClassFigures(support, predicted, precision, recall, f1)
+def class_figures(targets: np.ndarray, predictions: np.ndarray, classes: int) -> ClassFigures:
+    """Confusion matrix, precision, recall and F1 of (n,) true and predicted classes."""
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    every = np.arange(classes)
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        targets, predictions, labels=every, zero_division=0
+    )
+    confusion = confusion_matrix(targets, predictions, labels=every)
+    return ClassFigures(confusion, precision, recall, f1)
 
 
 def top_confusions(confusion: np.ndarray, limit: int = 12) -> list[tuple[int, int, int]]:
     """The most frequent mistakes: (true class, predicted class, count), most frequent first."""
-    wrong = confusion.copy()
-    np.fill_diagonal(wrong, 0)
+    wrong = confusion - np.diag(np.diag(confusion))
     order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
     pairs = [divmod(int(flat), len(confusion)) for flat in order]
     return [(t, p, int(wrong[t, p])) for t, p in pairs if wrong[t, p] > 0]

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.optimize
 
 from speechcwcl.errors import UserError
 from speechcwcl.evaluation import metrics
+from speechcwcl.evaluation.metrics import short
 from speechcwcl.evaluation.results import PROBE, write_table
 from speechcwcl.files import write_json
 
@@ -35,192 +35,6 @@ PROBE_NOTE = (
     " *encoder*: the mean frame of the speech encoder as it was before training. Top-1 in per cent;"
     " the interval is over test utterances or over drawings of the examples."
 )
-
-
-@dataclass
-class Linear:
-    """A fitted linear classifier.
-
-    Attributes:
-        mean, scale: (dim,), what the features are standardised by.
-        weight: (dim, classes).
-        bias: (classes,); -inf for a class without an example.
-    """
-
-    mean: np.ndarray
-    scale: np.ndarray
-    weight: np.ndarray
-    bias: np.ndarray
-
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        """(n, dim) -> (n,) the likeliest class."""
-        return np.argmax((x - self.mean) / self.scale @ self.weight + self.bias, axis=1)
-
-
-def fit_logistic(x: np.ndarray, y: np.ndarray, classes: int, penalty: float) -> Linear:
-    """Multinomial logistic regression by L-BFGS, to its minimum.
-
-    ``mean cross entropy + penalty / 2 * |weight|^2`` on standardised features; convex, so that
-    the result depends on nothing but its input.
-
-    Args:
-        x: (n, dim) features.
-        y: (n,) classes, 0 .. classes - 1; not all need occur.
-        classes: number of classes.
-        penalty: strength of the L2 penalty; the biases are free.
-    """
-    mean, scale = x.mean(axis=0), x.std(axis=0)
-    scale = np.where(scale > 1e-8, scale, 1.0)
-    z = (x - mean) / scale
-    n, dim = z.shape
-    present, target = np.unique(y, return_inverse=True)
-    width = len(present)
-    rows = np.arange(n)
-
-    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        weight, bias = flat[: dim * width].reshape(dim, width), flat[dim * width :]
-        logits = z @ weight + bias
-        logits -= logits.max(axis=1, keepdims=True)
-        chance = np.exp(logits)
-        total = chance.sum(axis=1, keepdims=True)
-        value = np.mean(np.log(total[:, 0]) - logits[rows, target])
-        chance /= total
-        chance[rows, target] -= 1
-        chance /= n
-        gradient = np.concatenate([(z.T @ chance + penalty * weight).ravel(), chance.sum(axis=0)])
-        return value + penalty / 2 * float(np.sum(weight**2)), gradient
-
-    start = np.zeros(dim * width + width)
-    found = scipy.optimize.minimize(
-        loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500}
-    ).x
-    weight, bias = np.zeros((dim, classes)), np.full(classes, -np.inf)
-    weight[:, present] = found[: dim * width].reshape(dim, width)
-    bias[present] = found[dim * width :]
-    return Linear(mean, scale, weight, bias)
-
-
-def held_out(ids: Sequence[str], speakers: Sequence[str]) -> np.ndarray:
-    """(n,) bool: about a fifth of a training set, to choose the penalty on.
-
-    Whole speakers where there are three or more, so that what is chosen serves unseen ones; else
-    single utterances. Chosen by hash: the same whatever the order.
-    """
-    names = list(speakers) if len(set(speakers)) >= 3 else list(ids)
-    order = sorted(set(names), key=lambda name: sha256(name.encode()).digest())
-    chosen = set(order[: max(1, round(_VALID_SHARE * len(order)))])
-    return np.asarray([name in chosen for name in names])
-
-
-def linear_probe(
-    train: np.ndarray,
-    train_classes: np.ndarray,
-    valid: np.ndarray,
-    test: np.ndarray,
-    test_classes: np.ndarray,
-    classes: int,
-) -> dict[str, Any]:
-    """Choose the penalty on the held-out part, fit on all of it, score.
-
-    Args:
-        train: (n, dim); train_classes: (n,).
-        valid: (n,) bool, which of them are held out for the choice.
-        test: (m, dim); test_classes: (m,).
-        classes: number of classes.
-
-    Returns:
-        ``top1``, ``interval``, ``penalty``, ``valid`` (accuracy with each penalty).
-    """
-    scores = {}
-    for penalty in PENALTIES:
-        fitted = fit_logistic(train[~valid], train_classes[~valid], classes, penalty)
-        scores[penalty] = float(np.mean(fitted.predict(train[valid]) == train_classes[valid]))
-    best = max(PENALTIES, key=lambda penalty: (scores[penalty], penalty))
-    correct = fit_logistic(train, train_classes, classes, best).predict(test) == test_classes
-    return {
-        **_accuracy(correct),
-        "penalty": best,
-        "valid": {f"{penalty:g}": round(score, 6) for penalty, score in scores.items()},
-    }
-
-
-def few_shot(
-    train: np.ndarray,
-    train_classes: np.ndarray,
-    test: np.ndarray,
-    test_classes: np.ndarray,
-    classes: int,
-    text: np.ndarray | None = None,
-    *,
-    shots: Sequence[int] = SHOTS,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """k labelled examples a class, ``draws`` times.
-
-    Args:
-        train: (n, dim); train_classes: (n,). Examples are drawn from these.
-        test: (m, dim); test_classes: (m,).
-        classes: number of classes.
-        text: (classes, dim) unit-norm class vectors of the label texts, if they share the space.
-        shots: values of k; a class with fewer examples gives all it has.
-        draws: drawings, the same for every method.
-        seed: of the drawings.
-
-    Returns:
-        k -> method -> ``mean``, ``low``, ``high`` over the drawings (2.5 and 97.5 percentiles).
-        Methods: ``centroid`` (nearest by cosine), ``logistic``, and with ``text`` also
-        ``text+shots``: cosine to the sum of the class's text vector and its centroid.
-    """
-    rows, unit = metrics.unit_rows(test, "test"), metrics.unit_rows(train, "train")
-    found: dict[str, Any] = {}
-    for k in shots:
-        results: dict[str, list[float]] = {"centroid": [], "logistic": []}
-        for draw in range(draws):
-            chosen = _draw(train_classes, k, np.random.default_rng((seed, k, draw)))
-            centroids, known = _centroids(unit[chosen], train_classes[chosen], classes)
-            predicted = {
-                "centroid": np.argmax(np.where(known, rows @ centroids.T, -np.inf), axis=1),
-                "logistic": fit_logistic(
-                    train[chosen], train_classes[chosen], classes, _FEW_PENALTY
-                ).predict(test),
-            }
-            if text is not None:
-                both = metrics.unit_rows(centroids + text, "text + centroid")
-                predicted["text+shots"] = np.argmax(rows @ both.T, axis=1)
-            for method, guess in predicted.items():
-                results.setdefault(method, []).append(float(np.mean(guess == test_classes)))
-        found[str(k)] = {method: _spread(values) for method, values in results.items()}
-    return found
-
-
-def _draw(classes: np.ndarray, k: int, random: np.random.Generator) -> np.ndarray:
-    """Positions of up to ``k`` examples of every class."""
-    members = [np.flatnonzero(classes == c) for c in np.unique(classes)]
-    return np.concatenate([random.choice(m, min(k, len(m)), replace=False) for m in members])
-
-
-def _centroids(x: np.ndarray, y: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """(classes, dim) unit-norm means, zero for a class without examples; (classes,) bool."""
-    total = np.zeros((classes, x.shape[1]))
-    np.add.at(total, y, x)
-    norm = np.linalg.norm(total, axis=1)
-    known = norm > 0
-    return total / np.where(known, norm, 1.0)[:, None], known
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    low, high = np.quantile(values, [0.025, 0.975])
-    return {
-        "mean": round(float(np.mean(values)), 6),
-        "low": round(float(low), 6),
-        "high": round(float(high), 6),
-    }
-
-
-def _accuracy(correct: np.ndarray) -> dict[str, Any]:
-    interval = [round(value, 6) for value in metrics.accuracy_interval(correct)]
-    return {"top1": round(float(np.mean(correct)), 6), "interval": interval}
 
 
 @dataclass
@@ -241,16 +55,137 @@ class ProbeSet:
     vectors: dict[str, np.ndarray]
 
 
-def _check_sets(train: ProbeSet, test: ProbeSet) -> None:
-    shared = set(train.ids) & set(test.ids)
-    if shared:
-        raise UserError(
-            f"{train.name} and {test.name} share {len(shared)} utterances (first: "
-            f"{min(shared)!r}); a probe needs others to train on"
-        )
-    known = np.isin(test.classes, train.classes)
-    if not known.any() or len(np.unique(train.classes)) < 2:
-        raise UserError(f"{train.name}: fewer than two classes of {test.name} in it")
+def fit_logistic(x: np.ndarray, y: np.ndarray, penalty: float) -> Any:
+    """Multinomial logistic regression on standardised features, by scikit-learn.
+
+    Minimises ``mean cross entropy + penalty / 2 * |weight|^2``, the biases free; convex, so that
+    the result depends on nothing but its input.
+
+    Args:
+        x: (n, dim) features.
+        y: (n,) classes; one that does not occur is never predicted.
+        penalty: strength of the L2 penalty.
+
+    Returns:
+        A fitted estimator: ``predict((m, dim)) -> (m,)`` classes.
+    """
+    from sklearn.dummy import DummyClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if len(np.unique(y)) == 1:  # after the held-out speakers are taken away
+        return DummyClassifier().fit(x, y)
+    regression = LogisticRegression(C=1 / (penalty * len(y)), tol=1e-5, max_iter=5000)
+    return make_pipeline(StandardScaler(), regression).fit(x, y)
+
+
+def held_out(ids: Sequence[str], speakers: Sequence[str]) -> np.ndarray:
+    """(n,) bool: about a fifth of a training set, to choose the penalty on.
+
+    Whole speakers where there are three or more, so that what is chosen serves unseen ones; else
+    single utterances. Chosen by hash: the same whatever the order.
+    """
+    names = list(speakers) if len(set(speakers)) >= 3 else list(ids)
+    order = sorted(set(names), key=lambda name: sha256(name.encode()).digest())
+    chosen = set(order[: max(1, round(_VALID_SHARE * len(order)))])
+    return np.asarray([name in chosen for name in names])
+
+
+def linear_probe(
+    train: np.ndarray,
+    train_classes: np.ndarray,
+    valid: np.ndarray,
+    test: np.ndarray,
+    test_classes: np.ndarray,
+) -> dict[str, Any]:
+    """Choose the penalty on the held-out part, fit on all of it, score.
+
+    Args:
+        train: (n, dim); train_classes: (n,).
+        valid: (n,) bool, which of them are held out for the choice.
+        test: (m, dim); test_classes: (m,).
+
+    Returns:
+        ``top1``, ``interval``, ``penalty``, ``valid`` (accuracy with each penalty).
+    """
+    scores = {}
+    for penalty in PENALTIES:
+        fitted = fit_logistic(train[~valid], train_classes[~valid], penalty)
+        scores[penalty] = fitted.score(train[valid], train_classes[valid])
+    best = max(PENALTIES, key=lambda penalty: (scores[penalty], penalty))
+    correct = fit_logistic(train, train_classes, best).predict(test) == test_classes
+    return {
+        **metrics.accuracy_figures(correct),
+        "penalty": best,
+        "valid": {f"{penalty:g}": short(score) for penalty, score in scores.items()},
+    }
+
+
+def few_shot(
+    train: np.ndarray,
+    train_classes: np.ndarray,
+    test: np.ndarray,
+    test_classes: np.ndarray,
+    classes: int,
+    text: np.ndarray | None = None,
+    *,
+    draws: int = DRAWS,
+) -> dict[str, Any]:
+    """k labelled examples a class, ``draws`` times, for each k of :data:`SHOTS`.
+
+    Args:
+        train: (n, dim); train_classes: (n,). Examples are drawn from these; a class with fewer
+            than k gives all it has.
+        test: (m, dim); test_classes: (m,).
+        classes: number of classes.
+        text: (classes, dim) unit-norm class vectors of the label texts, if they share the space.
+        draws: drawings, the same for every method.
+
+    Returns:
+        k -> method -> ``mean``, ``low``, ``high`` over the drawings (2.5 and 97.5 percentiles).
+        Methods: ``centroid`` (nearest by cosine), ``logistic``, and with ``text`` also
+        ``text+shots``: cosine to the sum of the class's text vector and its centroid.
+    """
+    rows, unit = metrics.unit_rows(test, "test"), metrics.unit_rows(train, "train")
+    found: dict[str, Any] = {}
+    for k in SHOTS:
+        results: dict[str, list[float]] = {}
+        for draw in range(draws):
+            chosen = _draw(train_classes, k, np.random.default_rng((0, k, draw)))
+            centroids, known = _centroids(unit[chosen], train_classes[chosen], classes)
+            fitted = fit_logistic(train[chosen], train_classes[chosen], _FEW_PENALTY)
+            predicted = {
+                "centroid": np.argmax(np.where(known, rows @ centroids.T, -np.inf), axis=1),
+                "logistic": fitted.predict(test),
+            }
+            if text is not None:
+                both = metrics.unit_rows(centroids + text, "text + centroid")
+                predicted["text+shots"] = np.argmax(rows @ both.T, axis=1)
+            for method, guess in predicted.items():
+                results.setdefault(method, []).append(float(np.mean(guess == test_classes)))
+        found[str(k)] = {method: _over_draws(values) for method, values in results.items()}
+    return found
+
+
+def _draw(classes: np.ndarray, k: int, random: np.random.Generator) -> np.ndarray:
+    """Positions of up to ``k`` examples of every class."""
+    members = [np.flatnonzero(classes == c) for c in np.unique(classes)]
+    return np.concatenate([random.choice(m, min(k, len(m)), replace=False) for m in members])
+
+
+def _centroids(x: np.ndarray, y: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """(classes, dim) unit-norm means, zero for a class without examples; (classes,) bool."""
+    total = np.zeros((classes, x.shape[1]))
+    np.add.at(total, y, x)
+    norm = np.linalg.norm(total, axis=1)
+    known = norm > 0
+    return total / np.where(known, norm, 1.0)[:, None], known
+
+
+def _over_draws(values: list[float]) -> dict[str, float]:
+    low, high = np.quantile(values, metrics.TAILS)
+    return {"mean": short(np.mean(values)), "low": short(low), "high": short(high)}
 
 
 def evaluate_probe(
@@ -276,13 +211,17 @@ def evaluate_probe(
     Raises:
         UserError: the two sets share utterances, or no class of the test is in the training set.
     """
-    classes = len(classifier)
-    _check_sets(train, test)
-    valid = held_out(train.ids, train.speakers)
-    scores = metrics.cosine_scores(
-        metrics.unit_rows(test.vectors["embedding"], "speech embeddings"), classifier
-    )
-    zero = metrics.top_columns(scores, 1)[:, 0] == test.classes
+    if shared := set(train.ids) & set(test.ids):
+        raise UserError(
+            f"{train.name} and {test.name} share {len(shared)} utterances (first: "
+            f"{min(shared)!r}); a probe needs others to train on"
+        )
+    trained = np.unique(train.classes)
+    if len(trained) < 2 or not np.isin(test.classes, trained).any():
+        raise UserError(f"{train.name}: fewer than two classes of {test.name} in it")
+    valid, classes = held_out(train.ids, train.speakers), len(classifier)
+    rows = metrics.unit_rows(test.vectors["embedding"], "speech embeddings")
+    zero = metrics.top_columns(metrics.cosine_scores(rows, classifier), 1)[:, 0] == test.classes
     found: dict[str, Any] = {
         "version": _VERSION,
         "train_set": train.name,
@@ -290,20 +229,21 @@ def evaluate_probe(
         "n_valid": int(valid.sum()),
         "speakers_train": len(set(train.speakers)),
         "speakers_shared": len(set(train.speakers) & set(test.speakers)),
-        "classes_trained": len(np.unique(train.classes)),
+        "classes_trained": len(trained),
         "n": len(test.ids),
         "classes": classes,
         "draws": draws,
-        "zero_shot": _accuracy(zero),
+        "zero_shot": metrics.accuracy_figures(zero),
         "probe": {},
         "few_shot": {},
     }
     for kind, vectors in train.vectors.items():
         x, z = np.asarray(vectors, np.float64), np.asarray(test.vectors[kind], np.float64)
         text = np.asarray(classifier, np.float64) if kind == "embedding" else None
-        sides = (x, train.classes, z, test.classes, classes)
-        found["probe"][kind] = linear_probe(x, train.classes, valid, *sides[2:])
-        found["few_shot"][kind] = few_shot(*sides, text, draws=draws)
+        found["probe"][kind] = linear_probe(x, train.classes, valid, z, test.classes)
+        found["few_shot"][kind] = few_shot(
+            x, train.classes, z, test.classes, classes, text, draws=draws
+        )
     write_table(Path(out_dir) / "probe.tsv", *probe_rows(found))
     write_json(Path(out_dir) / PROBE, found)
     return found
@@ -320,11 +260,11 @@ def probe_rows(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     rows = [
         row("embedding", "0", "label texts", zero["top1"], *zero["interval"], over="utterances")
     ]
+    over = f"{found['draws']} draws"
     for kind, shots in found["few_shot"].items():
         for k, methods in shots.items():
             for method, s in methods.items():
                 values = (s["mean"], s["low"], s["high"])
-                over = f"{found['draws']} draws"
                 rows.append(row(kind, f"{k} a class", method, *values, over=over))
     for kind, one in found["probe"].items():
         values = (one["top1"], *one["interval"])

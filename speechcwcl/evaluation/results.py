@@ -3,56 +3,130 @@
 ``scores.json`` is removed first and written last, so a folder with one is complete; everything in
 it is a function of the embeddings and the protocol (no times, no paths of this machine).
 Tables are tab-separated; a tab, line break or backslash inside a value stands as ``\\t``, ``\\n``,
-``\\r``, ``\\\\``.
+``\\r``, ``\\\\``. What is read back may have been edited by anybody: it is checked before use.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Len
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic wants it below Python 3.12
 
 from speechcwcl.errors import UserError
-from speechcwcl.evaluation import metrics
 from speechcwcl.files import atomic_write, read_json, read_text, write_json
 
 SCORES = "scores.json"
 PROBE = "probe.json"
 _VERSION = 1
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
+_BACK = {escaped: character for character, escaped in _ESCAPES.items()}
+Bounds = Annotated[list[float], Len(2, 2)]
+Texts = Annotated[list[str], Len(1)]
 
 
-@dataclass
-class ZeroShotResult:
-    """Everything :func:`.zeroshot.score_zeroshot` finds out, ready to be written."""
-
-    scores: dict[str, Any]
-    utterances: Sequence[Any]
-    targets: np.ndarray
-    ranking: np.ndarray
-    class_scores: np.ndarray
-    confusion: np.ndarray
-    bound_recall: np.ndarray | None
-    classifier: np.ndarray
-    similarity: np.ndarray
-    similarity_rows: np.ndarray
+Table = tuple[Sequence[str], Iterable[Sequence[Any]]]  # header and rows
 
 
-@dataclass
-class RetrievalResult:
-    """Everything :func:`.retrieval.score_retrieval` finds out, ready to be written."""
+# The shapes of scores.json and probe.json, checked when they are read.
+class Accuracy(TypedDict):
+    top1: float
+    interval: Bounds
 
-    scores: dict[str, Any]
-    ids: list[str]
-    texts: list[str]
-    ranks: np.ndarray
-    best_texts: list[str]
-    best_scores: np.ndarray
+
+class CosineToText(TypedDict):
+    n: int
+    mean: float
+    median: float
+
+
+class OneTemplate(TypedDict):
+    template: str
+    top1: float
+    text_bound: float | None
+
+
+class Templates(TypedDict):
+    each: Annotated[list[OneTemplate], Len(1)]
+    min: float
+    mean: float
+    max: float
+
+
+class Contrast(TypedDict):
+    within: float
+    between: float | None
+
+
+class ProtocolFacts(TypedDict):
+    name: str
+    hash: str
+    description: str
+    labels: Annotated[list[tuple[str, Texts]], Len(1)]
+    templates: Texts
+
+
+class ZeroShotScores(TypedDict):
+    protocol: ProtocolFacts
+    n: int
+    ignored: int
+    classes: int
+    classes_present: int
+    chance: float
+    majority: float
+    top1: float
+    top1_interval: Bounds
+    top5: float
+    macro_f1: float
+    text_bound: Accuracy | None
+    cosine_to_text: CosineToText | None
+    templates: Templates
+    similarity: Contrast
+
+
+Ranks = TypedDict(
+    "Ranks",
+    {
+        "n": int,
+        "R@1": float,
+        "R@5": float,
+        "R@10": float,
+        "R@1_interval": Bounds,
+        "median_rank": float,
+        "chance": float,
+    },
+)
+
+
+class RetrievalScores(TypedDict):
+    n: int
+    texts: int
+    speech_to_text: Ranks
+    text_to_speech: Ranks
+
+
+class Draws(TypedDict):
+    mean: float
+    low: float
+    high: float
+
+
+class ProbeFigures(TypedDict):
+    train_set: str
+    n_train: int
+    draws: int
+    zero_shot: Accuracy
+    probe: dict[str, Accuracy]  # kind of vectors -> ...
+    few_shot: dict[str, dict[str, dict[str, Draws]]]  # kind -> shots -> method -> ...
 
 
 def write_embeddings(
@@ -92,101 +166,32 @@ def read_embeddings(folder: str | Path) -> tuple[list[str], np.ndarray]:
     return ids, speech
 
 
-def write_zeroshot(folder: str | Path, result: ZeroShotResult) -> None:
-    """Write a zero-shot score folder."""
+def write_scores(
+    folder: str | Path,
+    scores: dict[str, Any],
+    tables: Mapping[str, Table],
+    arrays: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Write a score folder.
+
+    Args:
+        folder: what it holds already is replaced; a probe of other embeddings is removed.
+        scores: what ``scores.json`` holds.
+        tables: file name -> header and rows.
+        arrays: file name -> array.
+    """
     folder = Path(folder)
-    _unfinish(folder)
-    protocol = result.scores["protocol"]
-    labels = [label for label, _ in protocol["labels"]]
-    _write_predictions(folder / "predictions.tsv", result, labels)
-    _write_per_class(folder / "per_class.tsv", result, protocol["labels"])
-    _write_per_speaker(folder / "per_speaker.tsv", result)
-    rows = ([labels[i], *map(int, row)] for i, row in enumerate(result.confusion))
-    write_table(folder / "confusion.tsv", ["true \\ predicted", *labels], rows)
-    _save_array(folder / "label_embeddings.npy", result.classifier)
-    _save_array(folder / "similarity.npy", result.similarity)
-    picked = result.similarity_rows
-    rows = ([result.utterances[i].id, labels[result.targets[i]]] for i in picked)
-    write_table(folder / "similarity.tsv", ["id", "label"], rows)
-    write_json(folder / SCORES, result.scores)
-
-
-def write_retrieval(folder: str | Path, result: RetrievalResult) -> None:
-    """Write a retrieval score folder: ``scores.json`` and ``predictions.tsv``."""
-    folder = Path(folder)
-    _unfinish(folder)
-    rows = (
-        [i, text, f"{rank:g}", best, f"{score:.6f}"]
-        for i, text, rank, best, score in zip(
-            result.ids,
-            result.texts,
-            result.ranks,
-            result.best_texts,
-            result.best_scores,
-            strict=True,
-        )
-    )
-    header = ["id", "text", "rank", "best_text", "best_score"]
-    write_table(folder / "predictions.tsv", header, rows)
-    write_json(folder / SCORES, result.scores)
-
-
-def _write_predictions(path: Path, result: ZeroShotResult, labels: list[str]) -> None:
-    """id, label, prediction, correct, score; the next best labels; the words and the recording."""
-    k = result.ranking.shape[1]
-    header = ["id", "label", "prediction", "correct", "score", "label_score"]
-    header += [name for n in range(2, k + 1) for name in (f"top{n}", f"score{n}")]
-    header += ["text", "audio", "start", "end"]
-
-    def row(i: int) -> list[Any]:
-        utterance, target, ranked = result.utterances[i], result.targets[i], result.ranking[i]
-        scores = result.class_scores[i]
-        line: list[Any] = [utterance.id, labels[target], labels[ranked[0]]]
-        line += [int(ranked[0] == target), f"{scores[ranked[0]]:.6f}", f"{scores[target]:.6f}"]
-        for column in ranked[1:]:
-            line += [labels[column], f"{scores[column]:.6f}"]
-        for name in ("text", "audio", "start", "end"):
-            value = getattr(utterance, name, None)
-            line.append("" if value is None else value)
-        return line
-
-    write_table(path, header, (row(i) for i in range(len(result.targets))))
-
-
-def _write_per_class(path: Path, result: ZeroShotResult, labels: list[Any]) -> None:
-    figures = metrics.class_figures(result.confusion)
-    bound = result.bound_recall
-
-    def row(i: int) -> list[Any]:
-        values = [figures.precision[i], figures.recall[i], figures.f1[i]]
-        known = bound is not None and np.isfinite(bound[i])
-        return [
-            labels[i][0],
-            labels[i][1][0],
-            int(figures.support[i]),
-            int(figures.predicted[i]),
-            *(f"{value:.6f}" for value in values),
-            f"{bound[i]:.6f}" if known else "",
-        ]
-
-    header = ["label", "text", "support", "predicted", "precision", "recall", "f1", "text_bound"]
-    write_table(path, header, (row(i) for i in range(len(labels))))
-
-
-def _write_per_speaker(path: Path, result: ZeroShotResult) -> None:
-    """speaker, support, accuracy, the hardest first; no row where nobody is known to speak."""
-    found: dict[str, list[bool]] = {}
-    for utterance, target, ranked in zip(
-        result.utterances, result.targets, result.ranking, strict=True
-    ):
-        if speaker := getattr(utterance, "speaker", None):
-            found.setdefault(speaker, []).append(bool(ranked[0] == target))
-    rows = sorted((float(np.mean(right)), name, len(right)) for name, right in found.items())
-    write_table(
-        path,
-        ["speaker", "support", "accuracy"],
-        ([name, count, f"{share:.6f}"] for share, name, count in rows),
-    )
+    try:
+        for name in (PROBE, SCORES):
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{folder}: cannot write: {reason}; choose another folder") from error
+    for name, (header, rows) in tables.items():
+        write_table(folder / name, header, rows)
+    for name, array in (arrays or {}).items():
+        _save_array(folder / name, array)
+    write_json(folder / SCORES, scores)
 
 
 @dataclass
@@ -196,7 +201,8 @@ class ScoreFolder:
     Attributes:
         path: the folder.
         set_name, protocol: its place in ``eval/<set>/<protocol>``.
-        scores: ``scores.json``.
+        scores: ``scores.json``: all of it, with at least what :class:`ZeroShotScores` or
+            :class:`RetrievalScores` lists.
     """
 
     path: Path
@@ -209,15 +215,18 @@ class ScoreFolder:
         """Read ``scores.json``.
 
         Raises:
-            UserError: absent, unreadable, or of a version that this code does not know.
+            UserError: absent, unreadable, or not what this code writes.
         """
         path = Path(path)
         scores = read_json(path / SCORES)
-        version = scores.get("version") if isinstance(scores, dict) else None
-        if version != _VERSION or scores.get("kind") not in ("zeroshot", "retrieval"):
+        scores = scores if isinstance(scores, dict) else {}
+        kind, version = scores.get("kind"), scores.get("version")
+        if version != _VERSION or kind not in ("zeroshot", "retrieval"):
             raise UserError(
                 f"{path / SCORES}: not a score file of version {_VERSION}; score again (stage 8)"
             )
+        shape = ZeroShotScores if kind == "zeroshot" else RetrievalScores
+        scores = _with_shape(path / SCORES, shape)
         return cls(path, path.parent.name, path.name, scores)
 
     @property
@@ -234,41 +243,58 @@ class ScoreFolder:
     def probe(self) -> dict[str, Any] | None:
         """``probe.json``, the supervised reference; None where it was not measured."""
         path = self.path / PROBE
-        return read_json(path) if path.exists() else None
+        return _with_shape(path, ProbeFigures) if path.exists() else None
 
     @cached_property
     def predictions(self) -> list[dict[str, str]]:
         """Rows of ``predictions.tsv``."""
-        return read_table(self.path / "predictions.tsv")
+        path = self.path / "predictions.tsv"
+        if self.is_retrieval:
+            return read_table(path, ("id",), ("rank",))
+        return read_table(path, ("id", "label", "prediction", "correct"), ("score",))
 
     @cached_property
     def per_class(self) -> list[dict[str, str]]:
         """Rows of ``per_class.tsv``."""
-        return read_table(self.path / "per_class.tsv")
+        numbers = ("support", "precision", "recall", "f1", "text_bound")
+        return read_table(self.path / "per_class.tsv", ("label",), numbers)
 
     @cached_property
     def per_speaker(self) -> list[dict[str, str]]:
         """Rows of ``per_speaker.tsv``; none in a folder of an earlier version."""
         path = self.path / "per_speaker.tsv"
-        return read_table(path) if path.exists() else []
+        return read_table(path, ("speaker",), ("support", "accuracy")) if path.exists() else []
 
     @cached_property
     def confusion(self) -> np.ndarray:
         """(classes, classes) int64: row = true class, column = predicted."""
-        rows = read_table(self.path / "confusion.tsv")
-        return np.asarray([list(row.values())[1:] for row in rows], dtype=np.int64)
-
-    @cached_property
-    def label_embeddings(self) -> np.ndarray:
-        """(classes, dim) unit-norm float32."""
-        return _load_array(self.path / "label_embeddings.npy")
+        path, labels = self.path / "confusion.tsv", list(self.label_texts)
+        rows = read_table(path, (), labels)
+        if [next(iter(row.values())) for row in rows] != labels:
+            raise UserError(f"{path}: not the labels of {SCORES}; score again (stage 8)")
+        return np.asarray([[float(row[name]) for name in labels] for row in rows], dtype=np.int64)
 
     @cached_property
     def similarity(self) -> tuple[np.ndarray, list[str], list[str]]:
         """The figure's (s, s) cosines, speech by text, with the ids and labels of its rows."""
-        rows = read_table(self.path / "similarity.tsv")
-        matrix = _load_array(self.path / "similarity.npy").astype(np.float32)
+        rows = read_table(self.path / "similarity.tsv", ("id", "label"))
+        path = self.path / "similarity.npy"
+        matrix, size = _load_array(path), len(rows)
+        if matrix.shape != (size, size) or not np.isfinite(matrix).all():
+            raise UserError(f"{path}: not {size} by {size} cosines; score again (stage 8)")
         return matrix, [row["id"] for row in rows], [row["label"] for row in rows]
+
+
+def _with_shape(path: Path, shape: Any) -> dict[str, Any]:
+    """A JSON file that holds at least what ``shape`` lists; all of it is given."""
+    found = read_json(path)
+    try:
+        TypeAdapter(shape).validate_python(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: {where}: {first['msg']}; score again (stage 8)") from error
+    return found
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -278,46 +304,52 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]
             stream.write("\t".join(escape(value) for value in row) + "\n")
 
 
-def read_table(path: Path) -> list[dict[str, str]]:
-    """Read a table of :func:`write_table`; a line with another number of columns is an error."""
+def read_table(
+    path: Path, needed: Iterable[str] = (), numbers: Iterable[str] = ()
+) -> list[dict[str, str]]:
+    """Read a table of :func:`write_table`.
+
+    Args:
+        path: the file.
+        needed: columns that must be there.
+        numbers: columns that must be there and hold finite numbers, or nothing.
+
+    Raises:
+        UserError: a column is missing, a line has another number of columns, or no number where
+            one is needed.
+    """
     lines = read_text(path).removesuffix("\n").split("\n")
     header = [_unescape(value) for value in lines[0].split("\t")]
+    for name in (*needed, *numbers):
+        if name not in header:
+            raise UserError(f"{path}:1: no column {name!r}; score again (stage 8)")
     rows = []
     for number, line in enumerate(lines[1:], start=2):
         values = line.split("\t")
         if len(values) != len(header):
             raise UserError(f"{path}:{number}: {len(values)} columns instead of {len(header)}")
-        rows.append(dict(zip(header, map(_unescape, values), strict=True)))
+        row = dict(zip(header, map(_unescape, values), strict=True))
+        for name in numbers:
+            if row[name] and not _is_number(row[name]):
+                raise UserError(f"{path}:{number}: {name}: {row[name]!r} is not a number")
+        rows.append(row)
     return rows
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def escape(value: Any) -> str:
     """A value as a cell of a tab-separated table."""
-    text = str(value)
-    if not any(character in text for character in _ESCAPES):
-        return text
-    return "".join(_ESCAPES.get(character, character) for character in text)
+    return re.sub(r"[\\\t\n\r]", lambda found: _ESCAPES[found[0]], str(value))
 
 
 def _unescape(text: str) -> str:
-    if "\\" not in text:
-        return text
-    back = {"\\\\": "\\", "\\t": "\t", "\\n": "\n", "\\r": "\r"}
-    out, i = [], 0
-    while i < len(text):
-        pair = text[i : i + 2]
-        out.append(back.get(pair, text[i]))
-        i += 2 if pair in back else 1
-    return "".join(out)
-
-
-def _unfinish(folder: Path) -> None:
-    try:
-        for name in (PROBE, SCORES):  # a probe of other embeddings would be stale
-            (folder / name).unlink(missing_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{folder}: cannot write: {reason}; choose another folder") from error
+    return re.sub(r"\\[\\tnr]", lambda found: _BACK[found[0]], text)
 
 
 def _save_array(path: Path, array: np.ndarray) -> None:
@@ -326,9 +358,10 @@ def _save_array(path: Path, array: np.ndarray) -> None:
 
 
 def _load_array(path: Path) -> np.ndarray:
+    """Mapped first, so that a header cannot ask for more memory than the file has bytes."""
     try:
-        return np.load(path, allow_pickle=False)
+        return np.array(np.load(path, mmap_mode="r", allow_pickle=False), dtype=np.float32)
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, EOFError, TypeError, OverflowError) as error:
         raise UserError(f"{path}: not a whole .npy file; score again (stages 7, 8)") from error

@@ -114,6 +114,15 @@ class Protocol:
         """The template filled with every text: one list a label, in the order of :attr:`ids`."""
         return [[template.replace("{}", text) for text in texts] for texts in self.labels.values()]
 
+    def every_prompt(self) -> list[str]:
+        """All templates filled with all texts."""
+        return [
+            template.replace("{}", text)
+            for template in self.templates
+            for texts in self.labels.values()
+            for text in texts
+        ]
+
     def describe(self) -> dict[str, Any]:
         """Plain JSON of the protocol, for score files."""
         return {

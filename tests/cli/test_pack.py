@@ -19,7 +19,7 @@ from speechcwcl.cli.main import main
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
 from speechcwcl.evaluation.results import write_embeddings
-from speechcwcl.evaluation.zeroshot import evaluate_zeroshot
+from speechcwcl.evaluation.scores import evaluate_zeroshot
 from speechcwcl.files import sha256_file, write_json
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.folder import packed_protocols

@@ -11,7 +11,7 @@ import pytest
 from speechcwcl.corpora.speech_commands import COMMANDS, WORDS
 from speechcwcl.corpora.stop import DOMAINS, read_topv2
 from speechcwcl.data.utterance import Utterance
-from speechcwcl.evaluation.zeroshot import score_zeroshot
+from speechcwcl.evaluation.scores import score_zeroshot
 from speechcwcl.zeroshot.protocol import load_protocol
 
 CLASSES = {

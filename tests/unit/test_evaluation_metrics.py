@@ -51,11 +51,10 @@ def test_paired_difference_needs_the_same_utterances():
 def test_class_figures_by_hand():
     targets = np.array([0, 0, 0, 1, 1, 2])
     predictions = np.array([0, 0, 1, 1, 0, 0])
-    confusion = metrics.confusion_matrix(targets, predictions, 4)
+    figures = metrics.class_figures(targets, predictions, 4)
+    confusion = figures.confusion
     assert confusion.tolist() == [[2, 1, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
-    figures = metrics.class_figures(confusion)
     assert figures.support.tolist() == [3, 2, 1, 0]
-    assert figures.predicted.tolist() == [4, 2, 0, 0]
     assert figures.precision == pytest.approx([0.5, 0.5, 0, 0])
     assert figures.recall == pytest.approx([2 / 3, 0.5, 0, 0])
     assert figures.f1 == pytest.approx([4 / 7, 0.5, 0, 0])

@@ -39,10 +39,10 @@ def made(name, each, seed, **options):
 
 def test_logistic_regression_is_at_its_minimum():
     x, y = clouds(15, 1.5, 0)
-    fitted = fit_logistic(x, y, CLASSES, 0.1)
+    fitted = fit_logistic(x, y, 0.1)[-1]
     z = torch.from_numpy((x - x.mean(0)) / x.std(0))
-    weight = torch.from_numpy(fitted.weight).requires_grad_()
-    bias = torch.from_numpy(fitted.bias).requires_grad_()
+    weight = torch.from_numpy(fitted.coef_.T.copy()).requires_grad_()
+    bias = torch.from_numpy(fitted.intercept_).requires_grad_()
     loss = torch.nn.functional.cross_entropy(z @ weight + bias, torch.from_numpy(y))
     (loss + 0.05 * weight.square().sum()).backward()
     assert weight.grad.abs().max() < 1e-3 and bias.grad.abs().max() < 1e-3
@@ -50,7 +50,7 @@ def test_logistic_regression_is_at_its_minimum():
 
 def test_a_class_without_examples_is_never_predicted():
     x, y = clouds(10, 0.1, 0)
-    fitted = fit_logistic(x[y != 2], y[y != 2], CLASSES, 0.01)
+    fitted = fit_logistic(x[y != 2], y[y != 2], 0.01)
     predicted = fitted.predict(x)
     assert not (predicted == 2).any() and (predicted == y)[y != 2].all()
 
@@ -59,8 +59,8 @@ def test_scale_and_shift_of_the_features_do_not_matter():
     x, y = clouds(20, 2.0, 0)
     z, w = clouds(50, 2.0, 1)
     valid = np.arange(len(y)) % 5 == 0
-    one = linear_probe(x, y, valid, z, w, CLASSES)
-    other = linear_probe(1000 * x + 7, y, valid, 1000 * z + 7, w, CLASSES)
+    one = linear_probe(x, y, valid, z, w)
+    other = linear_probe(1000 * x + 7, y, valid, 1000 * z + 7, w)
     assert one["top1"] == pytest.approx(other["top1"], abs=0.01)
     assert one["penalty"] == other["penalty"] and one["interval"][0] < one["top1"]
 

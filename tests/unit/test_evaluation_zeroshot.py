@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
 from speechcwcl.errors import UserError
-from speechcwcl.evaluation.zeroshot import (
+from speechcwcl.evaluation.scores import (
     accuracy,
     build_classifier,
     evaluate_zeroshot,
@@ -186,14 +185,14 @@ def test_ignored_utterances_are_left_out_and_counted():
 def test_similarity_sample_is_sorted_by_class_and_small():
     speech, said = make(n=7 * 200)
     result = score_zeroshot(speech, said, COLOURS, encode)
-    labels = result.targets[result.similarity_rows]
+    labels = result.targets[result.sample]
     assert len(labels) == 420
     assert (np.diff(labels) >= 0).all()
     assert np.bincount(labels).tolist() == [60] * 7
     order = np.random.default_rng(1).permutation(len(said))
     other = score_zeroshot(speech[order], [said[i] for i in order], COLOURS, encode)
-    ids = [result.utterances[i].id for i in result.similarity_rows]
-    assert ids == [other.utterances[i].id for i in other.similarity_rows]
+    ids = [result.utterances[i].id for i in result.sample]
+    assert ids == [other.utterances[i].id for i in other.sample]
     assert ids[:60] != sorted(s.id for s in said if s.labels["label"] == WORDS[0])[:60]
     contrast = result.scores["similarity"]
     assert contrast["within"] > contrast["between"]
@@ -212,9 +211,3 @@ def test_embeddings_that_do_not_fit(change, says, tmp_path):
     with pytest.raises(UserError, match=says):
         evaluate_zeroshot(change(speech), said, COLOURS, encode, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_info_is_kept(tmp_path):
-    speech, said = make()
-    evaluate_zeroshot(speech, said, COLOURS, encode, tmp_path, info={"manifest": "abc"})
-    assert json.loads((tmp_path / "scores.json").read_text())["info"] == {"manifest": "abc"}

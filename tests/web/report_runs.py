@@ -13,7 +13,7 @@ import numpy as np
 from speechcwcl.data.audio import write_audio
 from speechcwcl.evaluation.results import write_embeddings
 from speechcwcl.evaluation.retrieval import evaluate_retrieval
-from speechcwcl.evaluation.zeroshot import evaluate_zeroshot
+from speechcwcl.evaluation.scores import evaluate_zeroshot
 from speechcwcl.files import write_json
 from speechcwcl.zeroshot.protocol import Protocol, load_protocol
 

@@ -15,7 +15,7 @@ from report_runs import Said, encode_text, heard, make_run
 from speechcwcl.data.audio import write_audio
 from speechcwcl.errors import UserError
 from speechcwcl.evaluation.results import ScoreFolder
-from speechcwcl.evaluation.zeroshot import evaluate_zeroshot
+from speechcwcl.evaluation.scores import evaluate_zeroshot
 from speechcwcl.files import write_json
 from speechcwcl.report.build import build_report, results_table
 from speechcwcl.report.clips import Budget, choose_clips, embed_audio

@@ -27,7 +27,7 @@ from speechcwcl.corpora.mini import Mini
 from speechcwcl.data.audio import load_audio
 from speechcwcl.data.problems import Problems
 from speechcwcl.errors import UserError
-from speechcwcl.evaluation.zeroshot import score_zeroshot
+from speechcwcl.evaluation.scores import score_zeroshot
 from speechcwcl.files import read_json, write_json
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.zeroshot.protocol import load_protocol
