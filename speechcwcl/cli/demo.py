@@ -1,6 +1,6 @@
 """A page in the browser: record or upload speech, type labels, see the ranked answer.
 
-Uploads go to a private temporary folder and are deleted once they are answered; nothing is loaded
+Uploads go to a private temporary folder and are deleted within two minutes; nothing is loaded
 from the network. Name two models to see them side by side. Other programs may ask the endpoint
 `/classify` through gradio_client.
 

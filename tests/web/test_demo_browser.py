@@ -57,11 +57,6 @@ class Server:
             assert self.process.poll() is None and time.monotonic() < end, log.read_text()
             time.sleep(0.2)
 
-    def uploads(self):
-        """What lies in the private folder."""
-        (folder,) = self.temporary.glob("speechcwcl-demo-*")
-        return list(folder.iterdir())
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, tiny_speech, tiny_text, repository):
@@ -107,33 +102,39 @@ def upload(page, path):
     page.upload("#cw-audio input[type=file]", path)
 
 
+def clear(page):
+    """Empty the recorder, for the next upload."""
+    page.click('#cw-audio [aria-label="Clear"]')
+
+
+def answers(page):
+    """The first label of each model."""
+    return page.js(
+        "[...document.querySelectorAll('.cw-label [data-testid=label-output-value]')]"
+        ".map(e => e.innerText)"
+    )
+
+
 def test_a_visitor_gets_an_answer(page, server, clips):
     page.type("#cw-labels textarea", f"{LABELS[0]}\n{LABELS[1]}; {LABELS[2]}")
     upload(page, clips / "good.wav")
-    page.wait("document.querySelectorAll('#cw-answer .cw-card').length == 2")
-    says = page.js("[...document.querySelectorAll('#cw-answer .cw-says')].map(e => e.innerText)")
-    aligners = [Aligner.from_pretrained(model) for model in server.models]
-    templates = page.js("document.querySelectorAll('#cw-answer .cw-heat thead th').length")
-    assert templates == 2 * (1 + 1 + 4)  # corner, all, the four of the first label set
-    names = page.js("[...document.querySelectorAll('#cw-answer h2')].map(e => e.innerText)")
+    page.wait(f"{ANSWER}.innerText.includes('The models')")
+    assert "good.wav, 0.8 s" in page.js(f"{ANSWER}.innerText")
+    page.wait("document.querySelectorAll('.cw-label [data-testid=label-output-value]').length == 2")
+    assert set(answers(page)) <= set(LABELS)
+    names = page.js("[...document.querySelectorAll('.cw-label label')].map(e => e.innerText)")
     assert [name.split("/")[-2:] for name in names] == [["cwcl", "model"], ["clip", "model"]]
-    assert page.js("document.querySelector('#cw-clip audio').src.startsWith('data:audio/flac')")
-    assert "good.wav" in page.js("document.querySelector('#cw-clip').innerText")
-    assert set(says) <= set(LABELS) and server.uploads() == []
+    page.wait(f"{ANSWER}.innerText.includes('please')")  # a template of the first label set
 
-    # other templates, the same recording: its file is gone, its embedding is not
+    # other templates, the same recording
     page.click(".label-wrap")  # opens "Templates"
     page.wait("!!document.querySelector('#cw-templates textarea')")
     page.type("#cw-templates textarea", "{}")
     page.click("#cw-go")
-    page.wait("document.querySelectorAll('#cw-answer .cw-heat thead th').length == 4")
-    says = page.js("[...document.querySelectorAll('#cw-answer .cw-says')].map(e => e.innerText)")
+    page.wait(f"!{ANSWER}.innerText.includes('please')")
+    aligners = [Aligner.from_pretrained(model) for model in server.models]
     wanted = [a.classify([clips / "good.wav"], LABELS)[0][0]["label"] for a in aligners]
-    assert says == wanted
-    values = page.js(
-        "[...document.querySelectorAll('.cw-value')].map(e => parseFloat(e.innerText))"
-    )
-    assert len(values) == 6 and sum(values) == pytest.approx(200, abs=0.4)
+    assert answers(page) == wanted
 
 
 def test_errors_stand_in_the_page(page, server, clips):
@@ -145,10 +146,9 @@ def test_errors_stand_in_the_page(page, server, clips):
     ):
         upload(page, clips / name)
         page.wait(f"{ANSWER}.innerText.includes({message!r})")
-        assert page.js(f"{ANSWER}.querySelector('[role=alert]') !== null")
-        assert server.uploads() == []
+        clear(page)
     upload(page, clips / "good.wav")
-    page.wait("!!document.querySelector('#cw-answer .cw-card')")
+    page.wait(f"{ANSWER}.innerText.includes('The models')")
     for typed, message in (("", "There are no labels"), ("on\nON", "is given twice")):
         page.type("#cw-labels textarea", typed)
         page.click("#cw-go")
@@ -158,13 +158,14 @@ def test_errors_stand_in_the_page(page, server, clips):
 def test_it_fits_a_telephone_and_asks_nobody_else(page, server, clips):
     page.resize(375, 812)
     upload(page, clips / "good.wav")
-    page.wait("!!document.querySelector('#cw-answer .cw-card')")
+    page.wait(f"{ANSWER}.innerText.includes('The models')")
+    page.wait("document.querySelectorAll('.cw-label, .cw-table').length == 4")
     assert page.js("document.documentElement.scrollWidth") <= 375
     boxes = page.js(
-        "[...document.querySelectorAll('.cw-card, .cw-clip, .cw-head, #cw-go, #cw-labels')]"
+        "[...document.querySelectorAll('.cw-label, .cw-table, #cw-audio, #cw-head, #cw-go')]"
         ".map(e => [e.getBoundingClientRect().left, e.getBoundingClientRect().right])"
     )
-    assert len(boxes) == 6 and all(0 <= left < right <= 375 for left, right in boxes)
+    assert len(boxes) == 7 and all(0 <= left < right <= 375 for left, right in boxes)
     page.js("[...document.querySelectorAll('footer button')][0].click()")  # "Use via API"
     page.wait("document.body.innerText.includes('/classify')")
     requests = page.requests()
@@ -189,11 +190,25 @@ def test_other_programs_may_ask(server, clips):
         assert [row["label"] for row in said["labels"]] == [row["label"] for row in wanted]
     with pytest.raises(AppError, match="given twice"):
         client.predict(handle_file(clips / "good.wav"), "a;A", "{}", 0, api_name="/classify")
-    assert server.uploads() == []
     named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     assert list(named) == ["/classify"]
     with urllib.request.urlopen(server.address) as page:
         assert "default-src 'self'" in page.headers["content-security-policy"]
+
+
+def test_the_same_recording_from_many_visitors_at_once(server, clips):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from gradio_client import Client, handle_file
+
+    client = Client(server.address, verbose=False, analytics_enabled=False, download_files=False)
+
+    def ask(_):
+        recording = handle_file(clips / "good.wav")
+        return client.predict(recording, "\n".join(LABELS), "{}", 0, api_name="/classify")["name"]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, range(24))) == ["good.wav"] * 24
 
 
 def test_a_signal_ends_it_and_leaves_nothing(server):

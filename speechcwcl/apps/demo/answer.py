@@ -16,44 +16,37 @@ from speechcwcl.apps.demo.ask import Labels, Limits, check_size, parse_labels, p
 from speechcwcl.data.audio import SAMPLE_RATE, audio_info, load_audio
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.report.clips import audio_address
 from speechcwcl.zeroshot.classifier import prompt_means, rank, unit_rows
 
 SHORTEST = 0.05  # seconds: less is a click, not a word
-POINTS = 180  # columns of the drawn waveform
+SILENT = 0.01  # a peak below this share of full scale
 _FORMATS = "use wav, flac, ogg, opus or mp3"
 
 
 @dataclass(frozen=True)
-class Clip:
+class Upload:
     """A recording, decoded and checked.
 
     Attributes:
         name: of the file, without its folder.
-        seconds: its length.
         wav: (samples,) float32 at 16 kHz.
     """
 
     name: str
-    seconds: float
     wav: np.ndarray
 
     @property
-    def peak(self) -> float:
-        """The largest sample, 0 to 1."""
-        return float(np.abs(self.wav).max())
+    def seconds(self) -> float:
+        """Its length."""
+        return len(self.wav) / SAMPLE_RATE
 
-    def envelope(self) -> np.ndarray:
-        """(2, columns): lowest and highest sample of each stretch of the recording."""
-        parts = np.array_split(self.wav, min(POINTS, len(self.wav)))
-        return np.array([[part.min() for part in parts], [part.max() for part in parts]])
-
-    def address(self) -> str:
-        """The recording as a ``data:`` address, for a player."""
-        return audio_address(self.wav)
+    @property
+    def silent(self) -> bool:
+        """Nothing is heard in it."""
+        return float(np.abs(self.wav).max()) < SILENT
 
 
-def read_clip(path: str | os.PathLike | None, limits: Limits) -> Clip:
+def read_upload(path: str | os.PathLike | None, limits: Limits) -> Upload:
     """Decode a file that a stranger gave us.
 
     Raises:
@@ -84,41 +77,7 @@ def read_clip(path: str | os.PathLike | None, limits: Limits) -> Clip:
         raise UserError(message + hint) from error
     if len(wav) < SHORTEST * SAMPLE_RATE:
         raise UserError(f"{path.name} lasts {len(wav) / SAMPLE_RATE:.3f} s; that is too short.")
-    return Clip(path.name, len(wav) / SAMPLE_RATE, wav)
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """One label of an answer.
-
-    Attributes:
-        label: as typed.
-        score: softmax over the labels at the model's temperature.
-        cosine: similarity of the speech and the label (the mean of its texts and templates).
-        by_template: similarity with each template alone, in the order of the templates.
-    """
-
-    label: str
-    score: float
-    cosine: float
-    by_template: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What one model says.
-
-    Attributes:
-        model: its name.
-        about: its encoders.
-        ranked: best label first.
-        answer: the best label, or None for "unknown".
-    """
-
-    model: str
-    about: dict[str, Any]
-    ranked: list[Ranked]
-    answer: str | None
+    return Upload(path.name, wav)
 
 
 class Judge:
@@ -154,7 +113,7 @@ class Judge:
 
     def decide(
         self, speech: np.ndarray, labels: Labels, templates: Sequence[str], unknown_below: float
-    ) -> Verdict:
+    ) -> dict[str, Any]:
         """Rank the labels for an embedded recording.
 
         Args:
@@ -162,16 +121,22 @@ class Judge:
             labels: label -> texts.
             templates: each with one ``{}``.
             unknown_below: the answer is None when no label is at least so similar (cosine).
+
+        Returns:
+            ``{"model", "speech_encoder", "text_encoder", "dim", "answer", "labels": [{"label",
+            "score", "cosine", "by_template"}]}``, the best label first; ``answer`` is None for
+            "unknown", ``score`` the softmax over the labels, ``by_template`` the cosine with each
+            template alone.
         """
         whole, parts = self._rows(tuple(labels.values()), tuple(templates))
         names = list(labels)
         by_template = dict(zip(names, (parts @ speech).T.tolist(), strict=True))
-        ranked = [
-            Ranked(**entry, by_template=tuple(by_template[entry["label"]]))
-            for entry in rank(speech[None], whole, names, self.aligner.logit_scale)[0]
-        ]
-        known = not unknown_below > 0 or ranked[0].cosine >= unknown_below
-        return Verdict(self.name, self.about, ranked, ranked[0].label if known else None)
+        ranked = rank(speech[None], whole, names, self.aligner.logit_scale)[0]
+        for row in ranked:
+            row["by_template"] = by_template[row["label"]]
+        known = not unknown_below > 0 or ranked[0]["cosine"] >= unknown_below
+        answer = ranked[0]["label"] if known else None
+        return {"model": self.name, **self.about, "answer": answer, "labels": ranked}
 
     def _embed_labels(
         self, texts: tuple[tuple[str, ...], ...], templates: tuple[str, ...]
@@ -220,8 +185,8 @@ def decide_all(
     typed_templates: str,
     unknown_below: float,
     limits: Limits,
-) -> list[Verdict]:
-    """What each model says of a recording that it has embedded.
+) -> list[dict[str, Any]]:
+    """What each model says of a recording that it has embedded, see :meth:`Judge.decide`.
 
     Args:
         judges: the models.
@@ -254,31 +219,18 @@ def classify(
     """One recording by labels in words, as plain JSON: what the endpoint ``/classify`` returns.
 
     Returns:
-        ``{"name", "seconds", "templates", "models": [{"model", "speech_encoder", "text_encoder",
-        "dim", "answer", "labels": [{"label", "score", "cosine", "by_template"}]}]}``; ``answer``
-        is null for "unknown".
+        ``{"name", "seconds", "templates", "models": [...]}``, see :meth:`Judge.decide`.
 
     Raises:
-        UserError: see :func:`read_clip` and :func:`decide_all`.
+        UserError: see :func:`read_upload` and :func:`decide_all`.
     """
     limits = limits or Limits()
     parse_labels(typed_labels, limits, unknown_below)  # before the costly part
-    clip = read_clip(path, limits)
-    vectors = [judge.embed(clip.wav) for judge in judges]
-    verdicts = decide_all(judges, vectors, typed_labels, typed_templates, unknown_below, limits)
+    upload = read_upload(path, limits)
+    vectors = [judge.embed(upload.wav) for judge in judges]
     return {
-        "name": clip.name,
-        "seconds": round(clip.seconds, 3),
+        "name": upload.name,
+        "seconds": round(upload.seconds, 3),
         "templates": list(parse_templates(typed_templates)),
-        "models": [
-            {
-                "model": verdict.model,
-                **verdict.about,
-                "answer": verdict.answer,
-                "labels": [
-                    {**vars(row), "by_template": list(row.by_template)} for row in verdict.ranked
-                ],
-            }
-            for verdict in verdicts
-        ],
+        "models": decide_all(judges, vectors, typed_labels, typed_templates, unknown_below, limits),
     }

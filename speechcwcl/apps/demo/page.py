@@ -2,47 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 import numpy as np
 
-from speechcwcl.apps.demo import drawing
-from speechcwcl.apps.demo.answer import Judge, classify, decide_all, read_clip
+from speechcwcl.apps.demo.answer import Judge, Upload, classify, decide_all, read_upload
 from speechcwcl.apps.demo.ask import Limits, fill_in, label_sets, parse_templates, template_sets
 from speechcwcl.errors import UserError
 
-CSS = Path(__file__).with_name("page.css")
 FORGET_AFTER = 1800  # seconds that the embedding of a recording stays in memory
+SHOWN = 8  # labels that are shown with a bar
 _MODEL = "model"  # one request at a time is with the models
 _BEFORE = "Record or upload speech; the answer appears here."
-
-
-@dataclass(frozen=True)
-class Heard:
-    """What is kept of a recording, in memory: enough to answer again with other labels.
-
-    Attributes:
-        vectors: its embedding by each model, (dim,) each.
-    """
-
-    vectors: list[np.ndarray]
-
-
-def discard(path: str | None) -> None:
-    """Delete an upload and the folder that gradio made for it."""
-    if path is not None:
-        with contextlib.suppress(OSError):
-            Path(path).unlink(missing_ok=True)
-            Path(path).parent.rmdir()
+_HEADING = """# Classify speech by labels in your own words
+Record or upload speech, type labels in plain words, and see which one the speech is closest to.
+The model was never trained on your labels."""
 
 
 class Desk:
     """What the page calls: each method takes what the components hold, returns what they show.
+
+    What is shown is a message, then for each model its labels with their scores
+    (:class:`gradio.Label`) and the table of cosines by template (:class:`gradio.Dataframe`).
 
     Args:
         judges: the models.
@@ -55,41 +39,52 @@ class Desk:
 
     def receive(
         self, path: str | None, labels: str, templates: str, unknown_below: float
-    ) -> tuple[None, dict[str, Any], str, Heard | None]:
-        """A new recording: embed it, delete its file, answer.
+    ) -> tuple[Any, ...]:
+        """A new recording: embed it, answer.
 
         Returns:
-            The emptied recorder, the recording's card, the answer, what is kept.
+            The embeddings, by which it can be asked about again; then what is shown.
         """
         try:
-            clip = read_clip(path, self.limits)
-            heard = Heard([judge.embed(clip.wav) for judge in self.judges])
+            upload = read_upload(path, self.limits)
+            heard = [judge.embed(upload.wav) for judge in self.judges]
         except UserError as error:
-            return None, gr.update(value="", visible=False), drawing.error(str(error)), None
-        finally:
-            discard(path)
-        answer = self.answer(heard, labels, templates, unknown_below)
-        return None, gr.update(value=drawing.clip_card(clip), visible=True), answer, heard
+            return None, *self._nothing(str(error))
+        return heard, *self.answer(heard, labels, templates, unknown_below, _about(upload))
 
-    def answer(self, heard: Heard | None, labels: str, templates: str, unknown_below: float) -> str:
+    def answer(
+        self,
+        heard: list[np.ndarray] | None,
+        labels: str,
+        templates: str,
+        unknown_below: float,
+        about: str = "",
+    ) -> tuple[Any, ...]:
         """The answer to what is typed, for the recording that was heard last; or the error."""
         try:
             if heard is None:
                 raise UserError("There is no recording. Record or upload one first.")
-            verdicts = decide_all(
-                self.judges, heard.vectors, labels, templates, unknown_below, self.limits
-            )
+            said = decide_all(self.judges, heard, labels, templates, unknown_below, self.limits)
         except UserError as error:
-            return drawing.error(str(error))
-        return drawing.answers(verdicts, parse_templates(templates), unknown_below)
+            return self._nothing(str(error))
+        notes = [about, *(_note(answer, unknown_below) for answer in said)]
+        if len(said) > 1:
+            same = len({answer["answer"] for answer in said}) == 1
+            notes.append("The models agree." if same else "The models disagree.")
+        shown = [part for answer in said for part in _shown(answer, parse_templates(templates))]
+        return "\n\n".join(filter(None, notes)), *shown
 
     def refresh(
-        self, heard: Heard | None, labels: str, templates: str, unknown_below: float
-    ) -> str:
+        self, heard: list[np.ndarray] | None, labels: str, templates: str, unknown_below: float
+    ) -> tuple[Any, ...]:
         """As :meth:`answer`, where nobody has asked: no recording is no error."""
         if heard is None:
-            return drawing.hint(_BEFORE)
+            return _BEFORE, *self._nothing("")[1:]
         return self.answer(heard, labels, templates, unknown_below)
+
+    def _nothing(self, error: str) -> tuple[Any, ...]:
+        message = f"**That did not work.** {_plain(error)}"
+        return message, *[gr.update(value=None, visible=False)] * (2 * len(self.judges))
 
     def endpoint(
         self, audio: str | None, labels: str, templates: str, unknown_below: float
@@ -99,25 +94,63 @@ class Desk:
             return classify(self.judges, audio, labels, templates, unknown_below, self.limits)
         except UserError as error:
             raise gr.Error(str(error), print_exception=False) from error
-        finally:
-            discard(audio)
+
+
+def _about(upload: Upload) -> str:
+    silent = " It is nearly silent: is the microphone on?" if upload.silent else ""
+    return f"{_plain(upload.name)}, {upload.seconds:.1f} s.{silent}"
+
+
+def _note(said: dict[str, Any], unknown_below: float) -> str:
+    if said["answer"] is not None:
+        return ""
+    best = said["labels"][0]
+    return (
+        f"unknown: the nearest label, {_plain(best['label'])}, has the similarity "
+        f"{best['cosine']:.2f}, below {unknown_below:.2f}."
+    )
+
+
+def _plain(text: str) -> str:
+    """Text of a visitor, which Markdown shall show as it is."""
+    return "".join(f"\\{c}" if c in "\\`*_{}[]()<>#+-.!|~&$" else c for c in text)
+
+
+def _shown(said: dict[str, Any], templates: Sequence[str]) -> tuple[Any, Any]:
+    if said["answer"] is None:
+        scores: Any = "unknown"
+    else:
+        scores = {row["label"]: row["score"] for row in said["labels"]}
+    heads = ["label", "all", *(t.replace("{}", "…") for t in templates)]
+    table = [
+        [row["label"], *(f"{value:.2f}" for value in (row["cosine"], *row["by_template"]))]
+        for row in said["labels"]
+    ]
+    return (
+        gr.update(value=scores, visible=True),
+        gr.update(value={"headers": heads, "data": table}, visible=True),
+    )
 
 
 def build(judges: Sequence[Judge], limits: Limits, unknown_below: float = 0.0) -> gr.Blocks:
-    """The page, ready to launch with :func:`look`."""
+    """The page, ready to launch with :func:`theme`."""
     desk = Desk(judges, limits)
     sets = label_sets(limits)
     labels, templates = fill_in(sets[0]) if sets else ("", "{}")
-    with gr.Blocks(title="speechcwcl demo", analytics_enabled=False, fill_width=False) as page:
-        _html(drawing.heading([(judge.name, judge.about) for judge in judges]))
+    with gr.Blocks(title="speechcwcl demo", analytics_enabled=False) as page:
+        gr.Markdown(_HEADING, elem_id="cw-head")
         heard = gr.State(None, time_to_live=FORGET_AFTER)
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=300):
-                audio = _recorder()
-                clip = _html("", elem_id="cw-clip", visible=False)
-                chosen = gr.Dropdown(
-                    sets, value=sets[0] if sets else None, label="Label set", elem_id="cw-set"
+                audio = gr.Audio(
+                    sources=["microphone", "upload"],
+                    type="filepath",
+                    label="Speech",
+                    editable=False,
+                    buttons=[],
+                    elem_id="cw-audio",
                 )
+                chosen = gr.Dropdown(sets, value=sets[0] if sets else None, label="Label set")
                 typed = gr.Textbox(
                     labels,
                     label="Labels, one a line or separated by ;",
@@ -129,41 +162,54 @@ def build(judges: Sequence[Judge], limits: Limits, unknown_below: float = 0.0) -
                 with gr.Accordion("Templates and “unknown”", open=False):
                     template_box, below = _more(templates, unknown_below)
                 button = gr.Button("Classify", variant="primary", elem_id="cw-go")
-            with gr.Column(scale=6, min_width=300):
-                answer = _html(drawing.hint(_BEFORE), elem_id="cw-answer")
-        _html(_foot(limits))
-        asked = [typed, template_box, below]
+            with gr.Column(scale=6, min_width=300, elem_id="cw-answer"):
+                shown = _answers(judges)
+        gr.Markdown(_foot(limits))
+        asked = [heard, typed, template_box, below]
+        quietly = functools.partial(_quietly, shown[0])
         gr.on(
             [audio.upload, audio.stop_recording],
             desk.receive,
-            [audio, *asked],
-            [audio, clip, answer, heard],
-            **_quietly(answer),
+            [audio, *asked[1:]],
+            [heard, *shown],
+            **quietly(),
         )
-        button.click(desk.answer, [heard, *asked], answer, **_quietly(answer))
-        again = (desk.refresh, [heard, *asked], answer)
-        below.release(*again, **_quietly(answer))
+        button.click(desk.answer, asked, shown, **quietly())
+        below.release(desk.refresh, asked, shown, **quietly())
         chosen.input(fill_in, chosen, [typed, template_box], **_quietly(typed)).then(
-            *again, **_quietly(answer)
+            desk.refresh, asked, shown, **quietly()
         )
-        _endpoint(desk.endpoint, limits, unknown_below)
+        _endpoint(desk, limits, unknown_below)
     page.queue(max_size=32, default_concurrency_limit=1)
     return page
 
 
-def _html(value: str, **options: Any) -> gr.HTML:
-    return gr.HTML(value, padding=False, apply_default_css=False, elem_classes="cw-html", **options)
-
-
-def _recorder() -> gr.Audio:
-    return gr.Audio(
-        sources=["microphone", "upload"],
-        type="filepath",
-        label="Speech",
-        editable=False,
-        buttons=[],
-        elem_id="cw-audio",
-    )
+def _answers(judges: Sequence[Judge]) -> list[gr.components.Component]:
+    """The message, and for each model, side by side, its labels and its table."""
+    shown: list[gr.components.Component] = [gr.Markdown(_BEFORE, elem_id="cw-message")]
+    with gr.Row(equal_height=False):
+        for judge in judges:
+            about = judge.about
+            with gr.Column(min_width=280):
+                shown.append(
+                    gr.Label(
+                        label=judge.name,
+                        num_top_classes=SHOWN,
+                        visible=False,
+                        elem_classes="cw-label",
+                    )
+                )
+                encoders = f"speech: {about['speech_encoder']}, text: {about['text_encoder']}"
+                shown.append(
+                    gr.Dataframe(
+                        label=f"Cosine by template ({encoders}, {about['dim']} dimensions)",
+                        interactive=False,
+                        max_height=320,
+                        visible=False,
+                        elem_classes="cw-table",
+                    )
+                )
+    return shown
 
 
 def _more(templates: str, unknown_below: float) -> tuple[gr.Textbox, gr.Slider]:
@@ -186,7 +232,6 @@ def _more(templates: str, unknown_below: float) -> tuple[gr.Textbox, gr.Slider]:
         step=0.01,
         label="Say “unknown” below this similarity",
         info="Cosine of the speech and the nearest label; 0 always answers.",
-        elem_id="cw-unknown",
     )
     return box, below
 
@@ -202,11 +247,11 @@ def _quietly(shown_on: gr.components.Component) -> dict[str, Any]:
     }
 
 
-def _endpoint(function: Callable[..., Any], limits: Limits, unknown_below: float) -> None:
+def _endpoint(desk: Desk, limits: Limits, unknown_below: float) -> None:
     """Offer ``/classify`` to gradio's clients; nothing of it is seen on the page."""
     with gr.Group(visible=False):
         gr.Button().click(
-            function,
+            desk.endpoint,
             [
                 gr.Audio(type="filepath", label="audio"),
                 gr.Textbox(label="labels"),
@@ -224,36 +269,14 @@ def _endpoint(function: Callable[..., Any], limits: Limits, unknown_below: float
 
 def _foot(limits: Limits) -> str:
     return (
-        f'<p class="cw-foot">At most {limits.seconds:g} s, {limits.megabytes:g} MB and '
-        f"{limits.labels} labels. A recording is deleted from the server as soon as it is "
-        f"embedded; its embedding stays in memory for at most {FORGET_AFTER // 60} minutes, so "
-        "that you can try other labels.</p>"
+        f"At most {limits.seconds:g} s, {limits.megabytes:g} MB and {limits.labels} labels. A "
+        "recording is deleted from the server within two minutes; its embedding stays in memory "
+        f"for at most {FORGET_AFTER // 60} minutes, so that you can try other labels."
     )
 
 
-def look() -> dict[str, Any]:
-    """Theme and style for ``launch``: fonts of the reader's system, nothing from the network."""
+def theme() -> gr.themes.Base:
+    """Fonts of the reader's system, nothing from the network."""
     sans = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
     mono = ["ui-monospace", "Consolas", "monospace"]
-    theme = gr.themes.Base(
-        primary_hue="blue", neutral_hue="zinc", radius_size="lg", font=sans, font_mono=mono
-    )
-    theme.set(
-        body_background_fill="#fbfaf7",
-        body_background_fill_dark="#15171b",
-        block_background_fill="#ffffff",
-        block_background_fill_dark="#1c1f25",
-        block_border_width="1px",
-        block_border_color="#e3e0d9",
-        block_border_color_dark="#31363f",
-        button_primary_background_fill="#2f6cab",
-        button_primary_background_fill_dark="#3a7bbd",
-        button_primary_background_fill_hover="#275d95",
-        button_primary_background_fill_hover_dark="#4a8acb",
-        button_primary_text_color="#ffffff",
-        input_background_fill="#f6f4ef",
-        input_background_fill_dark="#262a32",
-        block_info_text_color="#5d646e",
-        block_info_text_color_dark="#9aa2ae",
-    )
-    return {"theme": theme, "head": f"<style>{CSS.read_text(encoding='utf-8')}</style>"}
+    return gr.themes.Soft(primary_hue="blue", neutral_hue="zinc", font=sans, font_mono=mono)

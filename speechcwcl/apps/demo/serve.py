@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from speechcwcl.apps.demo.answer import Judge
 
 _SWEEP_EVERY = 20.0  # seconds between two looks at the temporary folder
-_LEFT_OVER = 60.0  # seconds after which an upload that nobody asked about is deleted
+_LEFT_OVER = 60.0  # seconds after which an upload is deleted; its name is that of its content,
+# so that a request must not delete what another one with the same recording still needs
 _POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 
 
@@ -94,7 +95,7 @@ def _leave(number: int, frame: object) -> None:
 
 
 def sweep(folder: Path, older_than: float = _LEFT_OVER) -> None:
-    """Delete uploads that were broken off or never asked about, and empty folders.
+    """Delete uploads, and empty folders.
 
     Args:
         folder: the temporary folder.
@@ -165,7 +166,7 @@ def serve(
             enable_monitoring=False,
             ssr_mode=False,
             mcp_server=False,
-            **page.look(),
+            theme=page.theme(),
         )
     except OSError as error:
         raise UserError(f"cannot listen on {host}:{port}: {error}") from error
