@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import os
 import platform
@@ -85,8 +86,7 @@ def train(
         >>> run.model().save_pretrained("aligned")  # doctest: +SKIP
     """
     config, train_set, expdir = load_config(config, options), Path(train), Path(expdir)
-    streamed = is_stream(train_set)
-    dumpdir = Path(dumpdir or ("dump" if streamed else train_set.parent.parent))
+    dumpdir = Path(dumpdir or ("dump" if is_stream(train_set) else train_set.parent.parent))
     pairs = parse_evals(list(valid))
     check_workers(config)
     joins = "RANK" in os.environ and not torch.distributed.is_initialized()
@@ -94,11 +94,28 @@ def train(
         sb.utils.distributed.ddp_init_group({"distributed_backend": _backend()})
     if config.threads:
         torch.set_num_threads(config.threads)
+    _fit(config, train_set, pairs, expdir, dumpdir, device)
+    if joins:
+        # what DDP wrapped holds the group, whose threads would outlive the interpreter and abort
+        gc.collect()
+        torch.distributed.destroy_process_group()
+    return Experiment(expdir)
+
+
+def _fit(
+    config: TrainConfig,
+    train_set: Path,
+    pairs: list[tuple[str, str]],
+    expdir: Path,
+    dumpdir: Path,
+    device: str | None,
+) -> None:
+    """Build everything that a run needs, and run it; nothing of it is left afterwards."""
     validator = make_validator(pairs, dumpdir)
     aligner = build_aligner(config)
     inputs = run_inputs(aligner, train_set, pairs, dumpdir)
     refuse_another_run(config, inputs, expdir)
-    if streamed:
+    if is_stream(train_set):
         data = stream_data(config, aligner, read_stream(train_set))
     else:
         data = manifest_data(config, aligner, train_set, dumpdir)
@@ -124,9 +141,6 @@ def train(
             f"{expdir}: {counter.current} epochs are done and {config.epochs} are asked for; "
             "nothing left to train (--epochs with a larger number goes on)"
         )
-    if joins:
-        torch.distributed.destroy_process_group()
-    return Experiment(expdir)
 
 
 def build_aligner(config: TrainConfig) -> Aligner:
