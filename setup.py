@@ -29,6 +29,7 @@ REQUIRES = [
     "matplotlib>=3.8",
     "jinja2>=3.1",
     "tqdm>=4.66",
+    "packaging>=23",
     "pyyaml>=6",
 ]
 EXTRAS = {

@@ -12,8 +12,6 @@ import json
 from collections import Counter
 from dataclasses import asdict
 
-from speechcwcl.cli.checks import FAIL, OK, WARN, examine
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -24,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from speechcwcl.apps.doctor import FAIL, OK, WARN, examine
+
     findings = []
     for finding in examine(args.deep, args.timeout):
         findings.append(finding)

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from speechcwcl.cli import checks
+from speechcwcl.apps import doctor
 from speechcwcl.cli.main import main
 from speechcwcl.models.weights.catalogue import Source
 
@@ -57,8 +57,8 @@ def by_name(findings):
 
 
 def test_a_sound_installation(modules, capsys, monkeypatch):
-    monkeypatch.setattr(checks, "_TRIED", ())
-    monkeypatch.setattr(checks.shutil, "which", lambda name: None)
+    monkeypatch.setattr(doctor, "_TRIED", ())
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
     assert main(["doctor", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     found = {finding["name"]: finding for finding in answer["findings"]}
@@ -85,35 +85,35 @@ def test_a_torchaudio_of_another_torch_is_reported_not_raised(modules, capsys):
 
 def test_torch_and_torchaudio_that_do_not_match(modules):
     modules(torch=SOUND["torch"].replace("2.11.0", "2.13.0"))
-    found = by_name(checks.check_imports())
+    found = by_name(doctor.check_imports())
     assert found["torch and torchaudio"].status == "fail"
     assert found["torch and torchaudio"].found == "2.13.0+cpu and 2.11.0"
 
 
 def test_a_module_that_kills_the_interpreter(modules):
     modules(transformers="import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)")
-    found = by_name(checks.check_imports())
+    found = by_name(doctor.check_imports())
     assert found["import transformers"].status == "fail"
     assert "died" in found["import transformers"].found
     assert found["import torchaudio"].status == found["import speechbrain"].status == "ok"
 
 
 def test_gpus(modules, monkeypatch):
-    monkeypatch.setattr(checks.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
-    assert by_name(checks.check_imports())["GPU"].status == "warn"  # a card, torch for CPUs
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    assert by_name(doctor.check_imports())["GPU"].status == "warn"  # a card, torch for CPUs
     card = SOUND["torch"].replace("lambda: False", "lambda: True").replace("lambda: 0", "lambda: 1")
     modules(torch=card + "    get_device_name = staticmethod(lambda i: 'H100')\n")
-    gpu = by_name(checks.check_imports())["GPU"]
+    gpu = by_name(doctor.check_imports())["GPU"]
     assert (gpu.status, gpu.found) == ("ok", "H100")
 
 
 def test_requirements_that_are_not_met(monkeypatch):
     lines = ["soundfile>=99", "no-such-package>=1 ; extra == 'web'", "nowhere-to-be-found"]
-    monkeypatch.setattr(checks.metadata, "requires", lambda name: lines)
-    found = by_name(checks.check_packages())
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: lines)
+    found = by_name(doctor.check_packages())
     assert found["soundfile>=99"].status == "fail" and "installed" in found["soundfile>=99"].found
     assert found["nowhere-to-be-found"].found == "not installed"
-    extras = by_name(checks.check_extras(deep=False))
+    extras = by_name(doctor.check_extras(deep=False))
     assert extras["extra web"].status == "warn"
     assert extras["extra web"].todo == "pip install 'speechcwcl[web]'"
     assert "speechcwcl demo" in extras["extra web"].found
@@ -122,21 +122,21 @@ def test_requirements_that_are_not_met(monkeypatch):
 
 def test_a_clone_that_was_not_installed(monkeypatch):
     def nothing(name):
-        raise checks.metadata.PackageNotFoundError(name)
+        raise doctor.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(checks.metadata, "requires", nothing)
-    assert by_name(checks.check_packages())["speechcwcl"].todo == "pip install -e ."
-    assert list(checks.check_extras(deep=False)) == []
+    monkeypatch.setattr(doctor.metadata, "requires", nothing)
+    assert by_name(doctor.check_packages())["speechcwcl"].todo == "pip install -e ."
+    assert list(doctor.check_extras(deep=False)) == []
 
 
 def test_an_extra_whose_library_is_missing(modules, monkeypatch):
     modules(sounddevice="raise OSError('PortAudio library not found')")
-    monkeypatch.setattr(checks, "find_spec", lambda name: object())
-    monkeypatch.setattr(checks, "_unmet", lambda line: "")
+    monkeypatch.setattr(doctor, "find_spec", lambda name: object())
+    monkeypatch.setattr(doctor, "_unmet", lambda line: "")
     monkeypatch.setattr(
-        checks.metadata, "requires", lambda name: ["sounddevice>=0.5; extra == 'mic'"]
+        doctor.metadata, "requires", lambda name: ["sounddevice>=0.5; extra == 'mic'"]
     )
-    mic = by_name(checks.check_extras(deep=False))["extra mic"]
+    mic = by_name(doctor.check_extras(deep=False))["extra mic"]
     assert mic.status == "warn" and "PortAudio" in mic.found and "libportaudio2" in mic.todo
 
 
@@ -153,7 +153,7 @@ def test_decoders_that_fail(monkeypatch):
         write(stream, wav, rate, format=format, subtype=subtype)
 
     monkeypatch.setattr(soundfile, "write", no_mp3)
-    found = by_name(checks.check_decoding())
+    found = by_name(doctor.check_decoding())
     assert set(found) == {"decoder mp3", "decoder opus"}
     assert found["decoder mp3"].status == "fail" and "MP3" in found["decoder mp3"].found
     assert "decodes wrongly" in found["decoder opus"].found
@@ -162,15 +162,15 @@ def test_decoders_that_fail(monkeypatch):
 def test_places_one_may_not_write_to(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("SPEECHCWCL_CACHE", str(tmp_path / "file" / "cache"))
-    found = by_name(checks.check_places())
+    found = by_name(doctor.check_places())
     assert found["write: cache"].status == "fail"
     assert found["write: cache"].todo == "export SPEECHCWCL_CACHE=FOLDER"
 
     def refuse(dir):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(checks.tempfile, "TemporaryFile", refuse)
-    found = by_name(checks.check_places())
+    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refuse)
+    found = by_name(doctor.check_places())
     assert "Read-only file system" in found["write: temporary"].found
     assert (
         found["write: temporary"].status == "fail" and found["write: this folder"].status == "warn"
@@ -181,14 +181,14 @@ def test_places_one_may_not_write_to(tmp_path, monkeypatch):
 def test_a_read_only_folder(tmp_path, monkeypatch):
     (tmp_path / "locked").mkdir(mode=0o500)
     monkeypatch.setenv("SPEECHCWCL_CACHE", str(tmp_path / "locked"))
-    assert by_name(checks.check_places())["write: cache"].status == "fail"
+    assert by_name(doctor.check_places())["write: cache"].status == "fail"
 
 
 @pytest.mark.parametrize(("free", "status"), [(1e8, "fail"), (1e9, "warn"), (1e11, "ok")])
 def test_disk_space(monkeypatch, free, status):
     usage = type("usage", (), {"free": free})
-    monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: usage)
-    assert {finding.status for finding in checks.check_places()} == {status}
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage)
+    assert {finding.status for finding in doctor.check_places()} == {status}
 
 
 def test_the_cache_is_hashed_when_asked(tmp_path, monkeypatch):
@@ -198,14 +198,14 @@ def test_the_cache_is_hashed_when_asked(tmp_path, monkeypatch):
     monkeypatch.setattr("speechcwcl.models.weights.sources.SOURCES", {"tiny": source})
     folder = tmp_path / "cache/models/tiny"
     folder.mkdir(parents=True)
-    assert by_name(checks.check_cache(False))["model tiny"].todo == "speechcwcl fetch tiny"
+    assert by_name(doctor.check_cache(False))["model tiny"].todo == "speechcwcl fetch tiny"
     (folder / "config.json").write_text("{}")
     entry = {"bytes": 2, "sha256": sha256_file(folder / "config.json")}
     write_json(folder / "source.json", {"taken_from": [], "files": {"config.json": entry}})
-    assert by_name(checks.check_cache(True))["cached models"].found.startswith("tiny (hashed")
+    assert by_name(doctor.check_cache(True))["cached models"].found.startswith("tiny (hashed")
     (folder / "config.json").write_text("[]")  # as long as before
-    assert by_name(checks.check_cache(False))["cached models"].status == "ok"
-    spoilt = by_name(checks.check_cache(True))["model tiny"]
+    assert by_name(doctor.check_cache(False))["cached models"].status == "ok"
+    spoilt = by_name(doctor.check_cache(True))["model tiny"]
     assert spoilt.status == "fail" and spoilt.todo.endswith("speechcwcl fetch tiny")
 
 
@@ -227,9 +227,9 @@ def test_the_hub(monkeypatch, code, status):
     url = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("HF_ENDPOINT", url)
-    found = checks.check_hub(2.0)
+    found = doctor.check_hub(2.0)
     assert found.status == status and url in found.found and str(code) in found.found
     server.shutdown()
     server.server_close()
-    gone = checks.check_hub(2.0)
+    gone = doctor.check_hub(2.0)
     assert gone.status == "warn" and "out of reach" in gone.found and "OFFLINE" in gone.todo

@@ -1,11 +1,13 @@
-"""What `speechcwcl doctor` looks at. Nothing heavy is imported in this process: what breaks on
-import breaks in another one, and becomes a finding."""
+"""What ``speechcwcl doctor`` looks at.
+
+Nothing heavy is imported in this process: what breaks on import breaks in another one, and becomes
+a finding.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +19,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
 
 from speechcwcl import files
 from speechcwcl.errors import UserError
@@ -36,7 +41,7 @@ _CORE = ("numpy", "soundfile", "torch", "torchaudio", "transformers", "speechbra
 # Of the extras, those whose import fails for want of something that pip does not bring.
 _TRIED = ("sounddevice", "onnxruntime")
 _GB = 1e9
-_PROBE = """
+_SCRIPT = """
 import importlib, json, sys
 for name in sys.argv[1:]:
     print(json.dumps({"start": name}), flush=True)
@@ -98,35 +103,27 @@ def check_packages() -> Iterator[Finding]:
     if lines is None:
         yield Finding("speechcwcl", WARN, "runs without being installed", "pip install -e .")
         return
-    wrong = [(line, why) for line in lines if (why := _unmet(line))]
-    for line, why in wrong:
+    wrong = {f"{line.name}{line.specifier}": why for line in lines if (why := _unmet(line))}
+    for line, why in wrong.items():
         yield Finding(line, FAIL, why, f"pip install '{line}'")
     if not wrong:
         yield Finding("requirements", OK, f"all {len(lines)} of the package are met")
 
 
-def _requirements(extra: str = "") -> list[str] | None:
-    """The lines of setup.py, of an extra or the plain ones; None where nothing is installed."""
+def _requirements(extra: str = "") -> list[Requirement] | None:
+    """The requirements of setup.py, of an extra or the plain ones; None where not installed."""
     try:
-        lines = metadata.requires("speechcwcl") or []
+        lines = [Requirement(line) for line in metadata.requires("speechcwcl") or []]
     except metadata.PackageNotFoundError:
         return None
-    found = []
-    for line in lines:
-        wanted, _, marker = line.partition(";")
-        named = re.search(r"extra\s*==\s*['\"]([^'\"]+)", marker)
-        if (named[1] if named else "") == extra:
-            found.append(wanted.strip())
-    return found
+    plain = [line for line in lines if not line.marker or line.marker.evaluate({"extra": ""})]
+    if not extra:
+        return plain
+    return [line for line in lines if line not in plain and line.marker.evaluate({"extra": extra})]
 
 
-def _unmet(line: str) -> str:
+def _unmet(wanted: Requirement) -> str:
     """Why a requirement does not hold, or an empty string."""
-    try:
-        from packaging.requirements import Requirement
-    except ImportError:
-        return "cannot be compared without the package `packaging`"
-    wanted = Requirement(line)
     try:
         version = metadata.version(wanted.name)
     except metadata.PackageNotFoundError:
@@ -134,15 +131,15 @@ def _unmet(line: str) -> str:
     return "" if wanted.specifier.contains(version, prereleases=True) else f"{version} is installed"
 
 
-def probe(names: tuple[str, ...]) -> dict[str, dict]:
+def try_imports(names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """Import modules in another process: name -> version, or error, and what torch knows of GPUs.
 
     A crash is the error of the module that it happened in; those behind it are tried again.
     """
-    found: dict[str, dict] = {}
+    found: dict[str, dict[str, Any]] = {}
     left = list(names)
     while left:
-        command = [sys.executable, "-c", _PROBE, *left]
+        command = [sys.executable, "-c", _SCRIPT, *left]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=600)
             code, out = done.returncode, done.stdout
@@ -164,7 +161,7 @@ def probe(names: tuple[str, ...]) -> dict[str, dict]:
 
 def check_imports() -> Iterator[Finding]:
     """Do the pillars import, and do they fit each other? And the GPU, which torch knows of."""
-    found = probe(_CORE)
+    found = try_imports(_CORE)
     for name in _CORE:
         if error := found[name].get("error"):
             torch_too = name in ("torch", "torchaudio", "speechbrain", "transformers")
@@ -184,7 +181,7 @@ def _minor(version: str) -> list[str]:
     return version.split("+")[0].split(".")[:2]
 
 
-def _gpu(torch: dict) -> Finding:
+def _gpu(torch: dict[str, Any]) -> Finding:
     card = shutil.which("nvidia-smi") is not None
     if torch.get("gpus"):
         return Finding("GPU", OK, ", ".join(torch["gpus"]))
@@ -299,12 +296,12 @@ def check_extras(deep: bool) -> Iterator[Finding]:
         lines = _requirements(extra)
         if lines is None:
             return
-        missing = [f"{line}: {why}" for line in lines if (why := _unmet(line))]
-        names = tuple(re.match(r"[\w.-]+", line)[0] for line in lines)
+        missing = [f"{line.name}{line.specifier}: {why}" for line in lines if (why := _unmet(line))]
+        names = tuple(line.name for line in lines)
         todo = f"pip install 'speechcwcl[{extra}]'"
         if not missing:
             tried = tuple(n for n in names if (deep or n in _TRIED) and find_spec(n) is not None)
-            found = probe(tried)
+            found = try_imports(tried)
             missing = [f"{n}: {e['error']}" for n, e in found.items() if "error" in e]
             todo = "apt-get install libportaudio2" if missing and extra == "mic" else todo
         if missing:
