@@ -1,19 +1,75 @@
-"""Writing files so that nobody ever sees half of one: atomic writes, hashes, JSON."""
+"""Writing so that nobody ever sees half of it, or loses what is not ours: the one store.
+
+Whatever is written appears whole or not at all, with the umask's mode. While something is being
+made it has a temporary neighbour that its writer holds a lock on, so that the next run can tell
+what a killed one left behind and sweep it. A folder is replaced only when all in it is ours.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
+import math
 import os
-import tempfile
-from collections.abc import Iterator
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from speechcwcl.errors import UserError
 
 _BLOCK = 1 << 20
+_SUFFIX = ".cwcl-tmp"  # of everything unfinished: .NAME.XXXXXXXX.cwcl-tmp
+_swept: set[Path] = set()
+
+Ours = Callable[[Path], Collection[str]]
+"""Names the files below a folder (relative, with ``/``) that are ours and may be replaced."""
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn a full disk, a read-only folder and the like into one line about ``path``.
+
+    Libraries say it in their own ways: torch and safetensors raise no :class:`OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not _is_at(error, Path(path)):
+            raise  # of what is read meanwhile
+        raise UserError(cannot_write(path, error)) from error
+    except Exception as error:
+        text = (str(error).strip().splitlines() or [""])[0]
+        if isinstance(error, UserError) or not _is_about_writing(error, text):
+            raise
+        raise UserError(cannot_write(path, OSError(text))) from error
+
+
+def _is_at(error: OSError, path: Path) -> bool:
+    if error.filename is None or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return error.errno is not None
+    place = Path(os.path.abspath(path))
+    about = Path(os.path.abspath(os.fsdecode(error.filename)))
+    return about in place.parents or about.is_relative_to(place.parent)
+
+
+def _is_about_writing(error: Exception, text: str) -> bool:
+    if isinstance(error, ValueError):  # a NUL in the path, a name that is no text
+        return "null byte" in text or isinstance(error, UnicodeEncodeError)
+    words = ("writ", "iostream", "os error", "no space left")
+    known = isinstance(error, RuntimeError) or type(error).__name__ == "SafetensorError"
+    return known and any(word in text.lower() for word in words)
+
+
+def cannot_write(path: str | Path, error: OSError) -> str:
+    """One line that says why ``path`` could not be written and what to do."""
+    reason = error.strerror or str(error)
+    return f"{path}: cannot write: {reason}; free some space or choose a folder you may write to"
 
 
 @contextlib.contextmanager
@@ -27,37 +83,216 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     Raises:
         UserError: the folder is read-only, the disk is full, or the like.
     """
-    path = Path(path)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, mode, **text) as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise UserError(cannot_write(path, error)) from error
-    finally:
-        if temporary is not None:
+    with atomic_path(path) as temporary, temporary.open(mode, **text) as stream:
+        yield stream
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """As :func:`atomic_write`, for writers that want a name: gives an empty file to write into."""
+    path = Path(path)
+    with writing(path):
+        temporary, held = _temporary_file(path)
+        try:
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(held)
+
+
+@contextlib.contextmanager
+def replace_folder(folder: str | Path, ours: Ours) -> Iterator[Path]:
+    """Give a scratch folder that takes the place of ``folder`` when all went well.
+
+    Args:
+        folder: made, or replaced as a whole when every file in it is ours; a link is followed.
+        ours: see :data:`Ours`.
+
+    Raises:
+        UserError: the folder holds anything that is not ours (nothing in it is touched then), the
+            disk is full, or the like.
+    """
+    refuse_foreign(folder, ours)
+    with writing(folder):
+        place = Path(os.path.realpath(folder))
+        scratch, held = _temporary_folder(place)
+        try:
+            made = scratch / "new"
+            made.mkdir()
+            yield made
+            _settle(made, os.fstat(held).st_mode & 0o777)
+            refuse_foreign(folder, ours)  # making it may have taken an hour
+            _take_place(made, place, scratch)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+            os.close(held)
+
+
+def refuse_foreign(folder: str | Path, ours: Ours) -> None:
+    """Raise unless ``folder`` is absent, empty, or holds nothing but our files.
+
+    Raises:
+        UserError: the first thing that is not ours.
+    """
+    place = Path(folder)
+    if not place.exists() and not place.is_symlink():
+        return
+    if not place.is_dir():
+        raise UserError(f"{folder}: a file is in the way; choose another folder")
+    with writing(folder):
+        found = sorted(_entries(place))
+        known = set(ours(place)) if found else set()
+        known |= {str(parent) for name in known for parent in Path(name).parents}
+        foreign = [name for name in found if name not in known or (place / name).is_symlink()]
+    if foreign:
+        raise UserError(
+            f"{folder}: is in the way (it holds {foreign[0]!r}, which was not written by this "
+            "command); nothing was changed: move it or choose another folder"
+        )
+
+
+def _entries(folder: Path) -> Iterator[str]:
+    """Everything below a folder, links not followed, but what a killed writer left."""
+    for top, folders, names in os.walk(folder):
+        if not os.access(top, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), top)
+        folders[:] = [name for name in folders if not name.endswith(_SUFFIX)]
+        for name in (*folders, *names):
+            if not name.endswith(_SUFFIX):
+                yield os.path.relpath(os.path.join(top, name), folder)
+
+
+def _take_place(made: Path, place: Path, scratch: Path) -> None:
+    """Rename a finished folder into its place; what was there goes into ``scratch``."""
+    number = 0
+    while made.exists():  # other processes may do the same just now
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(place, scratch / f"old{number or ''}")
+        number += 1
+        try:
+            os.rename(made, place)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+
+
+def _settle(folder: Path, mode: int) -> None:
+    """Give what libraries wrote the umask's mode, and bring it to the disk.
+
+    Some (safetensors, tempfile) write for the owner alone whatever the umask is.
+    """
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+
+
+def _temporary_file(path: Path) -> tuple[Path, int]:
+    """A new empty neighbour of ``path`` and the open handle that holds its lock."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent)
+    while True:
+        temporary = path.parent / _temporary_name(path.name)
+        handle = _hold(temporary)
+        if os.fstat(handle).st_nlink:
+            return temporary, handle
+        os.close(handle)  # swept by another process before the lock was ours
+
+
+def _temporary_folder(place: Path) -> tuple[Path, int]:
+    """A new neighbour of ``place`` and the open handle of the lock inside it."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    sweep(place.parent)
+    while True:
+        scratch = place.parent / _temporary_name(place.name)
+        scratch.mkdir()
+        handle = _hold(scratch / "lock")
+        if os.fstat(handle).st_nlink:
+            return scratch, handle
+        os.close(handle)
+
+
+def _temporary_name(name: str) -> str:
+    # Names end at 255 bytes; the whole name is in it, so that a folder finds its place again.
+    short = name if len(os.fsencode(name)) < 230 else name[:50]
+    return f".{short}.{secrets.token_hex(4)}{_SUFFIX}"
+
+
+def _hold(path: Path) -> int:
+    """Make a file with the umask's mode and lock it until the handle is closed."""
+    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    with contextlib.suppress(OSError):  # a file system without locks: nothing is swept there
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    return handle
+
+
+def sweep(folder: str | Path) -> None:
+    """Remove what killed writers left in a folder; looks once a process.
+
+    A folder that was moved aside by a writer killed before the new one took its place is put back.
+    """
+    folder = Path(folder)
+    if folder in _swept:
+        return
+    _swept.add(folder)
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in [entry for entry in entries if entry.name.endswith(_SUFFIX)]:
             with contextlib.suppress(OSError):
-                os.unlink(temporary)
+                _sweep_one(Path(entry.path), entry.is_dir(follow_symlinks=False))
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _sweep_one(path: Path, is_folder: bool) -> None:
+    if is_folder and not (path / "lock").exists():
+        if time.time() - path.stat().st_mtime > 60:  # killed before the lock, not just about it
+            path.rmdir()
+        return
+    handle = os.open(path / "lock" if is_folder else path, os.O_RDWR)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its writer lives
+        if not is_folder:
+            path.unlink()
+            return
+        place = path.with_name(path.name[1:].removesuffix(_SUFFIX).rpartition(".")[0])
+        if (path / "old").exists() and not place.exists():
+            os.rename(path / "old", place)
+        shutil.rmtree(path)
+    finally:
+        os.close(handle)
 
 
-def cannot_write(path: str | Path, error: OSError) -> str:
-    """One line that says why ``path`` could not be written and what to do."""
-    reason = error.strerror or str(error)
-    return f"{path}: cannot write: {reason}; free some space or choose a folder you may write to"
+@contextlib.contextmanager
+def lock(path: str | Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold a lock file: one process at a time, given up with the process however that ends.
+
+    Args:
+        path: the lock file, such as ``folder / ".lock"``; missing parent folders are made.
+        waiting: called once when another process has it; it may raise to give up.
+
+    Raises:
+        UserError: the lock file cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    held = FileLock(path)
+    with writing(path):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            held.acquire(timeout=0)
+        except Timeout:
+            if waiting:
+                waiting()
+            held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -67,31 +302,78 @@ def write_json(path: str | Path, value: Any) -> None:
         stream.write(text + "\n")
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
+def read_json(path: str | Path, kind: Any = None, *, limit: int = 1 << 28) -> Any:
+    """Read a JSON file that anybody may have written.
+
+    Args:
+        path: the file.
+        kind: what it must hold, any type that pydantic can check; ``None`` takes anything.
+        limit: most bytes that are read.
 
     Raises:
-        UserError: it is absent, unreadable or not JSON; the message names the line.
+        UserError: it is absent, unreadable, not JSON (the message names the line), nested too
+            deeply, of another kind, or holds NaN, infinity, an integer of more than 64 bits or
+            half a character.
     """
-    text = read_text(path)
+    text = read_text(path, limit=limit)
     try:
-        return json.loads(text)
+        value = json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
+        if "\\ud" in text or "\\uD" in text:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path}: not valid JSON: half a character (a lone \\ud...)") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON: {error}") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: not valid JSON: nested too deeply") from error
+    return value if kind is None else _of_kind(path, value, text, kind)
 
 
-def read_text(path: str | Path) -> str:
-    """Read a UTF-8 text file.
+def _of_kind(path: str | Path, value: Any, text: str, kind: Any) -> Any:
+    if kind in (dict, list, str):
+        if not isinstance(value, kind):
+            raise UserError(f"{path}: holds a {type(value).__name__}, not a {kind.__name__}")
+        return value
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: {where + ': ' if where else ''}{first['msg']}") from error
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20 or abs(int(digits)) >= 1 << 64:
+        raise ValueError(f"an integer of {len(digits)} digits")
+    return int(digits)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is no number")
+    return value
+
+
+def read_text(path: str | Path, *, limit: int = 1 << 28) -> str:
+    """Read a UTF-8 text file (a byte order mark is dropped) of at most ``limit`` bytes.
 
     Raises:
-        UserError: it is absent or unreadable, or not UTF-8 (the message names the line).
+        UserError: it is absent, unreadable or too large, or not UTF-8 (the message names the line).
     """
     try:
-        raw = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot read: {error.strerror or error}") from error
+        with Path(path).open("rb") as stream:
+            raw = stream.read(limit + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise UserError(f"{path}: cannot read: {getattr(error, 'strerror', error)}") from error
+    if len(raw) > limit:
+        raise UserError(f"{path}: larger than {limit / 1e6:.0f} MB, which no such file is")
     try:
-        return raw.decode("utf-8")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise UserError(f"{path}:{line}: not UTF-8; save the file as UTF-8") from error
@@ -110,13 +392,6 @@ def sha256_json(value: Any) -> str:
     """Hex sha256 of a JSON-able value, the same for equal values whatever the key order."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
-
-
-def sha256_folder(path: str | Path, pattern: str = "**/*") -> str:
-    """Hex sha256 over the names and bytes of a folder's files, in name order."""
-    root = Path(path)
-    names = sorted(p.relative_to(root).as_posix() for p in root.glob(pattern) if p.is_file())
-    return sha256_json([[name, sha256_file(root / name)] for name in names])
 
 
 def cache_folder() -> Path:

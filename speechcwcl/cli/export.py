@@ -13,10 +13,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from speechcwcl.errors import UserError, require
+from speechcwcl.errors import UserError
+from speechcwcl.files import refuse_foreign
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.onnx_export import export, largest_difference
-from speechcwcl.models.onnx_folder import MODEL
+from speechcwcl.models.onnx_folder import ours
 from speechcwcl.models.onnx_model import OnnxAligner
 
 # Largest difference of an entry of an embedding, and smallest cosine in int8.
@@ -35,10 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export; print the folder and its size, and with --check the differences."""
-    require(
-        not (args.out / "config.json").exists() or (args.out / MODEL).exists(),
-        f"{args.out}: holds something else than an exported model; give another --out",
-    )
+    refuse_foreign(args.out, ours)  # before minutes of work
     aligner = Aligner.from_pretrained(args.model)
     export(aligner, args.out, int8=args.int8, info={"exported_from": Path(args.model).name})
     size = sum(path.stat().st_size for path in args.out.iterdir()) / 1e6

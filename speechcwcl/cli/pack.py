@@ -12,8 +12,9 @@ import argparse
 from pathlib import Path
 
 from speechcwcl.errors import UserError
-from speechcwcl.files import atomic_write, read_json, read_text
+from speechcwcl.files import read_json, read_text, refuse_foreign
 from speechcwcl.models.aligner import Aligner
+from speechcwcl.models.folder import ours
 from speechcwcl.models.hub import push
 from speechcwcl.models.weights.catalogue import SOURCES
 from speechcwcl.report.build import corpus_cards
@@ -49,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     out = args.out or args.expdir / "packed"
     if out.resolve() in (source.resolve(), *source.resolve().parents):
         raise UserError(f"{out}: packing there would overwrite the model itself; choose another")
+    refuse_foreign(out, ours)  # before the card is made
     hparams = _read_or_empty(args.expdir / "hparams.json")
     results = read_text(args.results) if args.results else ""
     scored = open_scored(args.expdir)
@@ -69,9 +71,8 @@ def run(args: argparse.Namespace) -> int:
         with_towers=args.with_towers,
         info={"hparams": hparams},
         protocols=protocols_of(scored),
+        card=card,
     )
-    with atomic_write(out / "README.md") as stream:
-        stream.write(card)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(f"packed: {out} ({size / 1e6:.1f} MB)")
     if args.push_to_hub:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from speechcwcl.data.stream import write_streamed
 from speechcwcl.data.stream_spec import StreamSpec
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest, require
-from speechcwcl.files import atomic_write, read_json, sha256_json, write_json
+from speechcwcl.files import read_json, replace_folder, sha256_json, write_json
 
 _DONE = ".completed"
 _STATE = ".source.json"
@@ -310,16 +310,28 @@ def _pair(word: str, default: str = "") -> tuple[str, str]:
     return name, value
 
 
+def _ours(folder: Path) -> set[str]:
+    """The files of a split that was written out, or half of it."""
+    if not (folder / _STATE).is_file():
+        return set()
+    found = {_STATE, _DONE}
+    for shard in folder.glob("shard-*"):
+        rows = shard / "rows.jsonl"
+        if re.fullmatch(r"shard-\d{5}", shard.name) and rows.is_file():
+            try:
+                names = [json.loads(line)["audio"] for line in rows.read_bytes().splitlines()]
+            except (ValueError, KeyError, TypeError):
+                continue
+            found |= {f"{shard.name}/{name}" for name in (rows.name, *names)}
+    return found
+
+
 def _whole_shards(folder: Path, key: str) -> int:
     """How many shards of a cut-off run stand; those of another source are removed."""
     state = folder / _STATE
-    if not state.exists() or read_json(state).get("key") != key:
-        foreign = [p for p in folder.glob("*") if p.name not in (_STATE, _DONE)]
-        if any(not p.name.startswith((".", "shard-")) for p in foreign):
-            raise UserError(f"{folder}: in the way (it holds {foreign[0].name!r}); move it")
-        if folder.exists():
-            shutil.rmtree(folder)
-        write_json(state, {"key": key})
+    if not state.exists() or read_json(state, dict).get("key") != key:
+        with replace_folder(folder, _ours) as empty:
+            write_json(empty / _STATE, {"key": key})
     (folder / _DONE).unlink(missing_ok=True)
     count = 0
     while (folder / f"shard-{count:05d}").is_dir():
@@ -331,22 +343,22 @@ def _write_shard(
     folder: Path, rows: Iterable[dict[str, Any]], columns: dict[str, Any], records: Records
 ) -> int:
     """One folder of audio files with ``rows.jsonl``, there when whole; returns how many."""
-    temporary = folder.with_name(f".{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    count = 0
-    with atomic_write(temporary / "rows.jsonl") as stream:
-        for row in rows:
+    rows, count = iter(rows), 0
+    first = next(rows, None)
+    if first is None:
+        return 0
+    with (
+        replace_folder(folder, lambda _: ()) as made,
+        (made / "rows.jsonl").open("w", encoding="utf-8") as stream,
+    ):
+        for row in chain([first], rows):
             audio = row.get(columns["audio"])
             entry = {
-                "audio": _store(audio, temporary / f"{count:06d}", local=records.local),
+                "audio": _store(audio, made / f"{count:06d}", local=records.local),
                 **_words(row, columns, records.class_names),
             }
             stream.write(json.dumps(entry, ensure_ascii=False) + "\n")
             count += 1
-    if count:
-        os.replace(temporary, folder)
-    else:
-        shutil.rmtree(temporary)
     return count
 
 

@@ -14,6 +14,8 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from typing_extensions import TypedDict
+
 from speechcwcl.errors import UserError
 
 _SCHEMES = ("file", "http", "https", "hf")
@@ -21,6 +23,23 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
 _LONGEST = 4000  # letters of a word
 _MOST_SHARDS = 1_000_000
+
+
+class Shard(TypedDict):
+    """A line of ``shards.json``."""
+
+    name: str
+    bytes: int
+    utterances: int
+    sha256: str
+
+
+class ShardIndex(TypedDict):
+    """``shards.json``."""
+
+    version: int
+    key: str
+    shards: list[Shard]
 
 
 def expand(word: str) -> list[str]:

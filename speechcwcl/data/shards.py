@@ -30,13 +30,20 @@ from speechcwcl.data.audio.members import Member, find_member, read_audio_file
 from speechcwcl.data.compiling import ManifestWriter, Summary
 from speechcwcl.data.manifest import Manifest
 from speechcwcl.data.measuring import worker_pool
-from speechcwcl.data.shard_names import expand, need_webdataset, open_shard_file
+from speechcwcl.data.shard_names import ShardIndex, expand, need_webdataset, open_shard_file
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest
-from speechcwcl.files import atomic_write, read_json, sha256_file, sha256_json, write_json
+from speechcwcl.files import (
+    atomic_write,
+    read_json,
+    refuse_foreign,
+    sha256_file,
+    sha256_json,
+    write_json,
+)
 
 VERSION = 1
-INDEX = "shards.json"
+INDEX, PLAN = "shards.json", "plan.json"
 _NOT_AUDIO = ("json", "txt", "cls")
 
 
@@ -52,7 +59,7 @@ def write_shards(
 
     Args:
         manifest: a ``manifest.jsonl``.
-        folder: takes the shards.
+        folder: takes the shards; refused when it holds anything that is not ours.
         per_shard: utterances in a shard.
         nj: processes.
         progress: show a progress bar.
@@ -71,8 +78,8 @@ def write_shards(
     done = _finished(folder, key)
     if done is not None:
         return done
-    _begin(folder, key)
     starts = range(0, len(source), per_shard)
+    _begin(folder, key, len(starts))
     work = functools.partial(_write_shard, source, folder, per_shard)
     bar = functools.partial(tqdm, total=len(starts), unit="shard", disable=not progress)
     if nj <= 1:
@@ -190,40 +197,59 @@ def _grouped(shard: str, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
     return readers.group_by_keys(readers.tar_file_expander([{"url": shard, "stream": stream}]))
 
 
+def _index(folder: Path) -> list[dict[str, Any]]:
+    """The lines of ``shards.json``; none when there is no such file."""
+    path = folder / INDEX
+    if not path.exists():
+        return []
+    return read_json(path, ShardIndex)["shards"]
+
+
 def _finished(folder: Path, key: str) -> list[dict[str, Any]] | None:
     """The index of shards that are all there, made from the same manifest; else None."""
-    if not (folder / INDEX).exists():
+    shards = _index(folder)
+    if not shards or read_json(folder / INDEX)["key"] != key:
         return None
-    index = read_json(folder / INDEX)
-    if index.get("key") != key:
-        return None
-    sizes = {s["name"]: s["bytes"] for s in index["shards"]}
-    whole = all(_size(folder / name) == size for name, size in sizes.items())
-    return index["shards"] if whole else None
+    return shards if all(_size(folder / s["name"]) == s["bytes"] for s in shards) else None
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else -1
 
 
-def _begin(folder: Path, key: str) -> None:
+def ours(folder: Path) -> set[str]:
+    """The files of a folder of shards that this project made, finished or not."""
+    try:
+        plan = read_json(folder / PLAN, dict)
+        count = plan.get("shards", 0)  # plans of before they counted: those of the index
+        made = {shard["name"] for shard in _index(folder)}
+    except UserError:
+        return set()
+    made |= {_shard_name(n) for n in range(count if isinstance(count, int) else 0)}
+    return {PLAN, INDEX, *made} if "key" in plan else set()
+
+
+def _begin(folder: Path, key: str, count: int) -> None:
     """Note what is being made; shards of something else, or of other sizes, make room."""
-    index, plan = folder / INDEX, folder / "plan.json"
-    known: dict[str, int] = {}
-    if index.exists():
-        known = {s["name"]: s["bytes"] for s in read_json(index).get("shards", [])}
+    refuse_foreign(folder, ours)
+    index, plan = folder / INDEX, folder / PLAN
+    known = {shard["name"]: shard["bytes"] for shard in _index(folder)}
     same = plan.exists() and read_json(plan).get("key") == key
     index.unlink(missing_ok=True)
     for path in folder.glob("shard-*.tar"):
         if not same or known.get(path.name, _size(path)) != _size(path):
             path.unlink()
-    write_json(plan, {"version": VERSION, "key": key})
+    write_json(plan, {"version": VERSION, "key": key, "shards": count})
+
+
+def _shard_name(number: int) -> str:
+    return f"shard-{number:06d}.tar"
 
 
 def _write_shard(source: Manifest, folder: Path, per_shard: int, start: int) -> dict[str, Any]:
     """One shard, unless it stands; its line of the index."""
     webdataset = need_webdataset()
-    path = folder / f"shard-{start // per_shard:06d}.tar"
+    path = folder / _shard_name(start // per_shard)
     stop = min(start + per_shard, len(source))
     if not path.exists():
         with atomic_write(path, "wb") as stream:
@@ -281,7 +307,7 @@ def _checked_paths(folder: Path) -> list[Path]:
         raise UserError(f"{folder}: no such folder of shards{closest(folder.name, beside)}")
     paths = sorted(Path(p) for p in glob.glob(os.path.join(glob.escape(str(folder)), "*.tar")))
     if (folder / INDEX).exists():
-        for entry in read_json(folder / INDEX)["shards"]:
+        for entry in _index(folder):
             size = _size(folder / entry["name"])
             if size != entry["bytes"]:
                 what = "is missing" if size < 0 else f"has {size} bytes"
@@ -289,7 +315,7 @@ def _checked_paths(folder: Path) -> list[Path]:
                     f"{folder / entry['name']}: {what}, {entry['bytes']} are expected; "
                     "make or copy it again"
                 )
-    elif (folder / "plan.json").exists():
+    elif (folder / PLAN).exists():
         raise UserError(f"{folder}: only half there; run the same command again")
     if not paths:
         raise UserError(f"{folder}: no shard (*.tar) in it")

@@ -22,9 +22,8 @@ from speechcwcl.data.audio import SAMPLE_RATE, audio_info, decode_audio, load_au
 from speechcwcl.data.audio.resampling import resample
 from speechcwcl.data.shards import open_shard, shard_list
 from speechcwcl.data.stream_spec import NAME, StreamSpec, check_spec, write_stream
-from speechcwcl.data.writing import replaced
+from speechcwcl.data.writing import replaced_datadir
 from speechcwcl.errors import UserError, closest, require
-from speechcwcl.files import write_json
 
 Place = tuple[int, int, int]
 """Where a reader is: pass, number of the piece in the pass' order, rows read of that piece."""
@@ -38,9 +37,8 @@ def write_streamed(folder: Path, spec: StreamSpec, corpus: dict[str, Any]) -> Pa
     """
     check_spec(spec, NAME)
     check_stream(spec)
-    with replaced(Path(folder)) as temporary:
+    with replaced_datadir(Path(folder), corpus) as temporary:
         write_stream(temporary / NAME, spec)
-        write_json(temporary / "corpus.json", corpus)
     return Path(folder)
 
 

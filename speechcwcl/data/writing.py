@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,10 +15,10 @@ from speechcwcl.data import tables
 from speechcwcl.data.problems import Problems
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
-from speechcwcl.files import cannot_write, write_json
+from speechcwcl.files import cannot_write, read_json, replace_folder, write_json
 
-_OURS = {"wav.scp", "text", "utt2spk", "segments", "utt2dur", "corpus.json", "spk2utt", "bad.tsv"}
-_OURS |= {"stream.json"}  # in the place of the tables, for a set that is read while training
+_TABLES = {"wav.scp", "text", "utt2spk", "segments", "utt2dur", "corpus.json", "spk2utt", "bad.tsv"}
+_TABLES |= {"stream.json"}  # in the place of the tables, for a set that is read while training
 
 
 def write_datadir(
@@ -49,69 +48,46 @@ def write_datadir(
         UserError: no utterances, a repeated id, blanks in an id, an empty text, a full disk.
     """
     folder = Path(folder)
-    with replaced(folder) as temporary:
-        count = _write_tables(folder, temporary, utterances)
-        facts = {**corpus, "utterances": count}
+    facts = dict(corpus)
+    with replaced_datadir(folder, facts) as temporary:
+        facts["utterances"] = _write_tables(folder, temporary, utterances)
         if skipped:
             facts["skipped"] = skipped.count
             skipped.save(temporary / "bad.tsv")
-        write_json(temporary / "corpus.json", facts)
     return folder
 
 
+def ours(folder: Path) -> set[str]:
+    """The files of a data folder that this project wrote, for ``replace_folder``.
+
+    ``corpus.json`` names them. Folders of before it did are known by the names alone.
+    """
+    try:
+        facts = read_json(folder / "corpus.json", dict)
+    except UserError:
+        return set()
+    if isinstance(facts.get("files"), list):
+        return {"corpus.json", *map(str, facts["files"])}
+    names = {name.name for name in folder.iterdir()}
+    if "utterances" not in facts and "stream.json" not in names:
+        return set()
+    return {name for name in names if name in _TABLES or tables.is_field_file(name)}
+
+
 @contextmanager
-def replaced(folder: Path) -> Iterator[Path]:
+def replaced_datadir(folder: Path, corpus: dict[str, Any]) -> Iterator[Path]:
     """Give a neighbour of a data folder to write into, and put it in its place when all went well.
+
+    Args:
+        folder: made, or replaced as a whole when we wrote all that it holds.
+        corpus: JSON-able facts for ``corpus.json``, which is written last; may grow meanwhile.
 
     Raises:
         UserError: the folder holds files that are none of ours; a full disk.
     """
-    _refuse_foreign(folder)
-    temporary = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise UserError(cannot_write(folder, error)) from error
-    try:
+    with replace_folder(folder, ours) as temporary:
         yield temporary
-        _move(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _refuse_foreign(folder: Path) -> None:
-    """Writing replaces the whole folder, so it must not be somebody's home."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise UserError(f"{folder}: a file is in the way; choose another folder")
-    foreign = [n for n in sorted(os.listdir(folder)) if n not in _OURS and not _is_field(n)]
-    if foreign:
-        raise UserError(
-            f"{folder}: is in the way and is no plain data folder (it holds {foreign[0]!r}); "
-            "move it or choose another folder"
-        )
-
-
-def _is_field(name: str) -> bool:
-    return tables.is_field_file(name)
-
-
-def _move(temporary: Path, folder: Path) -> None:
-    try:
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o777 & ~mask)  # mkdtemp makes it for the owner alone
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-            os.replace(folder, old / "old")
-            os.replace(temporary, folder)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(temporary, folder)
-    except OSError as error:
-        raise UserError(cannot_write(folder, error)) from error
+        write_json(temporary / "corpus.json", {**corpus, "files": sorted(os.listdir(temporary))})
 
 
 def _write_tables(folder: Path, temporary: Path, utterances: Iterable[Utterance]) -> int:
@@ -220,6 +196,6 @@ def _fault(utterance: Utterance) -> str:
     if start < 0 or (utterance.end is not None and utterance.end <= start):
         return f"no stretch from {start:g} s to {utterance.end} s"
     for name in utterance.labels:
-        if not re.fullmatch(r"\w+", name) or not _is_field(f"utt2{name}"):
+        if not re.fullmatch(r"\w+", name) or not tables.is_field_file(f"utt2{name}"):
             return f"{name!r} cannot name a label field"
     return ""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from speechcwcl.errors import UserError
+from speechcwcl.files import replace_folder
 from speechcwcl.models import folder as folders
 from speechcwcl.models.audio_input import Audio, embed_all
 from speechcwcl.models.encoders.speech import SpeechEncoder
@@ -230,16 +231,21 @@ class Aligner(nn.Module):
         with_towers: bool = False,
         info: dict[str, Any] | None = None,
         protocols: dict[str, Any] | None = None,
+        card: str | None = None,
     ) -> None:
         """Write a folder that :meth:`from_pretrained` opens: safetensors and plain JSON.
 
         Args:
-            folder: made, or replaced as a whole.
+            folder: made, or replaced as a whole when it holds a saved aligner and nothing else.
             with_towers: put the frozen encoders in too, so that nothing else is needed; otherwise
                 they are named by source and hash.
             info: anything worth knowing (JSON-able), kept under ``info``.
             protocols: label texts to go along: name -> ``{"labels": [[label, [text, ...]], ...],
                 "templates": [...]}``, written to ``labels.json``.
+            card: the model card, written to ``README.md``.
+
+        Raises:
+            UserError: the folder holds anything else (nothing is touched), or a full disk.
         """
         config = {
             "dim": self.dim,
@@ -253,10 +259,10 @@ class Aligner(nn.Module):
             "info": info or {},
             **self._head_options,
         }
-        with folders.replace_folder(Path(folder)) as scratch:
+        with replace_folder(folder, folders.ours) as scratch:
             if with_towers:
                 write_towers(scratch, self.speech_encoder, self.text.info)
-            folders.write(scratch, config, self.learned_state(with_towers), protocols)
+            folders.write(scratch, config, self.learned_state(with_towers), protocols, card)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike, *, device: str = "cpu") -> Aligner:

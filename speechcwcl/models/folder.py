@@ -6,10 +6,6 @@ pickle, and refuses what is not exactly as it was written.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,13 +15,14 @@ from safetensors.torch import load_file, save_file
 
 from speechcwcl import __version__
 from speechcwcl.errors import UserError, closest
-from speechcwcl.files import cannot_write, read_json, sha256_file, write_json
+from speechcwcl.files import read_json, sha256_file, write_json
 from speechcwcl.models.encoders.text import TOKENIZER_FILES
 
 FORMAT = "speechcwcl-aligner"
 VERSION = 1
 MODEL_TYPE = "speechcwcl"  # what transformers finds our classes by (see models/hf.py)
 WEIGHTS = "model.safetensors"
+CARD = "README.md"  # anybody may edit it, so config.json does not list it; info has its hash
 PROTOCOLS = "labels.json"
 FEATURES = "preprocessor_config.json"
 _KEYS = {
@@ -63,25 +60,28 @@ _TOWER_FILES = {
 }
 
 
-@contextmanager
-def replace_folder(folder: Path) -> Iterator[Path]:
-    """Give a scratch folder that takes the place of ``folder`` when all went well."""
+def ours(folder: Path, form: str = FORMAT) -> set[str]:
+    """The files of a saved model, for :func:`speechcwcl.files.replace_folder`.
+
+    Args:
+        folder: any folder.
+        form: ``format`` of the config.json that is ours.
+
+    Returns:
+        What config.json lists, and a model card as `speechcwcl pack` left it; empty where the
+        folder is no such model.
+    """
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise UserError(cannot_write(folder, error)) from error
-    try:
-        made = scratch / "new"
-        made.mkdir()
-        yield made
-        if folder.exists():
-            folder.rename(scratch / "old")
-        made.rename(folder)
-    except OSError as error:
-        raise UserError(cannot_write(folder, error)) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        config = read_json(folder / "config.json", dict)
+    except UserError:
+        return set()
+    listed = config.get("files")
+    if config.get("format") != form or not isinstance(listed, dict):
+        return set()
+    info = config.get("info")
+    card = info.get("card") if isinstance(info, dict) else None
+    own = (folder / CARD).is_file() and sha256_file(folder / CARD) == card
+    return {"config.json", *listed, *([CARD] if own else [])}
 
 
 def write(
@@ -89,6 +89,7 @@ def write(
     config: dict[str, Any],
     state: dict[str, torch.Tensor],
     protocols: dict[str, Any] | None = None,
+    card: str | None = None,
 ) -> None:
     """Finish a folder: the weights, then config.json with the hash of everything there.
 
@@ -97,6 +98,7 @@ def write(
         config: every key of the format but ``format, version, speechcwcl, files``.
         state: the tensors.
         protocols: label texts to go along; see :func:`packed_protocols`.
+        card: the model card.
     """
     write_json(
         folder / FEATURES,
@@ -120,6 +122,9 @@ def write(
     }
     head = {"format": FORMAT, "version": VERSION, "speechcwcl": __version__, "files": listed}
     head["model_type"] = MODEL_TYPE
+    if card is not None:
+        (folder / CARD).write_text(card, encoding="utf-8", newline="\n")
+        config = {**config, "info": {**config["info"], "card": sha256_file(folder / CARD)}}
     write_json(folder / "config.json", {**config, **head})
 
 

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from speechcwcl.errors import UserError
+from speechcwcl.files import replace_folder
 from speechcwcl.models import onnx_folder
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.audio_input import embed_all
-from speechcwcl.models.folder import replace_folder
 from speechcwcl.models.onnx_extra import needs
 from speechcwcl.models.onnx_graph import SpeechGraph
 
@@ -39,7 +39,7 @@ def export(
 
     Args:
         aligner: the model.
-        folder: made, or replaced as a whole.
+        folder: made, or replaced as a whole when it holds an exported model and nothing else.
         int8: keep the weights of all matrix products as 8-bit integers (activations are quantised
             as they come); convolutions, among them the front end, stay float32.
         info: anything worth knowing (JSON-able), kept under ``info``.
@@ -48,7 +48,7 @@ def export(
         UserError: the speech encoder's family cannot be exported, or the extra is missing.
     """
     needs("onnx", "onnxscript", *(["onnxruntime"] if int8 else []))
-    with replace_folder(Path(folder)) as scratch:
+    with replace_folder(folder, onnx_folder.ours) as scratch:
         target = scratch / onnx_folder.MODEL
         if int8:
             exact = scratch / "exact" / onnx_folder.MODEL

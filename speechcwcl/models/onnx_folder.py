@@ -12,6 +12,7 @@ from typing import Any
 from speechcwcl import __version__
 from speechcwcl.errors import UserError, closest
 from speechcwcl.files import read_json, sha256_file, write_json
+from speechcwcl.models import folder as folders
 from speechcwcl.models.folder import check_files, refuse_newer
 
 FORMAT = "speechcwcl-onnx"
@@ -31,6 +32,11 @@ _KEYS = {
     "files": dict,
     "info": dict,
 }
+
+
+def ours(folder: Path) -> set[str]:
+    """The files of an exported model, for :func:`speechcwcl.files.replace_folder`."""
+    return folders.ours(folder, FORMAT)
 
 
 def write(folder: Path, config: dict[str, Any]) -> None:

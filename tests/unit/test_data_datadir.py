@@ -61,7 +61,10 @@ def test_what_is_written_comes_back_sorted(tmp_path):
     folder = write_datadir(tmp_path / "set", shuffled, corpus={"name": "x", "licence": "CC0"})
     assert read_datadir(folder) == sorted(utterances, key=lambda u: u.id)
     assert list(iter_datadir(folder)) == read_datadir(folder)
-    assert read_corpus(folder) == {"name": "x", "licence": "CC0", "utterances": 12}
+    names = ["text", "utt2dur", "utt2label", "utt2scenario", "utt2spk", "wav.scp"]
+    assert read_corpus(folder) == {
+        "name": "x", "licence": "CC0", "utterances": 12, "files": names
+    }  # fmt: skip
     for name in ("wav.scp", "text", "utt2spk", "utt2label", "utt2scenario", "utt2dur"):
         lines = (folder / name).read_bytes().splitlines()
         assert lines == sorted(lines) and len(lines) == 12

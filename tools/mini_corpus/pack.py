@@ -62,13 +62,24 @@ def write_files(
     files: dict[str, list[Clip]] = defaultdict(list)
     for clip in clips:
         files[clip.file].append(clip)
-    for old in (out / "audio").rglob("*.ogg"):
-        if old.relative_to(out).as_posix() not in files:
-            old.unlink()
+    for file in _files_of_before(out) - set(files):
+        (out / file).unlink(missing_ok=True)
     order = sorted(files, key=lambda file: (-len(files[file]), file))
     tasks = [(files[file], work, out, file, bitrate) for file in order]
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
         yield from pool.imap_unordered(_write_and_check, tasks)
+
+
+def _files_of_before(out: Path) -> set[str]:
+    """The audio files that the corpus in a folder names, if there is one."""
+    path = out / "segments.tsv"
+    if not path.exists():
+        return set()
+    with path.open(encoding="utf-8", newline="") as stream:
+        named = {
+            row["file"] for row in csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
+        }
+    return {file for file in named if file.startswith("audio/") and ".." not in file}
 
 
 def _write_and_check(

@@ -92,8 +92,10 @@ def run_one(folder: Path, changes: dict, seed: int, grid: Grid, args: argparse.N
     changes = {key: value for key, value in changes.items() if key != "train"}
     config = load_config(grid.defaults, {**changes, "seed": seed})
     wanted = {"config": config.as_dict(), "train": train, "pairs": grid.pairs}
-    if folder.exists() and not (asked.exists() and read_json(asked) == wanted):
-        shutil.rmtree(folder)  # another question
+    if folder.exists() and any(folder.iterdir()):
+        require(asked.exists(), f"{folder}: is in the way and no run of this grid; move it")
+        if read_json(asked) != wanted:
+            shutil.rmtree(folder)  # another question
     if done.exists():
         return
     write_json(asked, wanted)

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-
-from filelock import FileLock
 
 from speechcwcl import files
 from speechcwcl.errors import UserError, closest
@@ -86,25 +83,29 @@ def fetch(name: str, *, offline: bool | None = None) -> Path:
             f"{name}: not in the cache ({root}) and the network may not be used; run "
             f"`speechcwcl fetch {name}` where it may"
         )
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{name}.lock"):
-            if not _is_whole(folder, source):
-                _fetch_locked(source, root, folder)
-    except OSError as error:
-        raise UserError(files.cannot_write(root, error)) from error
+    with files.lock(root / f".{name}.lock"):
+        if not _is_whole(folder, source):
+            _fetch_locked(source, folder)
     return folder
 
 
-def _fetch_locked(source: Source, root: Path, folder: Path) -> None:
-    for left in root.glob(f".{source.name}.*"):  # by a process that was killed: we hold the lock
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{source.name}.", dir=root))
+def _ours(folder: Path) -> set[str]:
+    """The files of a fetched model, whole or not."""
     try:
-        found = collect(source.members, work, source.name)
-        made = work / "model"
-        made.mkdir()
+        record = files.read_json(folder / _RECORD, dict)
+    except UserError:
+        return set()
+    listed = record.get("files")
+    return {_RECORD, *listed} if isinstance(listed, dict) and "taken_from" in record else set()
+
+
+def _fetch_locked(source: Source, folder: Path) -> None:
+    # What is there is incomplete or of an older version of this table.
+    with (
+        files.replace_folder(folder, _ours) as made,
+        tempfile.TemporaryDirectory(prefix="fetched", dir=made.parent) as work,
+    ):
+        found = collect(source.members, Path(work), source.name)
         if source.build is None:
             for name, path in found.items():
                 (made / name).parent.mkdir(parents=True, exist_ok=True)
@@ -112,11 +113,6 @@ def _fetch_locked(source: Source, root: Path, folder: Path) -> None:
         else:
             source.build(found, made)
         files.write_json(made / _RECORD, _record(source, made))
-        if folder.exists():  # incomplete or of an older version of this table
-            folder.rename(work / "old")
-        made.rename(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _record(source: Source, made: Path) -> dict:
