@@ -232,11 +232,11 @@ def validate(model: type[Model], document: Document) -> Model:
     try:
         return model.model_validate(document.values)
     except pydantic.ValidationError as error:
-        lines: dict[Key, str] = {}
+        found: dict[Key, list[Any]] = {}
         for problem in error.errors(include_url=False):
-            at = _within(document.values, problem["loc"])
-            lines.setdefault(at, f"{document.where(*at)}: {_said(model, at, problem)}")
-        raise UserError(summarise(list(lines.values()))) from error
+            found.setdefault(_within(document.values, problem["loc"]), []).append(problem)
+        lines = [f"{document.where(*at)}: {_said(model, at, why)}" for at, why in found.items()]
+        raise UserError(summarise(lines)) from error
 
 
 def _within(values: Any, location: Key) -> Key:
@@ -252,27 +252,38 @@ def _within(values: Any, location: Key) -> Key:
     return tuple(at)
 
 
-def _said(model: type[pydantic.BaseModel], at: Key, problem: Any) -> str:
-    """What is wrong, in words that do not ask the reader to know pydantic."""
-    kind, value, last = problem["type"], problem["input"], problem["loc"][-1:]
+def _said(model: type[pydantic.BaseModel], at: Key, problems: list[Any]) -> str:
+    """What is wrong with one value, in words that do not ask the reader to know pydantic.
+
+    There are several problems where a value may be of several kinds and is of none.
+    """
     name = ".".join(map(str, at))
-    if kind == "extra_forbidden":
-        known = list(model.model_fields) if len(at) == 1 else []
-        return f"no such key {name!r}{closest(str(at[-1]), known)}"
-    if kind == "missing":
-        return f"the key {'.'.join(map(str, (*at, *last)))!r} is missing"
-    if kind == "value_error":
-        reason = str(problem["ctx"]["error"])
-    elif kind == "literal_error":
+    for problem in problems:
+        kind = problem["type"]
+        if kind == "extra_forbidden":
+            known = list(model.model_fields) if len(at) == 1 else []
+            return f"no such key {name!r}{closest(str(at[-1]), known)}"
+        if kind == "missing":
+            return f"the key {'.'.join(map(str, (*at, problem['loc'][-1])))!r} is missing"
+        if kind == "value_error":  # of a validator of ours
+            return f"{name}: {problem['ctx']['error']}" if name else str(problem["ctx"]["error"])
+    shown = repr(problems[0]["input"])
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    return f"{name}: {shown} " + " and ".join(dict.fromkeys(map(_reason, problems)))
+
+
+def _reason(problem: Any) -> str:
+    if problem["type"] == "literal_error":
         allowed = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
-        reason = f"{value!r} is none of {', '.join(allowed)}{closest(str(value), allowed)}"
-    else:
-        words = (
-            problem["msg"]
-            .replace("Input should be a valid ", "is no ")
-            .replace("Input should be ", "is not ")
-        )
-        words = words.split(", unable to")[0].split(", got a number")[0]
-        shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
-        reason = f"{shown} {words.replace('integer', 'whole number')}"
-    return f"{name}: {reason}" if name else reason
+        return f"is none of {', '.join(allowed)}{closest(str(problem['input']), allowed)}"
+    words = problem["msg"].split(", unable to")[0].split(", got a number")[0]
+    for start, instead in (("Input should be a valid ", "is no "), ("Input should be ", "is not ")):
+        if words.startswith(start):
+            words = instead + words.removeprefix(start)
+    for theirs, ours in (
+        ("integer", "whole number"),
+        ("string", "text"),
+        ("dictionary", "mapping"),
+    ):
+        words = words.replace(theirs, ours)
+    return words if words.startswith("is ") else f"({words})"

@@ -19,7 +19,7 @@ from speechcwcl.files import atomic_write
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.encoders.frames import by_length
 from speechcwcl.training.cached_gradients import CachedGradients
-from speechcwcl.training.config import TrainConfig
+from speechcwcl.training.config import Masks, TrainConfig
 from speechcwcl.training.dataset import Batch, TrainingData
 from speechcwcl.training.state import RandomState, RunningMeans
 
@@ -30,7 +30,7 @@ SHOWN = {"loss", "cwcl", "cl", "clip", "cosine", "accuracy"}
 class SpeechSide(nn.Module):
     """The trained half as one module with a ``forward``, which is what DDP can wrap."""
 
-    def __init__(self, aligner: Aligner, masks: dict | None = None) -> None:
+    def __init__(self, aligner: Aligner, masks: Masks | None = None) -> None:
         super().__init__()
         self.aligner = aligner
         self.masks = nn.ModuleList(feature_masks(masks))
@@ -52,23 +52,20 @@ class SpeechSide(nn.Module):
         return by_length(self.aligner.embed_features, inputs, lengths)
 
 
-def feature_masks(options: dict | None) -> list[nn.Module]:
-    """SpecAugment-like masks on features, ``{time: {count, width}, dim: {count, width}}``."""
+def feature_masks(masks: Masks | None) -> list[nn.Module]:
+    """SpecAugment-like masks on features."""
     axes = {"time": 1, "dim": 2}
-    masks = []
-    for axis, spec in (options or {}).items():
-        width = int(spec.get("width", 5))
-        masks.append(
-            SpectrogramDrop(
-                drop_length_low=1,
-                drop_length_high=max(2, width + 1),
-                drop_count_low=0,
-                drop_count_high=int(spec.get("count", 1)),
-                replace="zeros",
-                dim=axes[axis],
-            )
+    return [
+        SpectrogramDrop(
+            drop_length_low=1,
+            drop_length_high=mask.width + 1,
+            drop_count_low=0,
+            drop_count_high=mask.count,
+            replace="zeros",
+            dim=axes[axis],
         )
-    return masks
+        for axis, mask in (masks or {}).items()
+    ]
 
 
 class AlignBrain(sb.Brain):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import math
 import os
 import platform
 import sys
@@ -236,7 +237,7 @@ def run_options(config: TrainConfig, device: str | None) -> dict[str, Any]:
     """What SpeechBrain's Brain calls run_opts."""
     options: dict[str, Any] = {
         "precision": config.precision,
-        "max_grad_norm": config.max_grad_norm,
+        "max_grad_norm": config.max_grad_norm or math.inf,  # SpeechBrain always clips
         "grad_accumulation_factor": config.grad_accumulation,
         "ckpt_interval_steps": config.ckpt_interval_steps,
         "ckpt_interval_minutes": 0,
@@ -292,7 +293,7 @@ def average_run(expdir: Path, best: int = 1) -> str:
     checkpointer = Checkpointer(str(folder))
     found = checkpointer.find_checkpoints(max_key="score", max_num_checkpoints=best)
     require(bool(found), nothing)
-    config = TrainConfig(**read_json(expdir / "hparams.json"))
+    config = load_config(read_json(expdir / "hparams.json"))
     aligner = build_aligner(config)
     side = SpeechSide(aligner, config.feature_mask)
     side.load_state_dict(without_ddp(average_checkpoints(found, "speech")), strict=True)

@@ -103,6 +103,7 @@ class Small(pydantic.BaseModel, extra="forbid"):
     rate: float = pydantic.Field(0.1, gt=0, allow_inf_nan=False)
     more: dict[str, float] = {}
     rows: list[int] = []
+    either: int | dict[str, int] = 0
 
 
 def test_good_values_become_the_model():
@@ -124,7 +125,8 @@ def test_good_values_become_the_model():
         ("name: a\nrate: .nan\n", "x.yaml:2: rate: nan is not a finite number"),
         ("name: a\nmore:\n  x: 1\n  y: z\n", "x.yaml:4: more.y: 'z' is no number"),
         ("name: a\nrows:\n- 1\n- x\n", "x.yaml:4: rows.1: 'x' is no whole number"),
-        ("name: [a]\n", "x.yaml:1: name: ['a'] is no string"),
+        ("name: [a]\n", "x.yaml:1: name: ['a'] is no text"),
+        ("name: a\neither: x\n", "x.yaml:2: either: 'x' is no whole number and is no mapping"),
         ("name: a\nsize: -1\nrate: 0\n", "x.yaml:2: size: -1 is not greater than or equal to 1\n"
          "x.yaml:3: rate: 0 is not greater than 0"),
     ],
