@@ -59,14 +59,14 @@ GUESSES = {
     ),
     "text": (
         "text", "sentence", "transcript", "transcription", "wrd", "words", "normalized_text",
-        "utterance",
+        "utterance", "txt",
     ),
     "speaker": ("speaker", "speaker_id", "spk_id", "spk", "client_id", "spkID"),
     "id": ("id", "ID", "utt_id", "utterance_id", "key", "segment_id"),
 }  # fmt: skip
 LABELS = (
     "label", "command", "keyword", "intent", "intent_class", "class", "cmd", "scenario", "action",
-    "domain",
+    "domain", "cls",
 )  # fmt: skip
 NO_ID = "none"
 """As the name of the column of ids: there is none, number the records."""
@@ -397,18 +397,17 @@ def _without_repeated_id(path: Path, options: Options, entries: Any) -> Options:
             continue
         digest = hashlib.blake2b(str(key).encode("utf-8", "replace"), digest_size=12).digest()
         if digest in seen:
-            column = next(c for c in GUESSES["id"] if entry.row.get(c) not in _EMPTY)
-            say_repeated(str(path), column, str(key))
+            say_repeated(str(path), str(key))
             return replace(options, id=NO_ID)
         seen.add(digest)
     return options
 
 
-def say_repeated(source: str, column: str, key: str) -> None:
+def say_repeated(source: str, key: str) -> None:
     """Say that a guessed column of ids is none, and what is done instead."""
     print(
-        f"{source}: the column {column!r} repeats ({key[:40]!r}), so it is no id: the records are "
-        f"numbered (--id {NO_ID} says so, --id COLUMN names another)",
+        f"{source}: what looked like the column of ids repeats ({key[:40]!r}), so the records are "
+        f"numbered (--id {NO_ID} says so from the start, --id COLUMN names another)",
         file=sys.stderr,
     )
 

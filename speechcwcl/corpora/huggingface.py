@@ -18,12 +18,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from speechcwcl.corpora._formats import GUESSES, LABELS
+from speechcwcl.corpora._formats import GUESSES, LABELS, NO_ID, say_repeated
 from speechcwcl.corpora.base import Corpus
 from speechcwcl.data import remote
 from speechcwcl.data.audio import write_audio
 from speechcwcl.data.problems import Problems
 from speechcwcl.data.remote import Records
+from speechcwcl.data.rows import no_column, one_text, one_word, parse_json, read_lines
 from speechcwcl.data.stream import write_streamed
 from speechcwcl.data.stream_spec import StreamSpec
 from speechcwcl.data.utterance import Utterance
@@ -91,7 +92,7 @@ class HuggingFace(Corpus):
         """Take ``--dataset ID --text COLUMN --labels FIELD=COLUMN ...`` from ``words``."""
         parser = argparse.ArgumentParser(prog=f"speechcwcl prepare {self.name}", allow_abbrev=False)
         parser.add_argument("--dataset", default="", metavar="ORG/NAME", help="id on the hub")
-        parser.add_argument("--config", help="configuration (subset) of it")
+        parser.add_argument("--config", help="configuration (subset), or folder")
         parser.add_argument("--revision", help="commit or tag of it")
         for role in self.columns:
             parser.add_argument(f"--{role}", default="", metavar="COLUMN", help=f"of the {role}")
@@ -177,9 +178,10 @@ class HuggingFace(Corpus):
         if cut := sorted(begun - set(there)):
             raise UserError(f"{source / cut[0]}: only half there; run the same download again")
         if not there:
-            there = remote.local_splits(source)
+            there = remote.local_splits(source, self.config)
             for name in self._kept(splits, there):
-                records = remote.local_records(source, self.split_map.get(name, name))
+                split = self.split_map.get(name, name)
+                records = remote.local_records(source, split, self.config)
                 self._write_out(records, Path(out) / "audio" / name)
             source = Path(out) / "audio"
         kept = self._kept(splits, there)
@@ -208,8 +210,8 @@ class HuggingFace(Corpus):
                 place = {"dataset": self.dataset, "config": self.config, "revision": self.revision}
                 records = remote.hub_records(self.dataset, split, self.config, self.revision)
             else:
-                place = {"folder": str(source.resolve())}
-                records = remote.local_records(source, split)
+                place = {"folder": str(source.resolve()), "config": self.config}
+                records = remote.local_records(source, split, self.config)
             columns = self._choose(records)
             require(
                 columns["text"] is not None,
@@ -224,25 +226,25 @@ class HuggingFace(Corpus):
     def utterances(self, source: Path, split: str, problems: Problems) -> Iterator[Utterance]:
         """Yield what was written out; see :meth:`Corpus.utterances`."""
         folder = self.file(source / split)
-        self.file(folder / _DONE)
-        index = 0
-        for shard in sorted(folder.glob("shard-*")):
-            with (shard / "rows.jsonl").open(encoding="utf-8") as stream:
-                for line in stream:
-                    row = json.loads(line)
-                    where = f"{folder}: record {index}"
-                    index += 1
-                    audio = row["audio"] and os.path.join(shard.resolve(), row["audio"])
-                    if not audio:
-                        problems.add(f"{where} has no audio")
-                    elif not os.path.exists(audio):
-                        problems.add(f"{where}: {audio} is not there")
-                    elif row["text"] is not None and not row["text"].strip():
-                        problems.add(f"{where} has an empty text")
-                    else:
-                        key = "_".join(row["id"].split()) or f"{split}-{index - 1:08d}"
-                        speaker = "_".join(row["speaker"].split())
-                        yield Utterance(key, audio, row["text"], speaker, labels=row["labels"])
+        facts = read_json(self.file(folder / _DONE))
+        guessed = self.columns["id"] != NO_ID and not facts.get("id_given", self.columns["id"])
+        numbered = self.columns["id"] == NO_ID or (guessed and _repeats(folder))
+        for index, (shard, row) in enumerate(_written(folder)):
+            where = f"{folder}: record {index}"
+            audio = row["audio"] and os.path.join(shard.resolve(), row["audio"])
+            if row.get("problem"):
+                problems.add(f"{where}{row['problem']}")
+            elif not audio:
+                problems.add(f"{where} has no audio")
+            elif not os.path.exists(audio):
+                problems.add(f"{where}: {audio} is not there")
+            elif row["text"] is not None and not row["text"].strip():
+                problems.add(f"{where} has an empty text")
+            else:
+                key = "" if numbered else "_".join(row["id"].split())
+                key = key or f"{split}-{index:08d}"
+                speaker = "_".join(row["speaker"].split())
+                yield Utterance(key, audio, row["text"], speaker, labels=row["labels"])
 
     def fake(self, target: Path, seed: int = 0) -> Path:
         """A parquet dataset of three splits, written as ``datasets`` writes them."""
@@ -267,13 +269,16 @@ class HuggingFace(Corpus):
             whole, written = whole + 1, written + count
             if count < self.shard:
                 break
-        write_json(folder / _DONE, {"key": key, "records": written, "columns": columns})
+        facts = {"key": key, "records": written, "columns": columns}
+        write_json(folder / _DONE, {**facts, "id_given": self.columns["id"]})
 
     def _choose(self, records: Records) -> dict[str, Any]:
         """Column of each role, given or guessed."""
         chosen: dict[str, Any] = {}
         for role, given in self.columns.items():
-            if given:
+            if role == "id" and given == NO_ID:
+                chosen[role] = None
+            elif given:
                 chosen[role] = self._given(given, role, records)
             else:
                 options = (*(records.audio_columns if role == "audio" else ()), *GUESSES[role])
@@ -292,11 +297,7 @@ class HuggingFace(Corpus):
         return {**chosen, "labels": labels}
 
     def _given(self, column: str, role: str, records: Records) -> str:
-        if column not in records.columns:
-            raise UserError(
-                f"{role}: no column {column!r}{closest(column, records.columns)}; there are "
-                f"{', '.join(records.columns)}"
-            )
+        require(column in records.columns, f"{role}: {no_column(column, records.columns)}")
         return column
 
 
@@ -324,6 +325,25 @@ def _ours(folder: Path) -> set[str]:
                 continue
             found |= {f"{shard.name}/{name}" for name in (rows.name, *names)}
     return found
+
+
+def _written(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The rows that were written out, each with the folder of its audio."""
+    for shard in sorted(folder.glob("shard-*")):
+        for number, line in read_lines(shard / "rows.jsonl"):
+            yield shard, parse_json(line, f"{shard / 'rows.jsonl'}:{number}")
+
+
+def _repeats(folder: Path) -> bool:
+    """Whether a guessed column of ids has an id twice, which is said then."""
+    seen: set[str] = set()
+    for _, row in _written(folder):
+        key = row.get("id", "")
+        if key and key in seen:
+            say_repeated(str(folder), key)
+            return True
+        seen.add(key)
+    return False
 
 
 def _whole_shards(folder: Path, key: str) -> int:
@@ -355,7 +375,7 @@ def _write_shard(
             audio = row.get(columns["audio"])
             entry = {
                 "audio": _store(audio, made / f"{count:06d}", local=records.local),
-                **_words(row, columns, records.class_names),
+                **_words(row, columns, records, count),
             }
             stream.write(json.dumps(entry, ensure_ascii=False) + "\n")
             count += 1
@@ -363,22 +383,25 @@ def _write_shard(
 
 
 def _words(
-    row: dict[str, Any], columns: dict[str, Any], names: dict[str, list[str]]
+    row: dict[str, Any], columns: dict[str, Any], records: Records, number: int
 ) -> dict[str, Any]:
-    """All of a record but its audio, as text; class numbers become their names."""
+    """All of a record but its audio, as text, or the problem with it."""
 
-    def value(column: str | None) -> str | None:
-        found = row.get(column) if column else None
-        if isinstance(found, int) and column in names and 0 <= found < len(names[column]):
-            found = names[column][found]
-        return None if found is None else str(found)
+    def word(column: str | None, role: str) -> str:
+        return one_word(records.value(row, column), "", role)
 
-    return {
-        "text": (value(columns["text"]) or "") if columns["text"] else None,
-        "speaker": value(columns["speaker"]) or "",
-        "id": value(columns["id"]) or "",
-        "labels": {f: text for f, c in columns["labels"].items() if (text := value(c))},
-    }
+    try:
+        key = word(columns["id"], "id")
+        text = one_text(records.value(row, columns["text"]), "", key or str(number))
+        labels = {f: word(c, f"label {c!r}") for f, c in columns["labels"].items()}
+        return {
+            "text": (text or "") if columns["text"] else None,
+            "speaker": word(columns["speaker"], "speaker"),
+            "id": key,
+            "labels": {field: label for field, label in labels.items() if label},
+        }
+    except UserError as error:
+        return {"problem": str(error)}
 
 
 def _store(audio: Any, stem: Path, *, local: bool) -> str | None:

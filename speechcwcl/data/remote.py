@@ -1,31 +1,41 @@
-"""Records of a ``datasets`` source, audio as it is stored: no decoding, no code of the dataset."""
+"""Datasets of others, of the hub or in a folder: splits, configurations and rows.
+
+The library ``datasets`` says what is in them: a folder of ``save_to_disk``, parquet, WebDataset
+tars, audio files with a ``metadata.csv`` or in a folder a label, lists (csv, json lines) of audio
+files, or any of these by a ``README.md`` with configurations. Audio stays as it is stored (neither
+torchcodec nor FFmpeg is needed), and no code of a dataset is run.
+"""
 
 from __future__ import annotations
 
-import csv
 import functools
-import json
 import os
 import re
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from speechcwcl.errors import UserError, closest
+from speechcwcl.data.audio.recordings import AUDIO_SUFFIXES
+from speechcwcl.data.problems import Problems
+from speechcwcl.data.rows import no_column, read_json_lines, read_table, suffix_of_list
+from speechcwcl.errors import UserError, closest, require
 from speechcwcl.files import read_json
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 _MAGIC = ((b"RIFF", ".wav"), (b"fLaC", ".flac"), (b"OggS", ".ogg"), (b"ID3", ".mp3"))
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.tsv")
-_SHARD = re.compile(r"[-_.]?\d{3,}(-of-\d+)?$")
+# What `datasets` calls the splits whose folder or file is called so.
+_USUAL = {"training": "train", "valid": "validation", "dev": "validation", "val": "validation"}
+_USUAL |= {"testing": "test", "eval": "test", "evaluation": "test"}
 # Parquet files are cut into row groups only where there are few: it asks every file for its list.
 _FEW_FILES = 64
 _PIECE = 1000
 
-Rows = Callable[[], Iterator[dict[str, Any]]]
+Row = dict[str, Any]
+Rows = Callable[[], Iterator[Row]]
 
 
 @dataclass
@@ -46,100 +56,166 @@ class Records:
     columns: list[str]
     audio_columns: list[str]
     class_names: dict[str, list[str]]
-    rows: Any
+    rows: Callable[[int], Iterator[Row]]
     key: dict[str, Any] = field(default_factory=dict)
     local: bool = True
     pieces: Callable[[], list[Rows]] | None = None
+
+    def value(self, row: Row, column: str | None) -> Any:
+        """What a record has in a column; of class numbers their names."""
+        found = row.get(column) if column else None
+        names = self.class_names.get(column or "", [])
+        number = isinstance(found, int | np.integer) and not isinstance(found, bool)
+        return names[found] if number and 0 <= found < len(names) else found
 
 
 def hub_splits(dataset: str, config: str | None, revision: str | None) -> list[str]:
     """Names of the splits of a dataset on the hub."""
     import datasets
 
-    return list(
-        _asked(dataset, datasets.get_dataset_split_names, dataset, config, revision=revision)
-    )
+    ask = functools.partial(datasets.get_dataset_split_names, dataset, config, revision=revision)
+    return list(_asked(f"dataset {dataset!r}", ask))
 
 
 def hub_records(dataset: str, split: str, config: str | None, revision: str | None) -> Records:
     """A split of a dataset on the hub, streamed."""
     import datasets
 
-    streamed = _asked(
-        dataset, datasets.load_dataset, dataset, config, split=split, revision=revision,
-        streaming=True,
-    )  # fmt: skip
+    ask = functools.partial(
+        datasets.load_dataset, dataset, config, split=split, revision=revision, streaming=True
+    )
     key = {"dataset": dataset, "config": config, "revision": revision, "split": split}
-    return replace(_of_iterable(streamed, key, dataset), local=False)
+    found = _asked(f"dataset {dataset!r}", ask)
+    return replace(_of_iterable(found, key, dataset), local=False)
 
 
-def _asked(dataset: str, function: Any, *args: Any, **options: Any) -> Any:
+def _asked(name: str, ask: Callable[[], Any]) -> Any:
     """Call something of ``datasets``; its many classes of error become one line."""
     try:
-        return function(*args, **options)
+        return ask()
     except Exception as error:
-        text = str(error).strip() or type(error).__name__
+        text = " ".join(str(error).split())[:400] or type(error).__name__
         raise UserError(
-            f"dataset {dataset!r}: {text.splitlines()[0]} (a dataset that has a loading "
-            "script: download it and give the folder with --data)"
+            f"{name}: {text} (a dataset that has a loading script: download it and give the folder "
+            "with --data)"
         ) from error
 
 
-def local_splits(source: Path) -> list[str]:
-    """Names of the splits of a local folder: arrow (``save_to_disk``), parquet or audio files."""
+@dataclass
+class _Folder:
+    """What ``datasets`` finds in a folder: of which kind, and which files each split has."""
+
+    path: Path
+    kind: str
+    files: dict[str, list[Path]]
+    builder: Any = None
+
+
+def _look_into(source: Path, config: str | None) -> _Folder:
+    import datasets
+
+    if config:
+        source, config = _configured(source, config)
     if (source / "dataset_dict.json").exists():
-        return list(read_json(source / "dataset_dict.json")["splits"])
+        names = read_json(source / "dataset_dict.json")
+        names = names.get("splits") if isinstance(names, dict) else None
+        if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+            raise UserError(f"{source / 'dataset_dict.json'}: names no splits; save it again")
+        return _Folder(source, "saved", {name: [source / name] for name in names})
     if (source / "dataset_info.json").exists():
-        return ["train"]
-    if parquet := _parquet_files(source):
-        return list(parquet)
-    if folders := _audio_folders(source):
-        return list(folders)
-    found = ", ".join(sorted(p.name for p in source.iterdir())[:6]) or "nothing"
-    raise UserError(
-        f"{source}: no dataset: neither parquet files, nor a folder of save_to_disk, nor audio "
-        f"files with a metadata.csv or in a folder a label; found {found}"
-    )
-
-
-def local_records(source: Path, split: str) -> Records:
-    """A split of a local folder."""
-    names = local_splits(source)
-    if split not in names:
+        return _Folder(source, "saved", {"train": [source]})
+    try:
+        builder = datasets.load_dataset_builder(str(source), config)
+    except (FileNotFoundError, datasets.exceptions.DataFilesNotFoundError):
+        builder, kind = None, ""
+    except Exception as error:
+        raise UserError(f"{source}: {' '.join(str(error).split())[:400]}") from error
+    else:
+        kind = type(builder).__module__.rsplit(".", 1)[-1]
+    if builder is None or kind == "text":
+        found = ", ".join(sorted(p.name for p in source.iterdir())[:6]) or "nothing"
         raise UserError(
-            f"{source}: no split {split!r}{closest(split, names)}; it has {', '.join(names)}"
+            f"{source}: no dataset: neither parquet files, nor a folder of save_to_disk, nor audio "
+            f"files with a metadata.csv or in a folder a label; found {found}"
         )
-    if (source / "dataset_dict.json").exists():
-        return _arrow(source / split)
-    if (source / "dataset_info.json").exists():
-        return _arrow(source)
-    if parquet := _parquet_files(source):
-        return _parquet(source, parquet[split])
-    return _audiofolder(_audio_folders(source)[split])
+    files = {str(s): [Path(p) for p in paths] for s, paths in builder.config.data_files.items()}
+    return _Folder(source, kind, files, builder)
 
 
-def _parquet(source: Path, files: list[Path]) -> Records:
+def _configured(source: Path, config: str) -> tuple[Path, str | None]:
+    """A configuration is one that ``README.md`` declares, or else a folder of that name."""
     import datasets
 
-    names = [str(path) for path in files]
-    streamed = _asked(
-        str(source), datasets.load_dataset, "parquet", data_files={"train": names}, split="train",
-        streaming=True,
-    )  # fmt: skip
-    return _of_iterable(streamed, {"files": _stamps(files)}, str(source))
+    try:
+        names = datasets.get_dataset_config_names(str(source))
+    except Exception:  # nothing is declared
+        names = []
+    if config in names and names != ["default"]:
+        return source, config
+    folders = [p.name for p in sorted(source.iterdir()) if p.is_dir() and p.name[0] != "."]
+    if config not in folders:
+        there = list(dict.fromkeys([*names, *folders]))
+        raise UserError(
+            f"{source}: no configuration {config!r}{closest(config, there)}; there are "
+            f"{', '.join(there)}"
+        )
+    return source / config, None
 
 
-def _arrow(folder: Path) -> Records:
+def local_splits(source: Path, config: str | None = None) -> list[str]:
+    """Names of the splits of a local folder; files that belong to none are counted in a line."""
+    found = _look_into(source, config)
+    mine = {os.path.abspath(path) for paths in found.files.values() for path in paths}
+    suffixes = {Path(path).suffix.lower() for path in mine} - {".csv", ".json", ".jsonl", ".tsv"}
+    others = [
+        path
+        for path in _walk(found.path)
+        if path not in mine and Path(path).suffix.lower() in suffixes
+    ]
+    if others and found.kind != "saved":
+        print(
+            f"{source}: {len(others)} files belong to no split and are left out, such as "
+            f"{ascii(os.path.relpath(others[0], source))}",
+            file=sys.stderr,
+        )
+    return sorted(found.files)
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name[0] not in "._"]
+        yield from (os.path.abspath(os.path.join(root, n)) for n in names if n[0] not in "._")
+
+
+def local_records(source: Path, split: str, config: str | None = None) -> Records:
+    """A split of a local folder."""
     import datasets
 
-    loaded = _asked(str(folder), datasets.load_from_disk, str(folder))
-    stamps = _stamps(sorted(folder.glob("*.arrow")))
-    streamed = loaded.to_iterable_dataset(num_shards=max(1, len(loaded) // _PIECE))
-    return _of_iterable(streamed, {"files": stamps}, str(folder))
+    found = _look_into(source, config)
+    name = split if split in found.files else _USUAL.get(split, "")
+    own = re.compile(rf"(?<![a-z]){re.escape(split)}(?![a-z])")
+    if not any(name == split or own.search(str(p)) for p in found.files.get(name, [])):
+        raise UserError(
+            f"{source}: no split {split!r}{closest(split, found.files)}; it has "
+            f"{', '.join(sorted(found.files))}"
+        )
+    files = found.files[name]
+    if found.kind == "saved":
+        load = functools.partial(datasets.load_from_disk, str(files[0]))
+        loaded = _asked(str(files[0]), load)
+        streamed = loaded.to_iterable_dataset(num_shards=max(1, len(loaded) // _PIECE))
+        return _of_iterable(streamed, _stamp(sorted(files[0].glob("*.arrow"))), str(source))
+    if found.kind == "audiofolder":
+        return _of_list(_audio_rows(found, name), _stamp(files))
+    if found.kind in ("csv", "json"):
+        return _of_list([row for file in files for row in _listed(file)], _stamp(files))
+    streamed = _asked(str(source), lambda: found.builder.as_streaming_dataset(split=name))
+    return _of_iterable(streamed, _stamp(files), str(source))
 
 
-def _stamps(files: list[Path]) -> list[list[Any]]:
-    return [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+def _stamp(files: list[Path]) -> dict[str, Any]:
+    stats = [(path, path.stat()) for path in files if path.exists()]
+    return {"files": [[str(path.resolve()), s.st_size, s.st_mtime_ns] for path, s in stats]}
 
 
 def _of_iterable(streamed: Any, key: dict[str, Any], name: str) -> Records:
@@ -158,28 +234,33 @@ def _of_iterable(streamed: Any, key: dict[str, Any], name: str) -> Records:
         # Its rows have paths, which `datasets` would make files of by torchcodec.
         for column in audio:
             undecoded = undecoded.cast_column(column, datasets.Value("string"))
+    # WebDataset: the .json of a sample has what other formats have in columns
+    inner = features["json"] if isinstance(features.get("json"), dict) else {}
 
-    def rows(skip: int) -> Iterator[dict[str, Any]]:
-        return _sound(iter(undecoded.skip(skip) if skip else undecoded), name)
+    def flat(rows: Iterable[Row]) -> Iterator[Row]:
+        return ({**(row["json"] or {}), **row} for row in rows) if inner else iter(rows)
+
+    def rows(skip: int) -> Iterator[Row]:
+        return flat(_guarded(iter(undecoded.skip(skip) if skip else undecoded), name))
 
     def pieces() -> list[Rows]:
         cut = undecoded
         if undecoded.num_shards < _FEW_FILES:
             cut = _asked(name, undecoded.reshard)
-        return [functools.partial(_piece, cut, at, name) for at in range(cut.num_shards)]
+        return [lambda at=at: flat(_piece(cut, at, name)) for at in range(cut.num_shards)]
 
-    return Records(list(features), audio, classes, rows, key, pieces=pieces)
+    return Records([*features, *inner], audio, classes, rows, key, pieces=pieces)
 
 
-def _piece(streamed: Any, number: int, name: str) -> Iterator[dict[str, Any]]:
+def _piece(streamed: Any, number: int, name: str) -> Iterator[Row]:
     """The rows of one shard of a ``datasets`` iterable."""
     # iter(), unlike a loop over the dataset, does not share the rows out among DataLoader workers.
-    for columns in _sound(streamed.shard(streamed.num_shards, number).iter(batch_size=16), name):
+    for columns in _guarded(streamed.shard(streamed.num_shards, number).iter(batch_size=16), name):
         for values in zip(*columns.values(), strict=True):
             yield dict(zip(columns, values, strict=True))
 
 
-def _sound(iterator: Iterator[Any], name: str) -> Iterator[Any]:
+def _guarded(iterator: Iterator[Any], name: str) -> Iterator[Any]:
     """The same items; what goes wrong inside ``datasets`` becomes one line."""
     while True:
         try:
@@ -192,90 +273,100 @@ def _sound(iterator: Iterator[Any], name: str) -> Iterator[Any]:
         yield item
 
 
-def _parquet_files(source: Path) -> dict[str, list[Path]]:
-    """Split -> its parquet files: the split is in the name, or else in the folder's name."""
-    found: dict[str, list[Path]] = {}
-    for path in sorted(source.rglob("*.parquet")):
-        name = _SHARD.sub("", path.stem)
-        if not name or name in ("data", "part"):
-            name = path.parent.name if path.parent != source else "train"
-        found.setdefault(name if name != "data" else "train", []).append(path)
-    return found
-
-
-def _audio_folders(source: Path) -> dict[str, Path]:
-    """Split -> folder. Folders with a metadata file or folders of labels are splits."""
-    named = {p.name: p for p in sorted(source.iterdir()) if p.is_dir() and _is_split(p)}
-    if named and not any((source / name).exists() for name in _METADATA):
-        return named
-    if any((source / name).exists() for name in _METADATA) or _label_folders(source):
-        return {"train": source}
-    return {}
-
-
-def _is_split(folder: Path) -> bool:
-    known = ("train", "validation", "valid", "dev", "test", "eval", "all")
-    has = any((folder / name).exists() for name in _METADATA)
-    return has or (folder.name in known and bool(_label_folders(folder)))
-
-
-def _label_folders(folder: Path) -> list[Path]:
-    return [
-        p
-        for p in sorted(folder.iterdir())
-        if p.is_dir() and any(f.suffix.lower() in AUDIO_SUFFIXES for f in p.iterdir())
-    ]
-
-
-def _audiofolder(folder: Path) -> Records:
-    """``metadata.csv`` / ``.jsonl`` with ``file_name``, or one folder a label."""
-    metadata = next((folder / n for n in _METADATA if (folder / n).exists()), None)
-    rows = (
-        list(_metadata_rows(metadata))
-        if metadata
-        else [
-            {"audio": str(file.resolve()), "label": place.name}
-            for place in _label_folders(folder)
-            for file in sorted(place.iterdir())
-            if file.suffix.lower() in AUDIO_SUFFIXES
-        ]
-    )
+def _of_list(rows: list[Row], key: dict[str, Any]) -> Records:
+    """Rows with paths of audio files, held in memory."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    stamp = {"folder": str(folder.resolve()), "rows": len(rows)}
+    audio = [c for c in columns if rows and os.path.isabs(str(rows[0].get(c)))]
     starts = range(0, len(rows), _PIECE)
     return Records(
         columns,
-        ["audio"],
+        audio,
         {},
         lambda skip: iter(rows[skip:]),
-        stamp,
+        {**key, "rows": len(rows)},
         pieces=lambda: [functools.partial(iter, rows[at : at + _PIECE]) for at in starts],
     )
 
 
-def _metadata_rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        if path.suffix == ".jsonl":
-            rows: Any = (_json_row(path, n, line) for n, line in enumerate(stream, 1))
-        else:
-            rows = csv.DictReader(stream, delimiter="\t" if path.suffix == ".tsv" else ",")
-        for number, row in enumerate(rows, 1):
-            name = row.pop("file_name", None) if row else None
-            if not name:
-                raise UserError(f"{path}: record {number} has no file_name")
-            yield {"audio": str((path.parent / name).resolve()), **row}
+def _listed(path: Path, needed: str = "") -> Iterator[Row]:
+    """The rows of a list of audio files, whose paths (they start at its folder) become absolute.
+
+    Raises:
+        UserError: it is no such list; the line, or the missing column, is named.
+    """
+    problems = Problems()
+    if suffix_of_list(path) in (".csv", ".tsv"):
+        lines = read_table(path, (needed,) if needed else (), problems)
+    elif suffix_of_list(path) == ".json" and isinstance(whole := read_json(path), list):
+        lines = enumerate(whole, 1)
+    else:
+        lines = read_json_lines(path, problems)
+    for number, row in lines:
+        where = f"{path}:{number}"
+        require(isinstance(row, dict), f"{where}: not an object")
+        if needed:
+            name = row.pop(needed, None)
+            require(name is not None, f"{where}: {no_column(needed, list(row))}")
+            require(isinstance(name, str) and bool(name), f"{where}: {needed} is no file's name")
+            row = {"audio": name, **row}
+        for column in ["audio"] if needed else list(row):
+            value = row[column]
+            if needed or (isinstance(value, str) and value.lower().endswith(AUDIO_SUFFIXES)):
+                row[column] = os.path.abspath(path.parent / value)
+        yield row
+    problems.raise_if_any()
 
 
-def _json_row(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{path}:{number}: not JSON: {error}") from error
+def _audio_rows(found: _Folder, split: str) -> list[Row]:
+    """The audio files of a split, by the lines of the metadata files above them, or by folders."""
+    every = {s: _audio_files(paths) for s, paths in found.files.items()}
+    mine, others = every[split], {p for s, paths in every.items() if s != split for p in paths}
+    above = {folder for path in mine for folder in Path(path).parents}
+    above |= {path.parent for path in found.files[split]}
+    lists = [
+        folder / name
+        for folder in sorted(above, key=lambda f: (-len(f.parts), f))  # the nearest first
+        if folder == found.path or found.path in folder.parents
+        for name in _METADATA
+        if (folder / name).exists()
+    ]
+    if not lists:
+        return _labelled(every, mine)
+    rows: list[Row] = []
+    seen: set[str] = set()
+    for path in lists:
+        new = [row for row in _listed(path, "file_name") if row["audio"] not in seen | others]
+        rows += new
+        seen.update(row["audio"] for row in new)
+    if left := [path for path in mine if path not in seen]:
+        print(
+            f"{found.path}: {len(left)} audio files of {split!r} are in no {lists[0].name} and are "
+            f"left out, such as {ascii(os.path.relpath(left[0], found.path))}",
+            file=sys.stderr,
+        )
+    return rows
+
+
+def _audio_files(paths: list[Path]) -> list[str]:
+    return [os.path.abspath(p) for p in paths if p.name.lower().endswith(AUDIO_SUFFIXES)]
+
+
+def _labelled(every: dict[str, list[str]], mine: list[str]) -> list[Row]:
+    """Files with the names of their folders as labels, where those are labels.
+
+    They are none where files lie in different depths, or where each split is one folder: its name
+    is then that of the split.
+    """
+    depths = {path.count(os.sep) for paths in every.values() for path in paths}
+    several = any(len({os.path.dirname(path) for path in paths}) > 1 for paths in every.values())
+    if len(depths) != 1 or not several:
+        return [{"audio": path} for path in mine]
+    return [{"audio": path, "label": os.path.basename(os.path.dirname(path))} for path in mine]
 
 
 def on_the_hub(path: str) -> bool:
     """Whether a path names a file of a dataset on the hub."""
-    return path.startswith("hf://datasets/") and "::" not in path  # fsspec would go on from there
+    return path.startswith("hf://datasets/")
 
 
 def hub_file(path: str) -> bytes:
@@ -308,9 +399,11 @@ def audio_of(value: Any, *, local: bool) -> bytes | str | tuple[np.ndarray, int]
     if value.get("bytes"):
         return value["bytes"]
     path = value.get("path")
-    if path and on_the_hub(path):
+    if not isinstance(path, str) or not path:
+        return None
+    if on_the_hub(path):
         return path
-    return os.path.abspath(path) if path and local else None
+    return os.path.abspath(path) if local else None
 
 
 def suffix_of(data: bytes, name: str) -> str:

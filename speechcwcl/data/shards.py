@@ -30,6 +30,7 @@ from speechcwcl.data.audio.members import Member, find_member, read_audio_file
 from speechcwcl.data.compiling import ManifestWriter, Summary
 from speechcwcl.data.manifest import Manifest
 from speechcwcl.data.measuring import worker_pool
+from speechcwcl.data.rows import one_text, one_word, parse_json, seconds
 from speechcwcl.data.shard_names import ShardIndex, expand, need_webdataset, open_shard_file
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest
@@ -365,7 +366,7 @@ def _utterance(
 def _described(key: str, texts: dict[str, bytes], where: str) -> Utterance:
     """An utterance from its ``.json``, ``.txt`` and ``.cls``, still without audio."""
     try:
-        facts = json.loads(texts.get("json", b"{}"))
+        facts = parse_json(texts.get("json", b"{}"), where)
         words = texts["txt"].decode("utf-8").strip() if "txt" in texts else None
         label = texts["cls"].decode("utf-8").strip() if "cls" in texts else None
         labels = dict(facts.get("labels") or {})
@@ -374,15 +375,14 @@ def _described(key: str, texts: dict[str, bytes], where: str) -> Utterance:
     label = facts.get("label", label)
     if label is not None:
         labels.setdefault("label", label)
-    text = facts.get("text", words)
-    duration = facts.get("duration")
+    key = "_".join((one_word(facts.get("id"), where, "id") or unquote(key)).split())
     return Utterance(
-        "_".join(str(facts.get("id") or unquote(key)).split()),
+        key,
         "",
-        None if text is None else str(text),
-        str(facts.get("speaker") or ""),
-        duration=float(duration) if isinstance(duration, int | float) else None,
-        labels={str(name): str(value) for name, value in labels.items()},
+        one_text(facts.get("text", words), where, key),
+        one_word(facts.get("speaker"), where, "speaker"),
+        duration=seconds(facts.get("duration"), where, "duration"),
+        labels={name: one_word(value, where, f"label {name!r}") for name, value in labels.items()},
     )
 
 

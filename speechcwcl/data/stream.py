@@ -1,8 +1,8 @@
 """Training sets that stay where they are: ``stream.json`` names a dataset or shards to read from.
 
 Nothing of the audio is written to the disk. A split is read in pieces (files, row groups, shards);
-:class:`Reader` takes its share of them, in another order on every pass, and gives blocks of clips,
-so that memory is bounded by a block and any place can be come back to.
+:class:`StreamReader` takes its share of them, in another order on every pass, and gives blocks of
+clips, so that memory is bounded by a block and any place can be come back to.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import numpy as np
 from speechcwcl.data import remote
 from speechcwcl.data.audio import SAMPLE_RATE, audio_info, decode_audio, load_audio
 from speechcwcl.data.audio.resampling import resample
+from speechcwcl.data.rows import no_column, one_text, one_word
 from speechcwcl.data.shards import open_shard, shard_list
 from speechcwcl.data.stream_spec import NAME, StreamSpec, check_spec, write_stream
 from speechcwcl.data.writing import replaced_datadir
-from speechcwcl.errors import UserError, closest, require
+from speechcwcl.errors import UserError, require
 
 Place = tuple[int, int, int]
 """Where a reader is: pass, number of the piece in the pass' order, rows read of that piece."""
@@ -43,7 +44,7 @@ def write_streamed(folder: Path, spec: StreamSpec, corpus: dict[str, Any]) -> Pa
 
 
 @dataclass(slots=True)
-class Clip:
+class StreamClip:
     """A row of a stream, not decoded yet.
 
     Attributes:
@@ -52,7 +53,7 @@ class Clip:
         audio: an encoded file, the path of one (here or on the hub), or ``(samples,)`` float32 at
             16 kHz.
         name: for messages.
-        problem: why it cannot be used, if so.
+        problem: why it cannot be used, if so; a whole message.
         duration: seconds, once it was measured.
     """
 
@@ -63,13 +64,13 @@ class Clip:
     problem: str = ""
     duration: float = 0.0
 
-    def measure(self) -> Clip:
+    def measure(self) -> StreamClip:
         """Find out its duration from the header.
 
         Raises:
             UserError: no text, no audio, or audio that cannot be read.
         """
-        require(not self.problem, f"{self.name}: {self.problem}")
+        require(not self.problem, self.problem)
         require(bool(self.text), f"{self.name}: has no text")
         if isinstance(self.audio, str) and remote.on_the_hub(self.audio):
             self.audio = remote.hub_file(self.audio)
@@ -90,7 +91,7 @@ class Clip:
         return decode_audio(self.audio, self.name)
 
 
-Piece = Callable[[], Iterator[Clip]]
+Piece = Callable[[], Iterator[StreamClip]]
 
 
 def open_pieces(spec: StreamSpec) -> list[Piece]:
@@ -108,40 +109,43 @@ def open_pieces(spec: StreamSpec) -> list[Piece]:
     else:
         name = spec.folder
         require(Path(name).is_dir(), f"{name}: no such folder")
-        records = remote.local_records(Path(name), spec.split)
+        records = remote.local_records(Path(name), spec.split, spec.config)
     for role in ("audio", "text", "id"):
         column = getattr(spec, role)
         require(
             column in records.columns or (role == "id" and not column),
-            f"{name}: {role}: no column {column!r}{closest(column, records.columns)}; there are "
-            f"{', '.join(records.columns)}",
+            f"{name}: {role}: {no_column(column, records.columns)}",
         )
     return [
-        functools.partial(_clips_of_rows, rows, spec, f"{name}:{spec.split}:{at}", records.local)
+        functools.partial(_clips_of_rows, rows, spec, f"{name}:{spec.split}:{at}", records)
         for at, rows in enumerate(records.pieces())
     ]
 
 
-def _clips_of_shard(shard: str) -> Iterator[Clip]:
+def _clips_of_shard(shard: str) -> Iterator[StreamClip]:
     for utterance, data in open_shard(shard):
-        yield Clip(utterance.id, _words(utterance.text), data, utterance.audio)
+        yield StreamClip(utterance.id, utterance.text or "", data, utterance.audio)
 
 
-def _clips_of_rows(rows: remote.Rows, spec: StreamSpec, where: str, local: bool) -> Iterator[Clip]:
+def _clips_of_rows(
+    rows: remote.Rows, spec: StreamSpec, where: str, records: remote.Records
+) -> Iterator[StreamClip]:
     for number, row in enumerate(rows()):
         name = f"{where}:{number}"
-        audio, problem = remote.audio_of(row[spec.audio], local=local), ""
-        if audio is None:
-            audio, problem = b"", "has no audio"
-        elif isinstance(audio, tuple):
+        clip = StreamClip(name, "", b"", name)
+        try:
+            clip.id = one_word(row[spec.id], name, "id") if spec.id else name
+            clip.text = one_text(records.value(row, spec.text), name, clip.id) or ""
+        except UserError as error:
+            clip.problem = str(error)
+        audio = remote.audio_of(row[spec.audio], local=records.local)
+        if isinstance(audio, tuple):
             audio = resample(*audio, SAMPLE_RATE)
-        key = str(row[spec.id]) if spec.id else name
-        yield Clip(key, _words(row[spec.text]), audio, name, problem)
-
-
-def _words(text: Any) -> str:
-    """A text as data folders have it: its words with one space between them."""
-    return "" if text is None else " ".join(str(text).split())
+        if audio is None:
+            clip.problem = f"{name}: has no audio"
+        else:
+            clip.audio = audio
+        yield clip
 
 
 def check_stream(spec: StreamSpec, rows: int = 8) -> int:
@@ -183,7 +187,7 @@ def share(pieces: int, part: int, parts: int) -> list[tuple[int, int, int]]:
     return [(piece, len(range(piece, parts, pieces)), part // pieces)]
 
 
-class Reader:
+class StreamReader:
     """One reader's share of a set, over and over, in blocks of clips.
 
     The order of the pieces follows from the seed and the pass; the blocks, from the order and their
@@ -219,7 +223,7 @@ class Reader:
     def _name(self) -> str:
         return self.spec.dataset or self.spec.folder or self.spec.shards[0]
 
-    def rows(self, start: Place = (0, 0, 0)) -> Iterator[tuple[Place, Clip]]:
+    def rows(self, start: Place = (0, 0, 0)) -> Iterator[tuple[Place, StreamClip]]:
         """The rows of one pass from a place on, each with the place behind it."""
         turn, first, skip = start
         mine = share(len(self.pieces), self.part, self.parts)
@@ -231,7 +235,7 @@ class Reader:
                     yield (turn, at, row + 1), clip
             skip = 0
 
-    def blocks(self, start: Place = (0, 0, 0)) -> Iterator[tuple[Place, Place, list[Clip]]]:
+    def blocks(self, start: Place = (0, 0, 0)) -> Iterator[tuple[Place, Place, list[StreamClip]]]:
         """Blocks without end: where each begins, where the next one begins, and its sound clips.
 
         Raises:
@@ -239,7 +243,7 @@ class Reader:
         """
         begins = start
         while True:
-            held: list[tuple[Place, Clip]] = []
+            held: list[tuple[Place, StreamClip]] = []
             whole, kept, turn = begins[1:] == (0, 0), 0, begins[0]
             for item in self.rows(begins):
                 held.append(item)
@@ -261,7 +265,7 @@ class Reader:
             )
             begins = (turn + 1, 0, 0)
 
-    def _sound(self, held: list[tuple[Place, Clip]]) -> list[Clip]:
+    def _sound(self, held: list[tuple[Place, StreamClip]]) -> list[StreamClip]:
         """Those that can be used, measured."""
         found = []
         for _, clip in held:

@@ -24,7 +24,7 @@ from speechbrain.utils.checkpoints import (
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from speechcwcl.data.augment import Augmenter
-from speechcwcl.data.stream import Clip, Place, Reader, open_pieces
+from speechcwcl.data.stream import Place, StreamClip, StreamReader, open_pieces
 from speechcwcl.data.stream_spec import NAME, StreamSpec
 from speechcwcl.errors import UserError, require
 from speechcwcl.files import read_json
@@ -207,10 +207,10 @@ class StreamSet(IterableDataset):
         except UserError as error:
             yield error  # raised in a worker it would come with its traceback
 
-    def reader(self, part: int, parts: int) -> Reader:
+    def reader(self, part: int, parts: int) -> StreamReader:
         """One of so many readers of the set."""
         size = self.config.batch_size
-        return Reader(
+        return StreamReader(
             self.spec,
             part,
             parts,
@@ -235,7 +235,7 @@ class StreamSet(IterableDataset):
             first = 0
             del clips  # before the next block is read
 
-    def _plan(self, clips: list[Clip], part: int, begins: Place) -> list[list[int]]:
+    def _plan(self, clips: list[StreamClip], part: int, begins: Place) -> list[list[int]]:
         """The batches of a block; no clip is left out, but one that is alone in its block."""
         if len(clips) < 2:
             return []
@@ -253,7 +253,7 @@ class StreamSet(IterableDataset):
             min(plan, key=len).append(index)  # was a batch of one
         return plan
 
-    def _batch(self, clips: list[Clip], turn: int, reader: Reader) -> Batch | None:
+    def _batch(self, clips: list[StreamClip], turn: int, reader: StreamReader) -> Batch | None:
         waves, texts = [], []
         for clip in clips:
             try:

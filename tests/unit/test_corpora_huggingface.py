@@ -202,7 +202,7 @@ def test_arrow_folders_of_save_to_disk(tmp_path):
     assert len(both) == 2 and [u.text for u in both[1]] == ["x", "y"]
 
 
-def test_audiofolders(tmp_path):
+def test_audiofolders(tmp_path, capsys):
     root = tmp_path / "labels"
     for word in ("yes", "no"):
         (root / word).mkdir(parents=True)
@@ -215,9 +215,12 @@ def test_audiofolders(tmp_path):
         (folder / "clips").mkdir(parents=True)
         (folder / "clips" / "1.wav").write_bytes(clip(2))
     (tmp_path / "meta" / "train" / "metadata.csv").write_text("file_name,text\nclips/1.wav,hello\n")
+    (tmp_path / "meta" / "test" / "clips" / "2.wav").write_bytes(clip(3))
     row = {"file_name": "clips/1.wav", "text": "bye"}
     (tmp_path / "meta" / "test" / "metadata.jsonl").write_text(json.dumps(row) + "\n")
     test, train = prepared(tmp_path / "meta", tmp_path / "b")
+    said = capsys.readouterr().err
+    assert "1 audio files of 'test' are in no metadata.jsonl and are left out" in said
     assert (test[0].text, train[0].text) == ("bye", "hello")
     (tmp_path / "meta" / "test" / "clips" / "1.wav").unlink()
     with pytest.raises(UserError, match=r"1.wav is not there"):

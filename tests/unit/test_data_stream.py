@@ -14,7 +14,7 @@ from stream_sets import AUDIO, KINDS, WORDS, make_set, web_server
 
 from speechcwcl.cli.main import main
 from speechcwcl.data.audio import load_audio
-from speechcwcl.data.stream import Reader, check_stream, open_pieces, share
+from speechcwcl.data.stream import StreamReader, check_stream, open_pieces, share
 from speechcwcl.data.stream_spec import StreamSpec, read_stream, write_stream
 from speechcwcl.errors import UserError
 
@@ -40,7 +40,9 @@ def spec_of(made, kind, **options):
 
 
 def one_pass(spec, part=0, parts=1, turn=0):
-    return [clip for _, clip in Reader(spec, part, parts, block=4, ahead=2).rows((turn, 0, 0))]
+    return [
+        clip for _, clip in StreamReader(spec, part, parts, block=4, ahead=2).rows((turn, 0, 0))
+    ]
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "web"])
@@ -87,7 +89,7 @@ def test_readers_share_a_set_out(made, kind, parts):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_block_can_be_come_back_to(made, kind):
     def reader():
-        return Reader(spec_of(made, kind), 1, 2, block=3, ahead=2, seed=4)
+        return StreamReader(spec_of(made, kind), 1, 2, block=3, ahead=2, seed=4)
 
     def ids(block):
         return [clip.id for clip in block[2]]
@@ -114,16 +116,18 @@ def test_passes_differ_in_order(made):
 
 def test_too_short_and_too_long_clips_are_passed_over(made):
     spec = spec_of(made, "folder", min_duration=0.35, max_duration=0.4)
-    block = next(Reader(spec, 0, 1, block=100, ahead=2).blocks())
+    block = next(StreamReader(spec, 0, 1, block=100, ahead=2).blocks())
     assert 0 < len(block[2]) < len(WORDS)
     assert all(0.35 <= clip.duration <= 0.4 for clip in block[2])
-    blocks = Reader(spec_of(made, "folder", min_duration=5.0), 0, 1, block=4, ahead=2).blocks()
+    blocks = StreamReader(
+        spec_of(made, "folder", min_duration=5.0), 0, 1, block=4, ahead=2
+    ).blocks()
     with pytest.raises(UserError, match="found no clip of 5 to 30 s"):
         list(blocks)
 
 
 def test_more_readers_than_clips_is_an_error(made):
-    readers = Reader(spec_of(made, "folder"), 30, 31, block=4, ahead=2)
+    readers = StreamReader(spec_of(made, "folder"), 30, 31, block=4, ahead=2)
     with pytest.raises(UserError, match=r"reader 31 of 31 .* take fewer workers"):
         list(readers.blocks())
 
@@ -140,8 +144,10 @@ def broken_parquet(root, files):
 def test_broken_rows_stop_or_are_passed_over(made, tmp_path, capsys):
     folder = str(broken_parquet(tmp_path / "broken", made[1]))
     with pytest.raises(UserError, match=r"train:0:1: not audio .*skip_bad.*passes over"):
-        next(Reader(StreamSpec(folder=folder), 0, 1, block=9, ahead=2).blocks())
-    block = next(Reader(StreamSpec(folder=folder, skip_bad=True), 0, 1, block=9, ahead=2).blocks())
+        next(StreamReader(StreamSpec(folder=folder), 0, 1, block=9, ahead=2).blocks())
+    block = next(
+        StreamReader(StreamSpec(folder=folder, skip_bad=True), 0, 1, block=9, ahead=2).blocks()
+    )
     assert [clip.text for clip in block[2]] == ["a"]
     said = capsys.readouterr().err
     assert "0:1: not audio" in said and "0:2: has no audio" in said and "0:3: has no text" in said

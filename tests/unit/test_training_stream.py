@@ -220,14 +220,14 @@ def test_ranks_share_a_pass_out(made, workers):
 def test_what_turns_out_broken_when_decoded_is_passed_over(made, monkeypatch, capsys):
     """A fault in the middle of a file, which its header and end do not show."""
     dataset = stream_set(made, "shards")
-    real = stream.Clip.load
+    real = stream.StreamClip.load
 
     def load(clip):
         if clip.text == "six":
             raise UserError(f"{clip.name}: corrupt")
         return real(clip)
 
-    monkeypatch.setattr(stream.Clip, "load", load)
+    monkeypatch.setattr(stream.StreamClip, "load", load)
     with pytest.raises(UserError, match="corrupt .*passes over such"):
         first_pass(dataset, 0)
     dataset.spec.skip_bad = True
@@ -290,7 +290,7 @@ def test_centring_takes_the_first_texts(made, run, tmp_path, tiny_text, capsys, 
     model = Aligner.from_pretrained(tmp_path / "exp/model")
     centre = model.text_mean.clone()
     dataset = StreamSet(StreamSpec(shards=[str(made[0] / "shards")]), config())
-    reader = stream.Reader(dataset.spec, 0, 1, block=2, ahead=0, seed=1)
+    reader = stream.StreamReader(dataset.spec, 0, 1, block=2, ahead=0, seed=1)
     texts = list(dict.fromkeys(clip.text for _, clip in reader.rows()))[:9]
     expected = model.text_encoder.encode(texts).mean(axis=0)
     assert float(centre.norm()) > 0.1 and np.allclose(centre, expected, atol=1e-6)
