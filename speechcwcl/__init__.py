@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 
 
 def register() -> None:
-    """Let transformers' pipelines and Auto classes open our model folders; see models/hf.py."""
-    from speechcwcl.models.hf import register as register_classes
+    """Let transformers' pipelines and Auto classes open our model folders."""
+    from speechcwcl.export.pipeline import register as register_classes
 
     register_classes()

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from speechcwcl.cache.embed import embed_manifest
 from speechcwcl.data.kaldi import Utterance, write_datadir
 from speechcwcl.data.manifest import Manifest, compile_manifest
 from speechcwcl.errors import UserError, require
@@ -26,7 +27,6 @@ from speechcwcl.evaluation.retrieval import evaluate_retrieval
 from speechcwcl.evaluation.scores import evaluate_zeroshot
 from speechcwcl.files import atomic_write
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.embed import embed_manifest
 from speechcwcl.zeroshot.protocol import load_protocol
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from speechcwcl.cache.text_store import TextStore
 from speechcwcl.corpora.slurp import read_sentences
 from speechcwcl.corpora.stop import read_topv2
 from speechcwcl.data.kaldi import read_datadir
@@ -33,7 +34,6 @@ from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, require
 from speechcwcl.evaluation.scores import score_zeroshot
 from speechcwcl.models.encoders.text import TextEncoder
-from speechcwcl.models.text_store import TextStore
 from speechcwcl.zeroshot.protocol import Protocol, load_protocol, load_templates
 
 WORDINGS = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from speechcwcl.cache.text_store import TextStore
 from speechcwcl.data.manifest import Manifest
 from speechcwcl.models.encoders.text import TextEncoder
-from speechcwcl.models.text_store import TextStore
 from speechcwcl.training.config import load_config
 
 

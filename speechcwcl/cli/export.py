@@ -14,11 +14,11 @@ import argparse
 from pathlib import Path
 
 from speechcwcl.errors import UserError
+from speechcwcl.export.onnx import export, largest_difference
+from speechcwcl.export.onnx_folder import ours
+from speechcwcl.export.onnx_model import OnnxAligner
 from speechcwcl.files import refuse_foreign
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.onnx_export import export, largest_difference
-from speechcwcl.models.onnx_folder import ours
-from speechcwcl.models.onnx_model import OnnxAligner
 
 # Largest difference of an entry of an embedding, and smallest cosine in int8.
 EXACT, COSINE = 1e-4, 0.9

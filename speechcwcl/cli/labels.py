@@ -7,7 +7,7 @@ from pathlib import Path
 
 from speechcwcl.errors import UserError, closest, require
 from speechcwcl.files import read_text
-from speechcwcl.models.folder import packed_protocols
+from speechcwcl.models.checkpoint import packed_protocols
 from speechcwcl.zeroshot.classifier import split_labels
 from speechcwcl.zeroshot.protocol import (
     list_protocols,

@@ -32,7 +32,7 @@ def open_model(folder: str | Path, device: str = "cpu", onnx: bool = False) -> A
         if device != "cpu":
             raise UserError(f"--device {device}: an ONNX model runs on the CPU; leave --device out")
         try:
-            module = importlib.import_module("speechcwcl.models.onnx_model")
+            module = importlib.import_module("speechcwcl.export.onnx_model")
             return module.OnnxAligner.from_pretrained(folder)
         except ImportError as error:
             raise UserError(

@@ -12,10 +12,10 @@ import argparse
 from pathlib import Path
 
 from speechcwcl.errors import UserError
+from speechcwcl.export.hub import push
 from speechcwcl.files import read_json, read_text, refuse_foreign
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.folder import ours
-from speechcwcl.models.hub import push
+from speechcwcl.models.checkpoint import ours
 from speechcwcl.models.weights.catalogue import SOURCES
 from speechcwcl.report.build import corpus_cards
 from speechcwcl.report.card import model_card, open_scored, protocols_of

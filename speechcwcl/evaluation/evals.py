@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from speechcwcl.data.features import FeatureCache
+from speechcwcl.cache.embed import embed_manifest, feature_cache
+from speechcwcl.cache.features import FeatureCache
+from speechcwcl.cache.text_store import FOLDER, stored_encoder
 from speechcwcl.data.manifest import Manifest
 from speechcwcl.errors import UserError, require
 from speechcwcl.evaluation.probe import ProbeSet, evaluate_probe, probe_rows
@@ -16,9 +18,7 @@ from speechcwcl.evaluation.retrieval import evaluate_retrieval, retrieval_scores
 from speechcwcl.evaluation.scores import accuracy, build_classifier, evaluate_zeroshot, targets
 from speechcwcl.files import read_json
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.embed import embed_manifest, feature_cache
 from speechcwcl.models.encoders.speech import SpeechEncoder
-from speechcwcl.models.text_store import FOLDER, stored_encoder
 from speechcwcl.zeroshot.protocol import Protocol, load_protocol
 
 RETRIEVAL = "retrieval"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from speechcwcl.errors import UserError
 from speechcwcl.files import replace_folder
-from speechcwcl.models import folder as folders
+from speechcwcl.models import checkpoint
 from speechcwcl.models.audio_input import Audio, embed_all
 from speechcwcl.models.encoders.speech import SpeechEncoder
 from speechcwcl.models.encoders.text import TextEncoder, TextInfo, describe_text
@@ -259,10 +259,10 @@ class Aligner(nn.Module):
             "info": info or {},
             **self._head_options,
         }
-        with replace_folder(folder, folders.ours) as scratch:
+        with replace_folder(folder, checkpoint.ours) as scratch:
             if with_towers:
                 write_towers(scratch, self.speech_encoder, self.text.info)
-            folders.write(scratch, config, self.learned_state(with_towers), protocols, card)
+            checkpoint.write(scratch, config, self.learned_state(with_towers), protocols, card)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike, *, device: str = "cpu") -> Aligner:
@@ -277,7 +277,7 @@ class Aligner(nn.Module):
                 cannot be had or are not those it was trained with.
         """
         path = locate(folder)
-        config, state = folders.read(path)
+        config, state = checkpoint.read(path)
         try:
             heard, text = dict(config["speech"]), TextInfo(**config["text"])
             if config["towers"]:
@@ -295,6 +295,6 @@ class Aligner(nn.Module):
                 "(its hash differs)"
             )
         expected = model.learned_state(config["towers"])
-        folders.check_state(path / folders.WEIGHTS, state, expected)
+        checkpoint.check_state(path / checkpoint.WEIGHTS, state, expected)
         model.load_state_dict(state, strict=False)  # checked name by name just above
         return model.to(device).eval()

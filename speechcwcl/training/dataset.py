@@ -15,6 +15,8 @@ import torch
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from torch.utils.data import Dataset
 
+from speechcwcl.cache.embed import feature_cache
+from speechcwcl.cache.text_store import FOLDER, TextStore, embed_stored
 from speechcwcl.data.augment import Augmenter
 from speechcwcl.data.manifest import Manifest
 from speechcwcl.errors import UserError, require
@@ -22,8 +24,6 @@ from speechcwcl.losses import TextBank
 from speechcwcl.losses.gather import world_size
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.audio_input import pad
-from speechcwcl.models.embed import feature_cache
-from speechcwcl.models.text_store import FOLDER, TextStore, embed_stored
 from speechcwcl.training.config import TrainConfig
 
 

@@ -203,7 +203,7 @@ def test_bad_words_in_one_line(model, clips, capsys, monkeypatch, labels, words,
     (clips / "other.json").write_text("{}")
     (clips / "bare").mkdir()
     monkeypatch.setattr(sys, "stdin", io.StringIO("a file on standard input\n"))
-    monkeypatch.setitem(sys.modules, "speechcwcl.models.onnx_model", None)
+    monkeypatch.setitem(sys.modules, "speechcwcl.export.onnx_model", None)
     assert run(model, *(words if "-" in words else ["a.wav", *words]), labels=labels) == 2
     out, err = capsys.readouterr()
     assert message in err and "Traceback" not in err and not (clips / "t.json").exists()
@@ -231,7 +231,7 @@ def test_onnx_is_asked_for_by_its_own_class(model, clips, capsys, monkeypatch):
         from_pretrained = staticmethod(Aligner.from_pretrained)
 
     module = types.SimpleNamespace(OnnxAligner=OnnxAligner)
-    monkeypatch.setitem(sys.modules, "speechcwcl.models.onnx_model", module)
+    monkeypatch.setitem(sys.modules, "speechcwcl.export.onnx_model", module)
     assert run(model, "a.wav") == run(model, "a.wav", "--onnx") == 0
     first_line, second_line = capsys.readouterr().out.splitlines()
     assert first_line == second_line

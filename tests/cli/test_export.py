@@ -21,8 +21,8 @@ def saved(tiny_speech, tiny_text, tmp_path_factory):
 
 def test_export_check_and_use(saved, tmp_path, capsys):
     """In int8, which goes through the exact graph; that one has tests of its own (test_onnx.py)."""
-    from speechcwcl.models.onnx_export import largest_difference
-    from speechcwcl.models.onnx_model import OnnxAligner
+    from speechcwcl.export.onnx import largest_difference
+    from speechcwcl.export.onnx_model import OnnxAligner
 
     out = tmp_path / "onnx"
     assert main(["export", "--model", str(saved), "--out", str(out), "--int8", "--check"]) == 0

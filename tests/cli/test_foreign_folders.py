@@ -18,7 +18,7 @@ from speechcwcl.data.kaldi import write_datadir
 from speechcwcl.data.manifest import compile_manifest
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
-from speechcwcl.models import onnx_export
+from speechcwcl.export import onnx as onnx_export
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.weights import sources
 from speechcwcl.models.weights.catalogue import Source

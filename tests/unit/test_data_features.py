@@ -11,7 +11,7 @@ import types
 import numpy as np
 import pytest
 
-from speechcwcl.data.features import FeatureCache
+from speechcwcl.cache.features import FeatureCache
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
 
@@ -247,14 +247,14 @@ def test_wrong_extractors_are_explained(tmp_path, extract, what):
 def test_too_little_space_is_said_before_the_hours(tmp_path, monkeypatch):
     encoder = Encoder()
     usage = types.SimpleNamespace(free=5000)
-    monkeypatch.setattr("speechcwcl.data.feature_builder.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("speechcwcl.cache.feature_builder.shutil.disk_usage", lambda path: usage)
     with pytest.raises(UserError, match=r"need about 0.00 GB, 0.00 GB are free") as caught:
         build(tmp_path, extract=encoder)
     assert len(encoder.batches) == 1 and "\n" not in str(caught.value)
 
 
 def test_a_full_disk_is_one_line_and_the_build_can_go_on(tmp_path, monkeypatch):
-    from speechcwcl.data import feature_builder
+    from speechcwcl.cache import feature_builder
 
     real = feature_builder._temporary
     opened = []

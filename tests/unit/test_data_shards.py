@@ -179,8 +179,8 @@ def test_the_source_is_not_overwritten(manifest, capsys):
 def test_the_feature_cache_and_full_training_read_from_shards(
     manifest, tmp_path, tiny_speech, tiny_text
 ):
+    from speechcwcl.cache.embed import embed_manifest, feature_cache
     from speechcwcl.models.aligner import Aligner
-    from speechcwcl.models.embed import embed_manifest, feature_cache
     from speechcwcl.training.dataset import AlignmentSet
 
     shards(manifest, tmp_path / "dump")

@@ -323,7 +323,7 @@ def test_saving_replaces_as_a_whole_or_not_at_all(aligner, saved, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("speechcwcl.models.folder.save_file", full)
+    monkeypatch.setattr("speechcwcl.models.checkpoint.save_file", full)
     with pytest.raises(UserError, match="cannot write: No space left"):
         aligner.save_pretrained(saved)
     assert (saved / "model.safetensors").read_bytes() == before

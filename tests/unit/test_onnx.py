@@ -10,15 +10,15 @@ import torch
 from models_tiny import clips, pad, save
 
 from speechcwcl.errors import UserError
+from speechcwcl.export.onnx_graph import SpeechGraph
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.onnx_graph import SpeechGraph
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-from speechcwcl.models.onnx_export import export, largest_difference
-from speechcwcl.models.onnx_model import OnnxAligner
+from speechcwcl.export.onnx import export, largest_difference
+from speechcwcl.export.onnx_model import OnnxAligner
 
 EXACT = 1e-4
 OPTIONS = {"frame_stride": 2, "pooling_options": {"heads": 2, "stats": ["std"]}}
@@ -172,7 +172,7 @@ def test_truncated_and_changed_graphs(folder):
 
 
 def test_a_graph_that_is_none(folder):
-    from speechcwcl.models import onnx_folder
+    from speechcwcl.export import onnx_folder
 
     def replace(content):
         (folder / "config.json").unlink(missing_ok=True)

@@ -106,7 +106,7 @@ def open_models(args: argparse.Namespace) -> dict[str, Any]:
         models["ours"] = Aligner.from_pretrained(args.model)
     for key in ("onnx", "int8"):
         if getattr(args, key):
-            from speechcwcl.models.onnx_model import OnnxAligner
+            from speechcwcl.export.onnx_model import OnnxAligner
 
             models[key] = OnnxAligner.from_pretrained(getattr(args, key), threads=args.threads)
     return models

@@ -100,7 +100,7 @@ def contenders(args: argparse.Namespace, threads: int) -> dict[str, Classify]:
         found["ours"] = ours(Aligner.from_pretrained(args.model))
     for key in ("onnx", "int8"):
         if getattr(args, key):
-            from speechcwcl.models.onnx_model import OnnxAligner
+            from speechcwcl.export.onnx_model import OnnxAligner
 
             model = OnnxAligner.from_pretrained(getattr(args, key), threads=threads)
             found[key] = ours(model)

@@ -12,8 +12,8 @@ from typing import Any
 from speechcwcl import __version__
 from speechcwcl.errors import UserError, closest
 from speechcwcl.files import read_json, sha256_file, write_json
-from speechcwcl.models import folder as folders
-from speechcwcl.models.folder import check_files, refuse_newer
+from speechcwcl.models import checkpoint
+from speechcwcl.models.checkpoint import check_files, refuse_newer
 
 FORMAT = "speechcwcl-onnx"
 VERSION = 1
@@ -36,7 +36,7 @@ _KEYS = {
 
 def ours(folder: Path) -> set[str]:
     """The files of an exported model, for :func:`speechcwcl.files.replace_folder`."""
-    return folders.ours(folder, FORMAT)
+    return checkpoint.ours(folder, FORMAT)
 
 
 def write(folder: Path, config: dict[str, Any]) -> None:

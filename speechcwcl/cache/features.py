@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from speechcwcl.data.feature_builder import (
+from speechcwcl.cache.feature_builder import (
     VERSION,
     Extract,
     ManifestLike,

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from speechcwcl.cache.features import FeatureCache
 from speechcwcl.data.audio import SAMPLE_RATE
 from speechcwcl.data.augment import Augmenter
-from speechcwcl.data.features import FeatureCache
 from speechcwcl.data.manifest import Manifest
 from speechcwcl.files import sha256_json
 from speechcwcl.models.aligner import Aligner

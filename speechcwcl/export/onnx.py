@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from speechcwcl.errors import UserError
+from speechcwcl.export import onnx_folder
+from speechcwcl.export.onnx_extra import needs
+from speechcwcl.export.onnx_graph import SpeechGraph
 from speechcwcl.files import replace_folder
-from speechcwcl.models import onnx_folder
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.audio_input import embed_all
-from speechcwcl.models.onnx_extra import needs
-from speechcwcl.models.onnx_graph import SpeechGraph
 
 OPSET = 18
 # A protobuf file ends at 2 GiB; larger models get their tensors into a second file.
@@ -31,7 +31,7 @@ _INLINE = 1_800_000_000
 def export(
     aligner: Aligner, folder: str | Path, *, int8: bool = False, info: dict[str, Any] | None = None
 ) -> None:
-    """Write a folder that :class:`~speechcwcl.models.onnx_model.OnnxAligner` opens.
+    """Write a folder that :class:`~speechcwcl.export.onnx_model.OnnxAligner` opens.
 
     The graph takes ``wav`` (batch, samples) float32 at 16 kHz and ``lengths`` (batch,) int64, of
     any batch and length, and gives ``embeddings`` (batch, dim) of unit norm. The text encoder is
@@ -81,7 +81,7 @@ def largest_difference(
 
     Args:
         aligner: the original.
-        exported: an :class:`~speechcwcl.models.onnx_model.OnnxAligner`.
+        exported: an :class:`~speechcwcl.export.onnx_model.OnnxAligner`.
         seconds: of the clips.
 
     Returns:

@@ -20,7 +20,7 @@ from speechcwcl.models.encoders.text import TOKENIZER_FILES
 
 FORMAT = "speechcwcl-aligner"
 VERSION = 1
-MODEL_TYPE = "speechcwcl"  # what transformers finds our classes by (see models/hf.py)
+MODEL_TYPE = "speechcwcl"  # what transformers finds our classes by (see export/pipeline.py)
 WEIGHTS = "model.safetensors"
 CARD = "README.md"  # anybody may edit it, so config.json does not list it; info has its hash
 PROTOCOLS = "labels.json"

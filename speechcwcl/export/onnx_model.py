@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from speechcwcl.errors import UserError
-from speechcwcl.models import onnx_folder
+from speechcwcl.export import onnx_folder
+from speechcwcl.export.onnx_extra import needs
 from speechcwcl.models.audio_input import Audio, embed_all
 from speechcwcl.models.encoders.text import TextInfo
-from speechcwcl.models.onnx_extra import needs
 from speechcwcl.models.text_side import TextSide, centred
 from speechcwcl.zeroshot import classifier
 
