@@ -20,8 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from speechcwcl.cache.embed import embed_manifest
+from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.data.kaldi import Utterance, write_datadir
-from speechcwcl.data.manifest import Manifest, compile_manifest
+from speechcwcl.data.manifest import Manifest
 from speechcwcl.errors import UserError, require
 from speechcwcl.evaluation.retrieval import evaluate_retrieval
 from speechcwcl.evaluation.scores import evaluate_zeroshot

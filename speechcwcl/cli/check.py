@@ -22,6 +22,6 @@ def run(args: argparse.Namespace) -> int:
             print(f"{folder}: streamed, {pieces} piece(s); the first rows are sound")
             continue
         report = check_datadir(folder, allow_pipe=args.allow_pipe)
-        report.raise_if_bad()
+        report.problems.raise_if_any()
         print(report)
     return 0

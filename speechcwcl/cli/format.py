@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from speechcwcl.data.manifest import compile_manifest
+from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.files import read_json, write_json
 
 
@@ -24,6 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave unreadable audio out and list it, instead of stopping",
     )
+    parser.add_argument(
+        "--allow_pipe",
+        action="store_true",
+        help="run the commands in wav.scp, without a shell, and keep their audio beside OUT",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
         min_duration=args.min_duration,
         max_duration=args.max_duration,
         skip_bad=args.skip_bad,
+        allow_pipe=args.allow_pipe,
         bad_list=args.out.with_name("left_out.tsv"),
     )
     card = args.datadir / "corpus.json"

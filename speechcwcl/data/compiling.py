@@ -1,67 +1,37 @@
-"""From a data folder to a manifest: stages 2 (format) and 3 (filter)."""
+"""From a data folder to a manifest: stages 2 (format) and 3 (filter).
+
+Many recordings are measured at once: in processes, their order kept, a window of them at a time.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from array import array
+import contextlib
+import functools
+import multiprocessing
+import signal
+import sys
+from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import NamedTuple
 
 from tqdm import tqdm
 
-from speechcwcl.data.kaldi import Report, check_datadir, scan_datadir
-from speechcwcl.data.manifest_index import write_index
-from speechcwcl.data.measuring import measure
+from speechcwcl.data import pipes
+from speechcwcl.data.audio import END_TOLERANCE, audio_info
+from speechcwcl.data.kaldi import check_datadir, scan_datadir
+from speechcwcl.data.manifest import ManifestWriter, Summary
 from speechcwcl.data.problems import Problems
 from speechcwcl.data.utterance import Utterance
-from speechcwcl.errors import UserError
+from speechcwcl.errors import UserError, require
 from speechcwcl.files import atomic_write
 
-
-@dataclass
-class Summary:
-    """What :func:`compile_manifest` did.
-
-    Attributes:
-        manifest: path of the manifest.
-        hash: its sha256.
-        utterances: how many are in it.
-        seconds: their length in all.
-        too_short: dropped as shorter than the minimum.
-        too_long: dropped as longer than the maximum.
-        bad: left out because their audio is unsound (with ``skip_bad``).
-        dropped_list: names the dropped ones (id, reason, seconds); empty if there are none.
-        bad_list: names the bad ones (id, fault); empty if there are none.
-        fields: label field -> number of utterances that have it.
-    """
-
-    manifest: str
-    hash: str = ""
-    utterances: int = 0
-    seconds: float = 0.0
-    too_short: int = 0
-    too_long: int = 0
-    bad: int = 0
-    dropped_list: str = ""
-    bad_list: str = ""
-    fields: dict[str, int] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        parts = [f"{self.utterances} utterances, {self.seconds / 3600:.2f} h"]
-        if self.too_short or self.too_long:
-            parts.append(
-                f"{self.too_short} too short and {self.too_long} too long ({self.dropped_list})"
-            )
-        if self.bad:
-            parts.append(f"{self.bad} with bad audio left out ({self.bad_list})")
-        return f"{self.manifest}: " + "; ".join(parts)
+_CHUNK = 64
+_WAITING_PER_WORKER = 4
 
 
 def compile_manifest(
@@ -74,13 +44,12 @@ def compile_manifest(
     skip_bad: bool = False,
     bad_list: str | Path | None = None,
     allow_pipe: bool = False,
-    decode: bool = False,
     progress: bool = True,
 ) -> Summary:
     """Measure every utterance of a data folder, filter by length, write the manifest.
 
-    The manifest appears as a whole or not at all. Memory is bounded. Durations in ``utt2dur``
-    are believed, and those files are then not opened.
+    The manifest appears as a whole or not at all. Durations in ``utt2dur`` are believed, and those
+    files are then not opened.
 
     Args:
         datadir: see :mod:`speechcwcl.data.kaldi`.
@@ -91,59 +60,42 @@ def compile_manifest(
         skip_bad: leave out utterances whose audio is unsound rather than stop.
         bad_list: file that names those (default: ``<manifest>.bad.tsv``).
         allow_pipe: run the commands in ``wav.scp`` (see :mod:`speechcwcl.data.pipes`).
-        decode: decode every sample rather than look at headers and ends of files.
         progress: show a progress bar.
 
     Raises:
         UserError: the folder or its audio is unsound, or nothing is left after filtering.
     """
     datadir, out = Path(datadir), Path(out_jsonl)
-    low, high = _limits(min_duration, max_duration)
+    low = 0.0 if min_duration is None else min_duration
+    high = float("inf") if max_duration is None else max_duration
+    require(low < high, f"min_duration {low:g} s must be below max_duration {high:g} s")
     report = check_datadir(datadir, allow_pipe=allow_pipe)  # cheap, and better before the hours
-    report.raise_if_bad()
-    summary, lists = Summary(str(out)), _Lists(out, bad_list)
-    bad, dropped, problems = Problems(), Problems(), Problems()
+    report.problems.raise_if_any()
+    summary, bad, dropped = Summary(str(out)), Problems(), Problems()
+    bad_path = Path(bad_list) if bad_list else out.with_name(f"{out.stem}.bad.tsv")
     measured = measure(
-        scan_datadir(datadir, problems, allow_pipe=allow_pipe),
+        scan_datadir(datadir, Problems(), allow_pipe=allow_pipe),
         nj=nj,
         pipe_folder=out.parent / f"{out.stem}.audio" if allow_pipe else None,
-        decode=decode,
     )
-    bar = _bar(measured, report, progress)
+    bar = tqdm(
+        measured, desc=datadir.name, total=report.utterances, unit="utt", disable=not progress
+    )
     with atomic_write(out, "wb") as stream:
         writer = ManifestWriter(stream)
         for utterance in _kept(bar, low, high, summary, bad, dropped):
             writer.add(utterance)
-        problems.raise_if_any()  # changed since it was checked
         if bad and not skip_bad:
-            raise UserError(_bad_message(bad, lists.bad))
-        if not writer.offsets:
-            raise UserError(_nothing_left(datadir, summary, low, high))
+            raise UserError(_bad_message(bad, bad_path))
+        require(
+            len(writer.offsets) > 0,
+            f"{datadir}: no utterance is left: {summary.too_short} shorter than {low:g} s, "
+            f"{summary.too_long} longer than {high:g} s, {summary.bad} with bad audio",
+        )
     writer.finish(summary, out)
-    summary.dropped_list = _keep_list(dropped, lists.dropped)
-    summary.bad_list = _keep_list(bad, lists.bad)
+    summary.dropped_list = _keep_list(dropped, out.with_name(f"{out.stem}.dropped.tsv"))
+    summary.bad_list = _keep_list(bad, bad_path)
     return summary
-
-
-def _bar(measured: Iterable[Any], report: Report, progress: bool) -> tqdm:
-    name = Path(report.folder).name
-    return tqdm(measured, desc=name, total=report.utterances, unit="utt", disable=not progress)
-
-
-def _limits(low: float | None, high: float | None) -> tuple[float, float]:
-    low = 0.0 if low is None else low
-    high = float("inf") if high is None else high
-    if not low < high:
-        raise UserError(f"min_duration {low:g} s must be below max_duration {high:g} s")
-    return low, high
-
-
-class _Lists:
-    """Where the lists go."""
-
-    def __init__(self, out: Path, bad_list: str | Path | None) -> None:
-        self.dropped = out.with_name(f"{out.stem}.dropped.tsv")
-        self.bad = Path(bad_list) if bad_list else out.with_name(f"{out.stem}.bad.tsv")
 
 
 def _keep_list(problems: Problems, path: Path) -> str:
@@ -163,15 +115,8 @@ def _bad_message(bad: Problems, path: Path) -> str:
     return f"{text}\n(skip_bad leaves these out and lists them)"
 
 
-def _nothing_left(datadir: Path, summary: Summary, low: float, high: float) -> str:
-    return (
-        f"{datadir}: no utterance is left: {summary.too_short} shorter than {low:g} s, "
-        f"{summary.too_long} longer than {high:g} s, {summary.bad} with bad audio"
-    )
-
-
 def _kept(
-    measured: Iterable[tuple[Utterance, str | None]],
+    measured: Iterable[Measured],
     low: float,
     high: float,
     summary: Summary,
@@ -179,7 +124,7 @@ def _kept(
     dropped: Problems,
 ) -> Iterator[Utterance]:
     """Pass on what is sound and of fitting length; count and note the rest."""
-    for utterance, fault in measured:
+    for utterance, fault, cut in measured:
         if fault is not None or utterance.duration is None:
             summary.bad += 1
             bad.add(f"{utterance.id}\t{fault}")
@@ -190,75 +135,129 @@ def _kept(
             summary.too_long += 1
             dropped.add(f"{utterance.id}\ttoo long\t{utterance.duration:.3f}")
         else:
+            summary.cut += cut
             yield utterance
 
 
-class ManifestWriter:
-    """Writes lines and keeps what the index needs (12 bytes an utterance)."""
+class Measured(NamedTuple):
+    """An utterance, what is wrong with its audio, and whether it went on behind its recording."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        self.stream = stream
-        self.offsets, self.durations = array("q"), array("f")
-        self.digest = hashlib.sha256()
-        self.seconds = 0.0
-        self.fields: dict[str, int] = {}
-        self._at = 0
-
-    def add(self, utterance: Utterance) -> None:
-        """Write one line."""
-        duration = round(utterance.duration or 0.0, 6)
-        value = {
-            "id": utterance.id,
-            "audio": utterance.audio,
-            "start": utterance.start,
-            "end": utterance.end,
-            "duration": duration,
-            "text": utterance.text,
-            "speaker": utterance.speaker,
-            "labels": utterance.labels,
-        }
-        line = (json.dumps(value, ensure_ascii=False) + "\n").encode("utf-8")
-        self.stream.write(line)
-        self.digest.update(line)
-        self.offsets.append(self._at)
-        self.durations.append(duration)
-        self._at += len(line)
-        self.seconds += duration
-        for name in utterance.labels:
-            self.fields[name] = self.fields.get(name, 0) + 1
-
-    def finish(self, summary: Summary, path: Path) -> None:
-        """Write the index beside the finished manifest and fill in the summary."""
-        summary.hash = self.digest.hexdigest()
-        summary.utterances, summary.seconds = len(self.offsets), self.seconds
-        summary.fields = dict(sorted(self.fields.items()))
-        write_index(path, self.offsets, self.durations, summary.hash)
+    utterance: Utterance
+    fault: str | None = None
+    cut: bool = False
 
 
-def check_audio(
-    datadir: str | Path,
-    *,
-    nj: int = 1,
-    allow_pipe: bool = False,
-    decode: bool = False,
-    progress: bool = True,
-) -> Problems:
-    """Probe every utterance's audio and write nothing; what is wrong is in the result.
+class _Found(NamedTuple):
+    audio: str
+    duration: float | None = None
+    fault: str | None = None
+    cut: bool = False
+
+
+def measure(
+    utterances: Iterable[Utterance], *, nj: int = 1, pipe_folder: str | Path | None = None
+) -> Iterator[Measured]:
+    """Set ``duration`` (s) of each utterance that has none; yield them.
+
+    Only a window of them is in memory, so the input may be endless.
 
     Args:
-        datadir: a sound data folder (see ``check_datadir``).
-        nj: processes.
-        allow_pipe: pass over commands rather than refuse them (they are not run).
-        decode: decode every sample rather than look at headers and ends of files.
-        progress: show a progress bar.
+        utterances: in any order, which is kept. A known duration is believed.
+        nj: processes; with 1 everything happens in this one.
+        pipe_folder: where the audio of commands goes; without it they are faults.
     """
-    report = check_datadir(datadir, allow_pipe=allow_pipe)
-    report.raise_if_bad()
-    problems = Problems()
-    utterances = scan_datadir(datadir, problems, allow_pipe=allow_pipe)
-    files = (u for u in utterances if not u.audio.endswith("|"))
-    bar = _bar(measure(files, nj=nj, decode=decode), report, progress)
-    for utterance, fault in bar:
-        if fault is not None:
-            problems.add(f"{utterance.id}: {fault}")
-    return problems
+    work = functools.partial(_measure_chunk, pipe_folder=pipe_folder)
+    source = iter(utterances)
+    chunks = iter(lambda: list(islice(source, _CHUNK)), [])
+    if nj <= 1:
+        for chunk in chunks:
+            yield from _merge(chunk, work(_open_ones(chunk)))
+        return
+    waiting: deque[tuple[list[Utterance], Future[list[_Found]] | None]] = deque()
+    with worker_pool(nj) as pool:
+        for chunk in chunks:
+            jobs = _open_ones(chunk)
+            waiting.append((chunk, pool.submit(work, jobs) if jobs else None))
+            if len(waiting) >= nj * _WAITING_PER_WORKER:
+                yield from _take(waiting)
+        while waiting:
+            yield from _take(waiting)
+
+
+@contextlib.contextmanager
+def worker_pool(nj: int) -> Iterator[ProcessPoolExecutor]:
+    """``nj`` processes that are gone afterwards, whatever happened."""
+    # fork starts in milliseconds and asks no main guard of the caller; workers touch no torch.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    pool = ProcessPoolExecutor(nj, mp_context=context, initializer=_leave_interrupts_to_parent)
+    try:
+        yield pool
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process was ended from outside (out of memory?); lower nj"
+        ) from error
+    except BaseException:  # Ctrl-C above all: a hung disk must not make it wait
+        for worker in list((getattr(pool, "_processes", None) or {}).values()):
+            worker.kill()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _leave_interrupts_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # or Ctrl-C prints a traceback a worker
+
+
+def _take(
+    waiting: deque[tuple[list[Utterance], Future[list[_Found]] | None]],
+) -> Iterator[Measured]:
+    chunk, future = waiting.popleft()
+    return _merge(chunk, future.result() if future else [])
+
+
+def _is_open(utterance: Utterance) -> bool:
+    return utterance.duration is None or pipes.is_command(utterance.audio)
+
+
+def _open_ones(chunk: list[Utterance]) -> list[Utterance]:
+    """Those whose audio must be looked into, without what workers need not see."""
+    return [replace(u, text=None, labels={}) for u in chunk if _is_open(u)]
+
+
+def _merge(chunk: list[Utterance], found: list[_Found]) -> Iterator[Measured]:
+    results = iter(found)
+    for utterance in chunk:
+        if _is_open(utterance):
+            utterance.audio, utterance.duration, fault, cut = next(results)
+            yield Measured(utterance, fault, cut)
+        else:
+            yield Measured(utterance)
+
+
+def _measure_chunk(chunk: list[Utterance], *, pipe_folder: str | Path | None) -> list[_Found]:
+    return [_measure(utterance, pipe_folder) for utterance in chunk]
+
+
+def _measure(utterance: Utterance, pipe_folder: str | Path | None) -> _Found:
+    audio = utterance.audio
+    try:
+        if pipes.is_command(audio):
+            require(pipe_folder is not None, f"{audio}: a command, and none may run")
+            audio = str(pipes.run_pipe(audio, str(pipe_folder)))
+        whole, first = _duration(audio), utterance.start or 0.0
+        last = whole if utterance.end is None else utterance.end
+        require(
+            last <= whole + END_TOLERANCE and first < whole,
+            f"{audio}: the stretch {first:g} s to {last:g} s is outside the recording, "
+            f"which has {whole:.3f} s",
+        )
+        # below a millisecond it is the rounding of the times
+        return _Found(audio, min(last, whole) - first, cut=last > whole + 0.001)
+    except UserError as error:
+        return _Found(audio, fault=str(error))
+
+
+@functools.lru_cache(maxsize=4096)
+def _duration(audio: str) -> float:
+    """Length of a recording in seconds; segments of one recording ask again and again."""
+    return audio_info(audio).duration

@@ -1,21 +1,31 @@
-"""The manifest: one JSON object an utterance a line; all that training and evaluation read."""
+"""The manifest: one JSON object an utterance a line; all that training and evaluation read.
+
+Where each line begins is kept beside it (``manifest.jsonl.index.npz``) and made again when it does
+not fit.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import os
+from array import array
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
-from speechcwcl.data.compiling import Summary, check_audio, compile_manifest
-from speechcwcl.data.manifest_index import parse_line, read_index
+from speechcwcl.data.audio import END_TOLERANCE
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest
+from speechcwcl.files import atomic_write, sha256_file
 
-__all__ = ["Manifest", "Summary", "check_audio", "compile_manifest"]
-
+_LONGEST = 1e9  # seconds
 _KEYS = ("id", "audio", "start", "end", "duration", "text", "speaker", "labels")
 
 
@@ -39,7 +49,7 @@ class Manifest:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        index = read_index(self.path)
+        index = _read_index(self.path)
         self.durations: np.ndarray = index.durations
         self.hash: str = index.hash
         self._offsets = index.offsets
@@ -59,12 +69,12 @@ class Manifest:
         start = int(self._offsets[at])
         end = int(self._offsets[at + 1]) if at + 1 < count else self._size
         raw = os.pread(self._descriptor(), end - start, start)
-        return self._utterance(raw, at + 1)
+        return _parse(raw, self.path, at + 1)
 
     def __iter__(self) -> Iterator[Utterance]:
         with self.path.open("rb") as stream:
             for number, raw in enumerate((line for line in stream if line.strip()), 1):
-                yield self._utterance(raw, number)
+                yield _parse(raw, self.path, number)
 
     @property
     def ids(self) -> list[str]:
@@ -86,19 +96,6 @@ class Manifest:
                 raise UserError(f"{self.path}: cannot read: {error.strerror}") from error
         return self._file
 
-    def _utterance(self, raw: bytes, number: int) -> Utterance:
-        value: dict[str, Any] = parse_line(raw, self.path, number)
-        try:
-            utterance = Utterance(**value)
-        except TypeError:
-            unknown = next(key for key in value if key not in _KEYS)
-            raise UserError(
-                f"{self.path}:{number}: unknown key {unknown!r}{closest(unknown, _KEYS)}"
-            ) from None
-        utterance.labels = utterance.labels or {}
-        utterance.speaker = utterance.speaker or utterance.id
-        return utterance
-
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}
 
@@ -109,3 +106,215 @@ class Manifest:
 
     def __repr__(self) -> str:
         return f"Manifest({str(self.path)!r}, {len(self)} utterances)"
+
+
+@dataclass
+class Summary:
+    """What :func:`compile_manifest` did.
+
+    Attributes:
+        manifest: path of the manifest.
+        hash: its sha256.
+        utterances: how many are in it.
+        seconds: their length in all.
+        too_short: dropped as shorter than the minimum.
+        too_long: dropped as longer than the maximum.
+        bad: left out because their audio is unsound (with ``skip_bad``).
+        cut: segments that went on behind their recording, by half a second at most, and now end
+            with it.
+        dropped_list: names the dropped ones (id, reason, seconds); empty if there are none.
+        bad_list: names the bad ones (id, fault); empty if there are none.
+        fields: label field -> number of utterances that have it.
+    """
+
+    manifest: str
+    hash: str = ""
+    utterances: int = 0
+    seconds: float = 0.0
+    too_short: int = 0
+    too_long: int = 0
+    bad: int = 0
+    cut: int = 0
+    dropped_list: str = ""
+    bad_list: str = ""
+    fields: dict[str, int] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        parts = [f"{self.utterances} utterances, {self.seconds / 3600:.2f} h"]
+        if self.too_short or self.too_long:
+            parts.append(
+                f"{self.too_short} too short and {self.too_long} too long ({self.dropped_list})"
+            )
+        if self.bad:
+            parts.append(f"{self.bad} with bad audio left out ({self.bad_list})")
+        if self.cut:
+            parts.append(
+                f"{self.cut} segments cut to the end of their recording (by {END_TOLERANCE:g} s at "
+                "most)"
+            )
+        return f"{self.manifest}: " + "; ".join(parts)
+
+
+class ManifestWriter:
+    """Writes lines and keeps what the index needs (12 bytes an utterance)."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream = stream
+        self.offsets, self.durations = array("q"), array("f")
+        self.digest = hashlib.sha256()
+        self.seconds = 0.0
+        self.fields: Counter[str] = Counter()
+        self._at = 0
+
+    def add(self, utterance: Utterance) -> None:
+        """Write one line."""
+        duration = round(utterance.duration or 0.0, 6)
+        value = {
+            "id": utterance.id,
+            "audio": utterance.audio,
+            "start": utterance.start,
+            "end": utterance.end,
+            "duration": duration,
+            "text": utterance.text,
+            "speaker": utterance.speaker,
+            "labels": utterance.labels,
+        }
+        line = (json.dumps(value, ensure_ascii=False) + "\n").encode("utf-8")
+        self.stream.write(line)
+        self.digest.update(line)
+        self.offsets.append(self._at)
+        self.durations.append(duration)
+        self._at += len(line)
+        self.seconds += duration
+        self.fields.update(utterance.labels.keys())
+
+    def finish(self, summary: Summary, path: Path) -> None:
+        """Write the index beside the finished manifest and fill in the summary."""
+        summary.hash = self.digest.hexdigest()
+        summary.utterances, summary.seconds = len(self.offsets), self.seconds
+        summary.fields = dict(sorted(self.fields.items()))
+        _write_index(path, self.offsets, self.durations, summary.hash)
+
+
+class _Index(NamedTuple):
+    """Byte offsets ``(N,)`` int64, durations ``(N,)`` float32 in seconds, sha256 of the file."""
+
+    offsets: np.ndarray
+    durations: np.ndarray
+    hash: str
+
+
+def _index_path(manifest: str | Path) -> Path:
+    """``train.jsonl`` -> ``train.jsonl.index.npz``."""
+    manifest = Path(manifest)
+    return manifest.with_name(manifest.name + ".index.npz")
+
+
+def _write_index(manifest: Path, offsets: array[int], durations: array[float], sha256: str) -> None:
+    """Write the index beside its manifest, atomically."""
+    with atomic_write(_index_path(manifest), "wb") as stream:
+        np.savez(
+            stream,
+            offsets=np.asarray(offsets, dtype=np.int64),
+            durations=np.asarray(durations, dtype=np.float32),
+            stamp=np.asarray(_stamp(manifest), dtype=np.int64),
+            hash=np.asarray(sha256),
+        )
+
+
+def _read_index(manifest: Path) -> _Index:
+    """The index of a manifest: the one beside it if it fits, else made by reading all lines.
+
+    Raises:
+        UserError: the manifest is missing, empty, or a line of it is not a manifest line.
+    """
+    try:
+        stamp = _stamp(manifest)
+    except OSError as error:
+        raise UserError(
+            f"{manifest}: no such manifest ({error.strerror}); run stage 2 (format) first"
+        ) from error
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, BadZipFile):
+        with np.load(_index_path(manifest), allow_pickle=False) as stored:
+            index = _Index(stored["offsets"], stored["durations"], str(stored["hash"]))
+            kept = tuple(stored["stamp"].tolist())
+        # A copy has another time but the same bytes.
+        if kept == stamp or (kept[0] == stamp[0] and sha256_file(manifest) == index.hash):
+            return index
+    return _scan(manifest)
+
+
+def _stamp(manifest: Path) -> tuple[int, int]:
+    found = manifest.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def _scan(manifest: Path) -> _Index:
+    offsets, durations, at = array("q"), array("f"), 0
+    with manifest.open("rb") as stream:
+        for number, raw in enumerate(stream, 1):
+            if raw.strip():
+                duration = _parse(raw, manifest, number).duration
+                offsets.append(at)
+                durations.append(float("nan") if duration is None else float(duration))
+            at += len(raw)
+    if not offsets:
+        raise UserError(f"{manifest}: zero utterances")
+    return _Index(
+        np.asarray(offsets, dtype=np.int64),
+        np.asarray(durations, dtype=np.float32),
+        sha256_file(manifest),
+    )
+
+
+def _parse(raw: bytes, manifest: Path, number: int) -> Utterance:
+    """One line of a manifest.
+
+    Raises:
+        UserError: it is anything else; ``number`` is the line's number (from 1).
+    """
+    where = f"{manifest}:{number}"
+    try:
+        value = json.loads(raw)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8; save the file as UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not valid JSON: {error.msg}") from error
+    except (RecursionError, ValueError) as error:  # nested too deep, or thousands of digits
+        raise UserError(f"{where}: not a line of a manifest: {error}") from error
+    for key in ("id", "audio"):
+        if not isinstance(value, dict) or not isinstance(value.get(key), str) or not value[key]:
+            raise UserError(f"{where}: a JSON object with a text for {key!r} expected")
+    for key, given in value.items():
+        if key not in _KEYS:
+            raise UserError(f"{where}: unknown key {key!r}{closest(key, _KEYS)}")
+        if given is not None and not _fits(key, given):
+            raise UserError(f"{where}: {key}: {_WANTED.get(key, 'a text')} expected")
+    if "\0" in value["audio"]:
+        raise UserError(f"{where}: audio: a NUL byte in a path")
+    if b"\\ud" in raw.lower():  # halves of a letter that JSON can spell and no file can hold
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"{where}: half of a letter (a lone surrogate)") from error
+    value["labels"] = value.get("labels") or {}
+    value["speaker"] = value.get("speaker") or value["id"]
+    return Utterance(**value)
+
+
+_WANTED = {
+    **dict.fromkeys(("start", "end", "duration"), "seconds, 0 or more,"),
+    "labels": "an object of texts",
+}
+
+
+def _fits(key: str, value: Any) -> bool:
+    if key == "labels":
+        return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
+    if key in ("start", "end", "duration"):
+        return type(value) in (int, float) and 0 <= value < _LONGEST
+    return isinstance(value, str)

@@ -27,9 +27,8 @@ from tqdm import tqdm
 
 from speechcwcl.data.audio import audio_info, encode_audio, load_audio
 from speechcwcl.data.audio.members import Member, find_member, read_audio_file
-from speechcwcl.data.compiling import ManifestWriter, Summary
-from speechcwcl.data.manifest import Manifest
-from speechcwcl.data.measuring import worker_pool
+from speechcwcl.data.compiling import worker_pool
+from speechcwcl.data.manifest import Manifest, ManifestWriter, Summary
 from speechcwcl.data.rows import one_text, one_word, parse_json, seconds
 from speechcwcl.data.shard_names import ShardIndex, expand, need_webdataset, open_shard_file
 from speechcwcl.data.utterance import Utterance

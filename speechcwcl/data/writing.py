@@ -1,21 +1,20 @@
-"""Writing a data folder: streamed, sorted, checked, and there as a whole or not at all."""
+"""Writing a data folder: sorted, checked, and there as a whole or not at all."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from speechcwcl.data import tables
 from speechcwcl.data.problems import Problems
+from speechcwcl.data.tables import is_label_file
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
-from speechcwcl.files import cannot_write, read_json, replace_folder, write_json
+from speechcwcl.files import read_json, refuse_foreign, replace_folder, write_json
 
 _TABLES = {"wav.scp", "text", "utt2spk", "segments", "utt2dur", "corpus.json", "spk2utt", "bad.tsv"}
 _TABLES |= {"stream.json"}  # in the place of the tables, for a set that is read while training
@@ -30,8 +29,8 @@ def write_datadir(
 ) -> Path:
     """Write a data folder: made beside its place, sorted, checked, then renamed into it.
 
-    Memory stays bounded whatever the number of utterances, which may come in any order. Runs of
-    blanks in texts and labels become one space; empty labels are left out.
+    The utterances may come in any order. Runs of blanks in texts and labels become one space; empty
+    labels are left out.
 
     Args:
         folder: replaced if it is a data folder; refused if it holds other files.
@@ -48,9 +47,12 @@ def write_datadir(
         UserError: no utterances, a repeated id, blanks in an id, an empty text, a full disk.
     """
     folder = Path(folder)
-    facts = dict(corpus)
+    refuse_foreign(folder, ours)  # before what may take hours
+    found = list(utterances)
+    _checked(folder, found)
+    facts = {**corpus, "utterances": len(found)}
     with replaced_datadir(folder, facts) as temporary:
-        facts["utterances"] = _write_tables(folder, temporary, utterances)
+        _write_tables(temporary, found)
         if skipped:
             facts["skipped"] = skipped.count
             skipped.save(temporary / "bad.tsv")
@@ -71,7 +73,7 @@ def ours(folder: Path) -> set[str]:
     names = {name.name for name in folder.iterdir()}
     if "utterances" not in facts and "stream.json" not in names:
         return set()
-    return {name for name in names if name in _TABLES or tables.is_field_file(name)}
+    return {name for name in names if name in _TABLES or is_label_file(name)}
 
 
 @contextmanager
@@ -90,96 +92,65 @@ def replaced_datadir(folder: Path, corpus: dict[str, Any]) -> Iterator[Path]:
         write_json(temporary / "corpus.json", {**corpus, "files": sorted(os.listdir(temporary))})
 
 
-def _write_tables(folder: Path, temporary: Path, utterances: Iterable[Utterance]) -> int:
-    """Write tables as the utterances come, then sort each; return the number of utterances."""
-    raw = temporary / "unsorted"
-    raw.mkdir()
-    problems = Problems()
-    with ExitStack() as stack:
-        writer = _Writer(folder, raw, stack, problems)
-        for utterance in utterances:  # errors of the caller's own generator pass as they are
-            try:
-                writer.add(utterance)
-            except OSError as error:
-                raise UserError(cannot_write(folder, error)) from error
-        writer.finish()
-    if not writer.count:
+def _checked(folder: Path, utterances: list[Utterance]) -> None:
+    """Refuse utterances that would not come back from the tables as they are."""
+    problems, seen = Problems(), set()
+    if not utterances:
         raise UserError(f"{folder}: zero utterances to write; is the source the right folder?")
-    try:
-        for name in sorted(os.listdir(raw)):
-            # Every table repeats a repeated id; one of them has every utterance.
-            note = problems if name in ("utt2spk", "wav.scp") and not problems else Problems()
-            tables.write_sorted(raw / name, temporary / name, f"{folder}", note)
-        problems.raise_if_any()
-        shutil.rmtree(raw)
-    except OSError as error:
-        raise UserError(cannot_write(folder, error)) from error
-    return writer.count
-
-
-class _Writer:
-    """Appends one utterance after the other to unsorted tables."""
-
-    def __init__(self, folder: Path, raw: Path, stack: ExitStack, problems: Problems) -> None:
-        self.folder, self.raw, self.stack, self.problems = folder, raw, stack, problems
-        self.streams: dict[str, IO[str]] = {}
-        self.recordings: set[str] = set()
-        self.count = self.with_text = 0
-
-    def add(self, utterance: Utterance) -> None:
-        """Write one utterance's rows, or note what is wrong with it."""
-        self.count += 1
+    for utterance in utterances:
         wrong = _fault(utterance)
         if wrong:
-            self.problems.add(f"{self.folder}: utterance {utterance.id!r}: {wrong}")
-            return
-        self._put("utt2spk", utterance.id, utterance.speaker or utterance.id)
-        if utterance.text is not None:
-            self.with_text += 1
-            self._put("text", utterance.id, " ".join(utterance.text.split()))
-        if utterance.duration is not None:
-            self._put("utt2dur", utterance.id, f"{utterance.duration:.6g}")
-        for name, value in utterance.labels.items():
-            if words := " ".join(value.split()):
-                self._put(f"utt2{name}", utterance.id, words)
-        if utterance.start is None and utterance.end is None:
-            self._put("wav.scp", utterance.id, utterance.audio)
-            return
-        digest = hashlib.sha1(utterance.audio.encode("utf-8", "surrogateescape")).hexdigest()
-        recording = re.sub(r"\s", "_", Path(utterance.audio).stem) + "-" + digest[:8]
-        if recording not in self.recordings:
-            self.recordings.add(recording)
-            self._put("wav.scp", recording, utterance.audio)
-        end = "-1" if utterance.end is None else f"{utterance.end:.6f}"
-        self._put("segments", utterance.id, f"{recording} {utterance.start or 0:.6f} {end}")
+            problems.add(f"{folder}: utterance {utterance.id!r}: {wrong}")
+        if utterance.id in seen:
+            problems.add(f"{folder}: id {utterance.id!r} occurs more than once")
+        seen.add(utterance.id)
+    problems.raise_if_any()
+    without = sum(utterance.text is None for utterance in utterances)
+    if 0 < without < len(utterances):
+        raise UserError(
+            f"{folder}: {without} of {len(utterances)} utterances have no text; "
+            "give all a text or none"
+        )
 
-    def finish(self) -> None:
-        """Look at what concerns all utterances, and close the tables."""
-        if 0 < self.with_text < self.count and not self.problems:
-            without = self.count - self.with_text
-            self.problems.add(
-                f"{self.folder}: {without} of {self.count} utterances have no text; "
-                "give all a text or none"
-            )
-        if "segments" in self.streams:
-            self._list_whole()
-        for stream in self.streams.values():
-            stream.close()
 
-    def _list_whole(self) -> None:
-        """Once one utterance has a segment, Kaldi wants one for each: ``id id 0 -1``."""
-        self.streams["wav.scp"].flush()
-        rows = tables.read_rows(self.raw / "wav.scp", Problems())
-        for row in rows:
-            if row.id not in self.recordings:
-                self._put("segments", row.id, f"{row.id} 0 -1")
+def _write_tables(folder: Path, utterances: list[Utterance]) -> None:
+    """Write the tables, each in the order of its ids."""
+    cut = any(u.start is not None or u.end is not None for u in utterances)
+    recordings: dict[str, str] = {}
+    with ExitStack() as stack:
+        streams: dict[str, IO[str]] = {}
 
-    def _put(self, name: str, key: str, value: str) -> None:
-        if name not in self.streams:
-            self.streams[name] = self.stack.enter_context(
-                (self.raw / name).open("w", encoding="utf-8", newline="\n")
-            )
-        self.streams[name].write(f"{key} {value}\n")
+        def put(name: str, key: str, value: str) -> None:
+            if name not in streams:
+                opened = (folder / name).open("w", encoding="utf-8", newline="\n")
+                streams[name] = stack.enter_context(opened)
+            streams[name].write(f"{key} {value}\n")
+
+        for utterance in sorted(utterances, key=lambda u: u.id):
+            recording = _recording(utterance)
+            recordings[recording] = utterance.audio
+            put("utt2spk", utterance.id, utterance.speaker or utterance.id)
+            if utterance.text is not None:
+                put("text", utterance.id, " ".join(utterance.text.split()))
+            if utterance.duration is not None:
+                put("utt2dur", utterance.id, f"{utterance.duration:.6g}")
+            for name, value in utterance.labels.items():
+                if words := " ".join(value.split()):
+                    put(f"utt2{name}", utterance.id, words)
+            if cut:  # once one utterance has a segment, Kaldi wants one for each
+                end = "-1" if utterance.end is None else f"{utterance.end:.6f}"
+                start = f"{utterance.start:.6f}" if utterance.start else "0"
+                put("segments", utterance.id, f"{recording} {start} {end}")
+        for recording in sorted(recordings):
+            put("wav.scp", recording, recordings[recording])
+
+
+def _recording(utterance: Utterance) -> str:
+    """The id of an utterance's recording: its own, or that of the file it is cut from."""
+    if utterance.start is None and utterance.end is None:
+        return utterance.id
+    digest = hashlib.sha1(utterance.audio.encode("utf-8", "surrogateescape")).hexdigest()
+    return re.sub(r"\s", "_", Path(utterance.audio).stem) + "-" + digest[:8]
 
 
 def _fault(utterance: Utterance) -> str:
@@ -196,6 +167,6 @@ def _fault(utterance: Utterance) -> str:
     if start < 0 or (utterance.end is not None and utterance.end <= start):
         return f"no stretch from {start:g} s to {utterance.end} s"
     for name in utterance.labels:
-        if not re.fullmatch(r"\w+", name) or not tables.is_field_file(f"utt2{name}"):
+        if not re.fullmatch(r"\w+", name) or not is_label_file(f"utt2{name}"):
             return f"{name!r} cannot name a label field"
     return ""

@@ -11,8 +11,9 @@ from speechcwcl.cli.main import main
 from speechcwcl.corpora import get_corpus
 from speechcwcl.corpora._layout import write_spoken
 from speechcwcl.data import remote
+from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.data.kaldi import read_datadir
-from speechcwcl.data.manifest import Manifest, compile_manifest
+from speechcwcl.data.manifest import Manifest
 from speechcwcl.files import read_json
 
 OUT = {

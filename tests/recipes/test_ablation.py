@@ -14,8 +14,8 @@ sys.path[:0] = [str(ROOT / "recipes/cwcl/ablation"), str(ROOT / "tools")]
 import ablate  # noqa: E402
 
 from speechcwcl.corpora import get_corpus  # noqa: E402
+from speechcwcl.data.compiling import compile_manifest  # noqa: E402
 from speechcwcl.data.kaldi import Utterance  # noqa: E402
-from speechcwcl.data.manifest import compile_manifest  # noqa: E402
 
 SETS = ("train", "valid_words", "test_words", "test_intents")
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from speechcwcl.corpora._layout import write_spoken
+from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.data.kaldi import Utterance, write_datadir
-from speechcwcl.data.manifest import compile_manifest
 from speechcwcl.losses import build_loss
 from speechcwcl.models.encoders.text import describe_text
 from speechcwcl.training.config import load_config

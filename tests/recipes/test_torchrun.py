@@ -9,8 +9,8 @@ import yaml
 
 from speechcwcl.cli.main import main
 from speechcwcl.corpora._layout import write_spoken
+from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.data.kaldi import Utterance, write_datadir
-from speechcwcl.data.manifest import compile_manifest
 from speechcwcl.models.aligner import Aligner
 
 

@@ -9,8 +9,8 @@ import pyarrow
 import pyarrow.parquet
 
 from speechcwcl.corpora._layout import write_spoken
+from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.data.kaldi import write_datadir
-from speechcwcl.data.manifest import compile_manifest
 from speechcwcl.data.shards import write_shards
 from speechcwcl.data.utterance import Utterance
 

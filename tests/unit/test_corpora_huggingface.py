@@ -17,8 +17,8 @@ import soundfile
 from speechcwcl.corpora import get_corpus
 from speechcwcl.corpora.huggingface import HuggingFace
 from speechcwcl.data import remote
+from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.data.kaldi import read_datadir
-from speechcwcl.data.manifest import compile_manifest
 from speechcwcl.data.stream import open_pieces
 from speechcwcl.data.stream_spec import StreamSpec
 from speechcwcl.errors import UserError

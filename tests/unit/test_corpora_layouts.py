@@ -12,8 +12,9 @@ from speechcwcl.corpora import get_corpus
 from speechcwcl.corpora.slurp import Slurp
 from speechcwcl.corpora.speech_commands import SpeechCommands
 from speechcwcl.corpora.stop import COLUMNS, first_intent
+from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.data.kaldi import check_datadir, read_corpus, read_datadir
-from speechcwcl.data.manifest import Manifest, compile_manifest
+from speechcwcl.data.manifest import Manifest
 from speechcwcl.errors import UserError
 
 NAMES = ("librispeech", "common_voice", "slurp", "stop", "speech_commands")

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechcwcl.data import measuring
+from speechcwcl.data import compiling
+from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.data.kaldi import Utterance, write_datadir
-from speechcwcl.data.manifest import Manifest, check_audio, compile_manifest
+from speechcwcl.data.manifest import Manifest
 from speechcwcl.errors import UserError
 from speechcwcl.files import sha256_file
 
@@ -47,7 +48,7 @@ def compiled(tmp_path, seconds=(0.5, 1.0, 1.5), **options):
 
 @pytest.mark.parametrize("nj", [1, 3])
 def test_durations_are_measured_and_the_order_is_that_of_the_ids(tmp_path, monkeypatch, nj):
-    monkeypatch.setattr(measuring, "_CHUNK", 7)
+    monkeypatch.setattr(compiling, "_CHUNK", 7)
     seconds = [0.5 + (37 * i % 41) / 100 for i in range(100)]
     summary, manifest, utterances = compiled(tmp_path, seconds, nj=nj)
     assert manifest.ids == [u.id for u in utterances]
@@ -154,30 +155,10 @@ def test_more_than_ten_unsound_files_are_all_in_a_list(tmp_path):
     assert len((tmp_path / "m.bad.tsv").read_text().splitlines()) == 25
 
 
-def test_decode_finds_what_headers_do_not_show(tmp_path):
-    folder, utterances = recordings(tmp_path, [1.0, 1.0])
-    path = Path(utterances[1].audio).with_suffix(".flac")
-    soundfile.write(path, np.random.default_rng(0).uniform(-1, 1, 80000), 8000)
-    raw = bytearray(path.read_bytes())
-    raw[len(raw) // 2 : len(raw) // 2 + 3000] = bytes(3000)
-    Path(utterances[1].audio).write_bytes(raw)
-    assert not check_audio(folder, progress=False)
-    found = check_audio(folder, decode=True, progress=False)
-    assert found.count == 1 and "corrupt" in found.first[0]
-    with pytest.raises(UserError, match="u001: .*corrupt"):
-        compile_manifest(folder, tmp_path / "m.jsonl", decode=True, progress=False)
-
-
-def test_check_audio_names_what_is_unsound(tmp_path):
-    found = check_audio(break_audio(tmp_path), nj=2, progress=False)
-    assert found.count == 5
-    assert [line.split(":")[0] for line in found.first] == ["u001", "u002", "u003", "u005", "u006"]
-
-
 def test_segments_are_checked_against_their_recording(tmp_path):
     audio = tmp_path / "r.wav"
     soundfile.write(audio, np.zeros(16000, np.float32), 8000)
-    cuts = {"a": (0.5, 1.5), "b": (1.0, None), "c": (1.5, 2.03), "d": (1.0, 2.2), "e": (2.5, 2.6)}
+    cuts = {"a": (0.5, 1.5), "b": (1.0, None), "c": (1.5, 2.45), "d": (1.0, 2.7), "e": (2.5, 2.6)}
     utterances = [Utterance(k, str(audio), "x", "s", *times) for k, times in cuts.items()]
     folder = write_datadir(tmp_path / "set", utterances, corpus={})
     with pytest.raises(UserError) as caught:
@@ -185,7 +166,9 @@ def test_segments_are_checked_against_their_recording(tmp_path):
     lines = str(caught.value).splitlines()
     assert [line.split(":")[0] for line in lines[:-1]] == ["d", "e"]
     assert "outside the recording, which has 2.000 s" in lines[0]
-    compile_manifest(folder, tmp_path / "m.jsonl", skip_bad=True, progress=False)
+    summary = compile_manifest(folder, tmp_path / "m.jsonl", skip_bad=True, progress=False)
+    assert summary.cut == 1
+    assert "1 segments cut to the end of their recording (by 0.5 s at most)" in str(summary)
     manifest = Manifest(tmp_path / "m.jsonl")
     assert manifest.durations.tolist() == pytest.approx([1.0, 1.0, 0.5])
     assert [len(u.load()) for u in manifest] == [16000, 16000, 8000]
@@ -203,7 +186,7 @@ def test_given_durations_are_believed_and_files_are_not_opened(tmp_path):
 def test_an_unsound_folder_is_refused_before_any_audio_is_opened(tmp_path, monkeypatch):
     folder, _ = recordings(tmp_path, [1.0] * 3)
     (folder / "text").write_text("u000 x\nu001 y\nu02 z\n")
-    monkeypatch.setattr(measuring, "audio_info", lambda path: pytest.fail("opened"))
+    monkeypatch.setattr(compiling, "audio_info", lambda path: pytest.fail("opened"))
     with pytest.raises(UserError, match=r"text:3: id 'u02' is not in wav.scp \(closest: 'u002'\)"):
         compile_manifest(folder, tmp_path / "m.jsonl", progress=False)
 
@@ -221,7 +204,7 @@ def test_when_nothing_is_left_it_says_why(tmp_path):
 
 def test_a_worker_that_dies_is_one_line(tmp_path, monkeypatch):
     folder, _ = recordings(tmp_path, [0.5] * 5)
-    monkeypatch.setattr(measuring, "audio_info", lambda path: os._exit(9))
+    monkeypatch.setattr(compiling, "audio_info", lambda path: os._exit(9))
     with pytest.raises(UserError, match="was ended from outside"):
         compile_manifest(folder, tmp_path / "m.jsonl", nj=2, progress=False)
     assert not (tmp_path / "m.jsonl").exists()
@@ -237,11 +220,11 @@ def test_only_a_window_of_the_utterances_is_in_memory():
 
     for nj in (1, 2):
         taken = 0
-        stream = measuring.measure(many(), nj=nj)
+        stream = compiling.measure(many(), nj=nj)
         for _ in range(1000):
             next(stream)
         stream.close()
-        assert taken <= 1000 + measuring._CHUNK * (1 + nj * measuring._WAITING_PER_WORKER)
+        assert taken <= 1000 + compiling._CHUNK * (1 + nj * compiling._WAITING_PER_WORKER)
 
 
 def piped(tmp_path, command):
@@ -294,12 +277,12 @@ def test_an_ended_process_leaves_no_manifest(tmp_path):
     folder, _ = recordings(tmp_path, [0.5] * 5)
     code = (
         "import os, signal\n"
-        "from speechcwcl.data import compiling\n"
-        "real = compiling.ManifestWriter.add\n"
+        "from speechcwcl.data import compiling, manifest\n"
+        "real = manifest.ManifestWriter.add\n"
         "def add(self, u):\n"
         "    real(self, u)\n"
         "    if len(self.offsets) == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "compiling.ManifestWriter.add = add\n"
+        "manifest.ManifestWriter.add = add\n"
         f"compiling.compile_manifest({str(folder)!r}, {str(tmp_path / 'm.jsonl')!r})\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True)
@@ -311,9 +294,9 @@ def test_ctrl_c_ends_it_in_silence_and_leaves_nothing(tmp_path):
     folder, _ = recordings(tmp_path, [0.3] * 200)
     code = (
         "import os, signal, sys, time\n"
-        "from speechcwcl.data import compiling, measuring\n"
-        "measuring._CHUNK = 2\n"
-        "measuring.audio_info = lambda path: time.sleep(300)\n"
+        "from speechcwcl.data import compiling\n"
+        "compiling._CHUNK = 2\n"
+        "compiling.audio_info = lambda path: time.sleep(300)\n"
         "print('ready', flush=True)\n"
         "try:\n"
         "    compiling.compile_manifest(sys.argv[1], sys.argv[2], nj=2, progress=False)\n"
@@ -342,7 +325,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     def full(self, utterance):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("speechcwcl.data.compiling.ManifestWriter.add", full)
+    monkeypatch.setattr("speechcwcl.data.manifest.ManifestWriter.add", full)
     with pytest.raises(UserError, match="m.jsonl: cannot write: No space left") as caught:
         compile_manifest(folder, tmp_path / "dump" / "m.jsonl", progress=False)
     assert "\n" not in str(caught.value) and os.listdir(tmp_path / "dump") == []

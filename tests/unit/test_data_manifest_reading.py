@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.data.kaldi import Utterance, write_datadir
-from speechcwcl.data.manifest import Manifest, compile_manifest
+from speechcwcl.data.manifest import Manifest
 from speechcwcl.errors import UserError
 from speechcwcl.files import sha256_file
 
@@ -83,7 +84,7 @@ def test_a_copied_manifest_keeps_its_index(tmp_path, monkeypatch):
     for name in ("manifest.jsonl", "manifest.jsonl.index.npz"):
         raw = (tmp_path / "dump" / name).read_bytes()
         (tmp_path / name).write_bytes(raw)
-    monkeypatch.setattr("speechcwcl.data.manifest_index._scan", lambda path: pytest.fail("scanned"))
+    monkeypatch.setattr("speechcwcl.data.manifest._scan", lambda path: pytest.fail("scanned"))
     assert Manifest(tmp_path / "manifest.jsonl").hash == manifest.hash
 
 
@@ -110,6 +111,18 @@ def test_a_manifest_written_by_hand_needs_only_id_and_audio(tmp_path):
         (b'{"id": "a", "audio": "x"}\n["b"]\n', ":2: a JSON object"),
         (b'{"id": "a", "audio": "\xe9"}\n', ":1: not UTF-8"),
         (b"", "zero utterances"),
+        (b'{"id": "a", "audio": "x", "duration": NaN}\n', ":1: duration: seconds, 0 or more"),
+        (b'{"id": "a", "audio": "x", "start": "0"}\n', ":1: start: seconds, 0 or more"),
+        (b'{"id": "a", "audio": "x", "end": true}\n', ":1: end: seconds, 0 or more"),
+        (b'{"id": "a", "audio": "x", "duration": -1}\n', ":1: duration: seconds"),
+        (b'{"id": "a", "audio": "x", "text": ["y"]}\n', ":1: text: a text expected"),
+        (b'{"id": "a", "audio": "x", "labels": "y"}\n', ":1: labels: an object of texts"),
+        (b'{"id": "a", "audio": "x", "labels": {"y": 1}}\n', ":1: labels: an object of texts"),
+        (b'{"id": "a", "audio": "x\\u0000.wav"}\n', ":1: audio: a NUL byte"),
+        (b'{"id": "a", "audio": "x", "text": "\\ud800"}\n', ":1: half of a letter"),
+        (b'{"id": "a", "audio": "x", "duration": ' + b"9" * 5000 + b"}\n", ":1: not a line"),
+        (b'{"id": "a", "audio": "x", "duration": ' + b"9" * 400 + b"}\n", ":1: duration: sec"),
+        (b"[" * 3000 + b"]" * 3000 + b"\n", ":1: "),
     ],
 )
 def test_broken_manifests_are_named_with_their_line(tmp_path, raw, what):

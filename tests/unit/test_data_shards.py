@@ -15,8 +15,9 @@ import soundfile
 from speechcwcl.cli.main import main
 from speechcwcl.data.audio import audio_info, load_audio, write_audio
 from speechcwcl.data.audio.members import find_member
+from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.data.kaldi import write_datadir
-from speechcwcl.data.manifest import Manifest, compile_manifest
+from speechcwcl.data.manifest import Manifest
 from speechcwcl.data.shards import read_shard, write_manifest
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError

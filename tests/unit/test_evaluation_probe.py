@@ -113,8 +113,8 @@ def test_sets_that_cannot_be_probed(tmp_path):
 def test_the_verb_and_the_report(tmp_path, tiny_speech, tiny_text, capsys):
     from speechcwcl.cli.main import main
     from speechcwcl.corpora._layout import write_spoken
+    from speechcwcl.data.compiling import compile_manifest
     from speechcwcl.data.kaldi import Utterance, write_datadir
-    from speechcwcl.data.manifest import compile_manifest
     from speechcwcl.models.aligner import Aligner
 
     words = ("zero", "one", "two")

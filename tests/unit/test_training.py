@@ -16,7 +16,7 @@ import yaml
 
 from speechcwcl.cli.main import main
 from speechcwcl.corpora import get_corpus
-from speechcwcl.data.manifest import compile_manifest
+from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.training import dataset

@@ -28,8 +28,9 @@ import numpy as np
 from bench_page import write_section
 
 from speechcwcl.data.audio import write_audio
+from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.data.kaldi import Utterance, check_datadir, write_datadir
-from speechcwcl.data.manifest import Manifest, compile_manifest
+from speechcwcl.data.manifest import Manifest
 
 RECORDINGS, SECONDS = 1000, 60
 

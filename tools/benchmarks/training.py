@@ -28,8 +28,9 @@ from bench_page import machine, write_section
 from loss_meters import status_mb
 
 from speechcwcl.corpora import get_corpus
+from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.data.kaldi import Utterance, write_datadir
-from speechcwcl.data.manifest import Manifest, compile_manifest
+from speechcwcl.data.manifest import Manifest
 from speechcwcl.data.problems import Problems
 from speechcwcl.models.encoders.text import TextEncoder
 from speechcwcl.models.weights.sources import resolve

@@ -26,6 +26,8 @@ test_evals=
 min_duration=0.1
 max_duration=30
 skip_bad=false
+# run the commands that wav.scp may hold (sph2pipe, flac), each once and without a shell
+allow_pipe=false
 # pack the audio of every set into tar shards, and read from those (a cluster's disk likes few files)
 shards=false
 # training: one or several YAML files, each an experiment exp/<name of the file><tag>
@@ -38,7 +40,7 @@ model=
 title=
 upload_to=
 option_names="stage stop_stage skip_upload ngpu nj datadir dumpdir expdir corpus data_args train_set
- valid_evals test_evals min_duration max_duration skip_bad shards train_config train_args tag average
+ valid_evals test_evals min_duration max_duration skip_bad allow_pipe shards train_config train_args tag average
  model title upload_to"
 option_names=$(echo ${option_names})
 
@@ -68,6 +70,8 @@ sets_of() { for pair in "$@"; do echo "${pair%%:*}"; done | sort -u; }
 [ -n "${model}" ] && sets=${test_sets}
 extra=()
 [ "${skip_bad}" = true ] && extra=(--skip_bad)
+pipes=()
+[ "${allow_pipe}" = true ] && pipes=(--allow_pipe)
 
 if wanted 1; then
     outputs=; for set in ${sets}; do outputs+=" ${datadir}/${set}/corpus.json"; done
@@ -93,7 +97,8 @@ if wanted 2 || wanted 3; then
         run 2 "format ${set}" "${dumpdir}/${set}" "${datadir}/${set}" "${manifest}" \
             ${data_cmd[@]+"${data_cmd[@]}"} speechcwcl format "${datadir}/${set}" \
             "${manifest}" --nj "${nj}" \
-            --min_duration "${min_duration}" --max_duration "${max_duration}" ${extra[@]+"${extra[@]}"}
+            --min_duration "${min_duration}" --max_duration "${max_duration}" ${extra[@]+"${extra[@]}"} \
+            ${pipes[@]+"${pipes[@]}"}
         if [ "${shards}" = true ]; then
             run 2 "shards ${set}" "${dumpdir}/${set}" "${manifest}" \
                 "${dumpdir}/${set}/manifest.jsonl ${dumpdir}/${set}/shards/shards.json" \

@@ -30,8 +30,8 @@ SAMPLE_RATE = 16000
 # from the same stretch of a full decode. Starting this much (s) earlier makes Vorbis and MP3 equal
 # (below 1e-6) and Opus equal or nearly so (SILK at 16 kHz: below 1e-3 of full scale).
 _PREROLL = 0.5
-# An end time may overshoot the recording by this much (s): times are rounded in most corpora.
-END_TOLERANCE = 0.05
+END_TOLERANCE = 0.5
+"""Seconds by which an end time may overshoot the recording and is cut to it, as Kaldi does."""
 # A WAV header may promise this many bytes more than there are: sloppy headers count themselves.
 _SLOPPY_BYTES = 1024
 # From here on a WAV length is a placeholder of a writer that could not seek (sox, ffmpeg pipes).
@@ -92,7 +92,7 @@ def load_audio(
     Args:
         path: an audio file.
         start: first moment in seconds; None is the beginning.
-        end: last moment in seconds; None is the end of the file. Up to 0.05 s beyond the
+        end: last moment in seconds; None is the end of the file. Up to 0.5 s beyond the
             end of the recording is cut to it.
         sample_rate: rate of the result in Hz; resampled when the file has another.
 
