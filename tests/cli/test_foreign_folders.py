@@ -14,8 +14,8 @@ from speechcwcl import files
 from speechcwcl.cli.main import main
 from speechcwcl.corpora._layout import write_spoken
 from speechcwcl.corpora.huggingface import HuggingFace
+from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.data.kaldi import write_datadir
-from speechcwcl.data.manifest import compile_manifest
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
 from speechcwcl.export import onnx as onnx_export
