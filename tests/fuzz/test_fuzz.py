@@ -1,0 +1,180 @@
+"""Whatever a file holds, a reader reads it or refuses it with a UserError, in bounded memory.
+
+One row a reader: a valid file of it, the function that opens it, and the file's name. Its bytes are
+damaged by hypothesis (:mod:`mutations`); anything that is not a UserError fails.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import resource
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from mutations import damaged
+
+from speechcwcl.apps.recordings import Cutting
+from speechcwcl.apps.search_index import SearchIndex
+from speechcwcl.data.audio import audio_blocks, audio_info, load_audio
+from speechcwcl.data.kaldi import check_datadir, read_datadir
+from speechcwcl.data.manifest import Manifest
+from speechcwcl.data.stream_spec import read_stream
+from speechcwcl.errors import UserError
+from speechcwcl.models.aligner import Aligner
+from speechcwcl.zeroshot.protocol import load_labels, load_protocol
+from speechcwcl.zeroshot.threshold import Threshold
+
+PEAK = 3000  # MB that the whole test process may come to hold
+
+
+def sound(kind: str, subtype: str) -> bytes:
+    stream = io.BytesIO()
+    tone = 0.4 * np.sin(2 * np.pi * 330 * np.arange(4000) / 16000)
+    soundfile.write(stream, tone, 16000, format=kind, subtype=subtype)
+    return stream.getvalue()
+
+
+def hear(path: Path) -> None:
+    audio_info(path)
+    load_audio(path)
+    for _ in audio_blocks(path):
+        pass
+
+
+def lines(*rows: dict) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def read_manifest(path: Path) -> None:
+    manifest = Manifest(path)
+    for number in range(len(manifest)):
+        manifest[number]
+
+
+PROTOCOL = b"""name: mine
+label_field: label
+labels:
+  on: [turn on, lamp on]
+  off: turn off
+templates: ["{}", "please {}"]
+"""
+UTTERANCE = {"id": "a", "audio": "a.wav", "text": "yes", "speaker": "s", "duration": 0.25}
+READERS: dict[str, tuple[str, bytes, Callable[[Path], object]]] = {
+    "wav": ("a.wav", sound("WAV", "PCM_16"), hear),
+    "float wav": ("a.wav", sound("WAV", "FLOAT"), hear),
+    "flac": ("a.flac", sound("FLAC", "PCM_16"), hear),
+    "ogg": ("a.ogg", sound("OGG", "VORBIS"), hear),
+    "opus": ("a.opus", sound("OGG", "OPUS"), hear),
+    "mp3": ("a.mp3", sound("MP3", "MPEG_LAYER_III"), hear),
+    "aiff": ("a.aiff", sound("AIFF", "PCM_16"), hear),
+    "manifest": ("manifest.jsonl", lines(UTTERANCE, {**UTTERANCE, "id": "b"}), read_manifest),
+    "stream": (
+        "stream.json",
+        lines({"version": 1, "shards": ["a-{000..003}.tar"], "shuffle": 100}),
+        read_stream,
+    ),
+    "protocol": ("mine.yaml", PROTOCOL, load_protocol),
+    "labels": ("labels.yaml", b"on: [turn on, lamp on]\noff: turn off\n", load_labels),
+    "threshold": (
+        "threshold.json",
+        lines({"format": "speechcwcl-threshold", "version": 1, "cosine": 0.4, "labels": ["a"]}),
+        Threshold.load,
+    ),
+}
+
+
+def test_the_seeds_are_sound(tmp_path):
+    for name, (file, seed, read) in READERS.items():
+        (tmp_path / file).write_bytes(seed)
+        if name in ("manifest", "threshold"):
+            continue  # short of some keys on purpose: refused in words
+        read(tmp_path / file)
+
+
+def attempt(call: Callable[[], object]) -> None:
+    try:
+        call()
+    except UserError as error:
+        assert str(error).strip()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 < PEAK
+
+
+@pytest.mark.parametrize("reader", READERS)
+@given(data=st.data())
+def test_a_damaged_file_is_read_or_refused(reader, data):
+    file, seed, read = READERS[reader]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / file
+        path.write_bytes(data.draw(damaged(seed)))
+        attempt(lambda: read(path))
+
+
+DATADIR = {
+    "wav.scp": b"a a.wav\nb a.wav\n",
+    "text": b"a yes\nb turn left\n",
+    "utt2spk": b"a s1\nb s2\n",
+    "segments": b"a a 0 0.1\nb b 0.1 0.2\n",
+    "utt2label": b"a on\nb off\n",
+    "corpus.json": lines({"name": "x", "version": "1", "licence": "CC0", "split": "train"}),
+}
+
+
+@pytest.mark.parametrize("table", DATADIR)
+@given(data=st.data())
+def test_a_data_folder_with_a_damaged_table(table, data):
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in DATADIR.items():
+            (Path(folder) / name).write_bytes(content)
+        (Path(folder) / "a.wav").write_bytes(sound("WAV", "PCM_16"))
+        (Path(folder) / table).write_bytes(data.draw(damaged(DATADIR[table])))
+        attempt(lambda: read_datadir(folder))
+        attempt(lambda: check_datadir(folder))
+
+
+@pytest.fixture(scope="module")
+def model(tiny_speech, tiny_text, tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model") / "model"
+    Aligner.build(tiny_speech, tiny_text, projection={"hidden": [16]}).save_pretrained(folder)
+    return folder
+
+
+@given(data=st.data())
+def test_a_damaged_model_folder(model, data):
+    name = data.draw(st.sampled_from(sorted(p.name for p in model.iterdir() if p.is_file())))
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "model"
+        shutil.copytree(model, copy)
+        (copy / name).write_bytes(data.draw(damaged((model / name).read_bytes())))
+        attempt(lambda: Aligner.from_pretrained(copy))
+
+
+class Toy:
+    dim = 4
+
+    def encode_speech(self, audio):
+        return np.eye(4, dtype=np.float32)[: len(audio)]
+
+
+@given(data=st.data())
+def test_a_damaged_index(data):
+    with tempfile.TemporaryDirectory() as folder:
+        root, index = Path(folder) / "rec", Path(folder) / "index"
+        root.mkdir()
+        (root / "a.wav").write_bytes(sound("WAV", "PCM_16"))
+        made = SearchIndex.create(index, root, dim=4, identity="i", model="m", cutting=Cutting())
+        made.update(Toy())
+        name = data.draw(st.sampled_from(["index.json", "index-1.npz"]))
+        (index / name).write_bytes(data.draw(damaged((index / name).read_bytes())))
+        question = np.eye(4, dtype=np.float32)[:1]
+        attempt(lambda: SearchIndex.open(index).search(question))
+        attempt(lambda: SearchIndex.open(index).update(Toy()))
