@@ -1,6 +1,103 @@
-"""speechcwcl: align a speech encoder to a frozen text encoder (CWCL, arXiv 2309.14580)."""
+"""speechcwcl: align a speech encoder to a frozen text encoder (CWCL, arXiv 2309.14580).
+
+::
+
+    import speechcwcl
+
+    model = speechcwcl.load("exp/cwcl/model")
+    model.classify(["clip.wav"], ["turn on the light", "play music"])
+
+    run = speechcwcl.train("conf/cwcl.yaml", train="dump/train/manifest.jsonl",
+                           valid=["test:my_words"], expdir="exp/mine")
+    run.model().encode_speech(["clip.wav"])
+
+What stands in ``__all__`` is the public interface. Importing the package imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import os
+
+    from speechcwcl.models.aligner import Aligner
+    from speechcwcl.training.run import Experiment
 
 __version__ = "0.1.0"
+__all__ = ["classify", "load", "register", "train"]
+
+
+def load(
+    model: str | os.PathLike, *, device: str | None = "cpu", onnx: bool = False
+) -> Aligner | Any:
+    """Open a trained model.
+
+    Args:
+        model: a folder (``EXPDIR/model``, a packed or an exported one), or a hub id.
+        device: ``cpu``, ``cuda:0``, ...; ``None``: a GPU when there is one.
+        onnx: it is a folder of ``speechcwcl export``; onnxruntime runs it, with the same methods.
+
+    Raises:
+        UserError: not a model, no such device, or the extra for ONNX is not installed.
+    """
+    if onnx:
+        from speechcwcl.errors import require
+        from speechcwcl.export.onnx_model import OnnxAligner
+
+        cpu = device in (None, "cpu")
+        require(cpu, f"--device {device}: an ONNX model runs on the CPU; leave --device out")
+        return OnnxAligner.from_pretrained(model)
+    from speechcwcl.models.aligner import Aligner
+
+    return Aligner.from_pretrained(model, device=device)
+
+
+def classify(
+    model: str | os.PathLike | Any,
+    audio: Sequence[Any],
+    labels: Sequence[str] | Mapping[str, str | Sequence[str]],
+    **options: Any,
+) -> list[list[dict[str, Any]]]:
+    """Classify recordings by labels written in words, with no training.
+
+    Args:
+        model: what :func:`load` takes, or what it gave.
+        audio: files, or one-dimensional arrays or tensors at 16 kHz.
+        labels: the texts, or ``{label: text or texts}``.
+        **options: see :func:`speechcwcl.zeroshot.classifier.classify`.
+
+    Returns:
+        For each recording ``[{"label", "score", "cosine"}, ...]``, the best first.
+    """
+    opened = model if hasattr(model, "encode_speech") else load(model)
+    return opened.classify(audio, labels, **options)
+
+
+def train(
+    config: str | os.PathLike | Mapping[str, Any] | Any,
+    *,
+    train: str | os.PathLike,
+    valid: Sequence[str] = (),
+    expdir: str | os.PathLike,
+    **options: Any,
+) -> Experiment:
+    """Train the speech side, or go on with a run that was interrupted.
+
+    Args:
+        config: a training YAML, its keys as a dictionary, or a ``TrainConfig``.
+        train: the training set: a ``manifest.jsonl``, or a ``stream.json``.
+        valid: ``SET:PROTOCOL`` pairs that choose the checkpoints, such as ``"test:retrieval"``.
+        expdir: the experiment folder.
+        **options: see :func:`speechcwcl.training.run.train`.
+
+    Returns:
+        The experiment: its folder, its metrics and ``model()``.
+    """
+    from speechcwcl.training.run import train as run
+
+    return run(config, train=train, valid=valid, expdir=expdir, **options)
 
 
 def register() -> None:

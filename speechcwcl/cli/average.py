@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from speechcwcl.training.run import average_run
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("expdir", type=Path, help="experiment folder of a finished training")
@@ -14,5 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from speechcwcl.training.run import average_run
+
     print(average_run(args.expdir, args.best))
     return 0

@@ -25,20 +25,23 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from tqdm import tqdm
 
+import speechcwcl
 from speechcwcl.cli.labels import add_label_arguments, read_labels
-from speechcwcl.cli.opening import add_model_arguments, open_model
+from speechcwcl.cli.opening import add_model_arguments
 from speechcwcl.data.audio import SAMPLE_RATE
 from speechcwcl.data.audio.recordings import Reader, find_recordings
 from speechcwcl.errors import UserError, require
-from speechcwcl.evaluation.results import escape
 from speechcwcl.models.weights.sources import locate
 from speechcwcl.zeroshot.classifier import UNKNOWN, rank, split_labels
-from speechcwcl.zeroshot.threshold import Threshold, best_cosines, made_negatives
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from speechcwcl.zeroshot.threshold import Threshold
 
 FAR = 0.05
 _BACKWARDS = (300, 1800.0)  # recordings, and seconds of them, that are played backwards at most
@@ -79,6 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from speechcwcl.zeroshot.threshold import Threshold
+
     _check(args)
     folder = locate(args.model)
     labels, templates = read_labels(args, None if args.onnx else folder)
@@ -92,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         )
     known = _listed(args.audio)  # a folder without audio is told before the model is loaded
     negatives = _listed(args.negatives or [])
-    model = open_model(folder, args.device, args.onnx)
+    model = speechcwcl.load(folder, device=args.device, onnx=args.onnx)
     rows = model.encode_labels(texts, templates)
     threshold = stored.check(model, names, rows) if stored else args.threshold
     reader = Reader(args.longest, _complain)
@@ -155,6 +160,10 @@ def _calibrate(
     paths: list[str],
 ) -> Threshold:
     """Set the threshold, write it, say what it is worth."""
+    import numpy as np
+
+    from speechcwcl.zeroshot.threshold import Threshold, best_cosines, made_negatives
+
     far = FAR if args.far is None else args.far
     bar = _bar(paths, "calibrate")
     cosines, kept, seconds = [], [], 0.0
@@ -223,6 +232,8 @@ def _formatted(
     known: list[str],
     names: list[str],
 ) -> Iterator[str]:
+    from speechcwcl.evaluation.results import escape
+
     if style == "tsv":
         yield "\t".join(("audio", "rank", "label", "score", "cosine"))
     width = min(60, max(map(len, known), default=20))

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 
-from speechcwcl.apps.demo.ask import Limits
-from speechcwcl.apps.demo.serve import check_port, import_page, private_folder, serve
 from speechcwcl.errors import require
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from speechcwcl.apps.demo.ask import Limits
+
     parser.add_argument(
         "--model",
         action="append",
@@ -48,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from speechcwcl.apps.demo.ask import Limits
+    from speechcwcl.apps.demo.serve import check_port, import_page, private_folder, serve
+
     limits = Limits(args.max_seconds, args.max_megabytes, args.max_labels)
     require(
         0 <= args.unknown_below <= 1, f"--unknown_below {args.unknown_below}: not between 0 and 1"

@@ -18,7 +18,7 @@ def run(args: argparse.Namespace) -> int:
     from speechcwcl.evaluation.evals import embed_set, eval_folder
     from speechcwcl.models.aligner import Aligner
 
-    aligner = Aligner.from_pretrained(args.model or args.expdir / "model").to(args.device)
+    aligner = Aligner.from_pretrained(args.model or args.expdir / "model", device=args.device)
     for name in args.sets:
         speech = embed_set(aligner, args.expdir, args.dumpdir, name)
         print(f"{eval_folder(args.expdir, name) / 'speech.npy'}: {len(speech)} utterances")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from speechcwcl.cache.text_store import TextStore
 from speechcwcl.data.manifest import Manifest
-from speechcwcl.models.encoders.text import TextEncoder
 from speechcwcl.training.config import load_config
 
 
@@ -20,6 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from speechcwcl.cache.text_store import TextStore
+    from speechcwcl.models.encoders.text import TextEncoder
+
     config = load_config(args.config)
     texts = {u.text for path in args.manifests for u in Manifest(path) if u.text}
     encoder = TextEncoder.from_pretrained(config.text_encoder, pooling=config.text_pooling)

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from speechcwcl.errors import UserError
-from speechcwcl.export.onnx import export, largest_difference
-from speechcwcl.export.onnx_folder import ours
-from speechcwcl.export.onnx_model import OnnxAligner
 from speechcwcl.files import refuse_foreign
-from speechcwcl.models.aligner import Aligner
+
+if TYPE_CHECKING:
+    from speechcwcl.export.onnx_model import OnnxAligner
+    from speechcwcl.models.aligner import Aligner
 
 # Largest difference of an entry of an embedding, and smallest cosine in int8.
 EXACT, COSINE = 1e-4, 0.9
@@ -36,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export; print the folder and its size, and with --check the differences."""
+    from speechcwcl.export.onnx import export
+    from speechcwcl.export.onnx_folder import ours
+    from speechcwcl.export.onnx_model import OnnxAligner
+    from speechcwcl.models.aligner import Aligner
+
     refuse_foreign(args.out, ours)  # before minutes of work
     aligner = Aligner.from_pretrained(args.model)
     export(aligner, args.out, int8=args.int8, info={"exported_from": Path(args.model).name})
@@ -48,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
 
 def check(aligner: Aligner, exported: OnnxAligner, int8: bool) -> None:
     """Compare the embeddings of noise; a :class:`UserError` where they are too far apart."""
+    from speechcwcl.export.onnx import largest_difference
+
     found = largest_difference(aligner, exported)
     worst = max(found["alone"], found["padded"], found["reversed"])
     print(

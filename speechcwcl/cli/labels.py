@@ -7,7 +7,6 @@ from pathlib import Path
 
 from speechcwcl.errors import UserError, closest, require
 from speechcwcl.files import read_text
-from speechcwcl.models.checkpoint import packed_protocols
 from speechcwcl.zeroshot.classifier import split_labels
 from speechcwcl.zeroshot.protocol import (
     list_protocols,
@@ -87,6 +86,8 @@ def _from_file(path: Path) -> tuple[LabelTexts, tuple[str, ...] | None]:
 
 
 def _of_protocol(name: str, folder: str | Path | None) -> tuple[LabelTexts, tuple[str, ...]]:
+    from speechcwcl.models.checkpoint import packed_protocols
+
     packed = packed_protocols(folder) if folder is not None else {}
     if name in packed:
         return packed[name]

@@ -16,19 +16,21 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from speechcwcl.apps.listen.listener import Event, Listener, Options
-from speechcwcl.apps.listen.scoring import Scorer
-from speechcwcl.apps.listen.sources import microphone, raw_samples
 from speechcwcl.data.audio import audio_blocks, audio_info
 from speechcwcl.errors import UserError, require
 from speechcwcl.files import read_text
-from speechcwcl.models.aligner import Aligner
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from speechcwcl.apps.listen.listener import Event
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from speechcwcl.apps.listen.listener import Options
+
     defaults = Options()
     parser.add_argument(
         "audio", nargs="?", help="a file of any length; - : raw 16-bit mono samples at 16 kHz on "
@@ -60,6 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from speechcwcl.apps.listen.listener import Listener, Options
+    from speechcwcl.apps.listen.scoring import Scorer
+    from speechcwcl.models.aligner import Aligner
+
     labels = _labels(args)
     options = Options(window=args.window, hop=args.hop, threshold=args.threshold, gate=args.gate)
     blocks = _blocks(args)
@@ -90,6 +96,8 @@ def _labels(args: argparse.Namespace) -> list[str]:
 
 def _blocks(args: argparse.Namespace) -> Iterable[np.ndarray]:
     """The audio; a file or a device that cannot be had is noticed before the model is loaded."""
+    from speechcwcl.apps.listen.sources import microphone, raw_samples
+
     if args.audio == "-":
         return raw_samples(sys.stdin.buffer)
     if args.audio is not None:

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from speechcwcl.errors import UserError
-from speechcwcl.export.hub import push
 from speechcwcl.files import read_json, read_text, refuse_foreign
-from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.checkpoint import ours
 from speechcwcl.models.weights.catalogue import SOURCES
-from speechcwcl.report.build import corpus_cards
-from speechcwcl.report.card import model_card, open_scored, protocols_of
+
+if TYPE_CHECKING:
+    from speechcwcl.models.aligner import Aligner
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from speechcwcl.export.hub import push
+    from speechcwcl.models.aligner import Aligner
+    from speechcwcl.models.checkpoint import ours
+    from speechcwcl.report.build import corpus_cards
+    from speechcwcl.report.card import model_card, open_scored, protocols_of
+
     source = args.model or args.expdir / "model"
     if not args.model and not source.is_dir():
         raise UserError(f"{source}: no model there; train and average first (stages 5, 6)")

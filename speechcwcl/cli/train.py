@@ -20,7 +20,6 @@ from pathlib import Path
 from speechcwcl.data.stream_spec import is_stream
 from speechcwcl.files import read_json, write_json
 from speechcwcl.training.config import parse_overrides
-from speechcwcl.training.run import train
 
 TAKES_KEYS = True
 
@@ -47,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from speechcwcl.training.run import train
+
     card = args.train.with_name("corpus.json")
     if is_stream(args.train) and card.exists():  # where `pack` looks for what was trained on
         write_json(args.dumpdir / args.train.parent.name / "corpus.json", read_json(card))

@@ -17,6 +17,7 @@ from speechcwcl.errors import UserError
 from speechcwcl.files import replace_folder
 from speechcwcl.models import checkpoint
 from speechcwcl.models.audio_input import Audio, embed_all
+from speechcwcl.models.device import check_device
 from speechcwcl.models.encoders.speech import SpeechEncoder
 from speechcwcl.models.encoders.text import TextEncoder, TextInfo, describe_text
 from speechcwcl.models.pooling import build_pooling, build_projection
@@ -265,17 +266,18 @@ class Aligner(nn.Module):
             checkpoint.write(scratch, config, self.learned_state(with_towers), protocols, card)
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike, *, device: str = "cpu") -> Aligner:
+    def from_pretrained(cls, folder: str | os.PathLike, *, device: str | None = "cpu") -> Aligner:
         """Open a folder of :meth:`save_pretrained` (or a hub id); runs no code of it.
 
         Args:
             folder: the folder.
-            device: where to put the weights.
+            device: where to put the weights; see :func:`~speechcwcl.models.device.check_device`.
 
         Raises:
             UserError: not an aligner, from a newer version, truncated, changed, or its encoders
                 cannot be had or are not those it was trained with.
         """
+        device = check_device(device)  # before the seconds that reading takes
         path = locate(folder)
         config, state = checkpoint.read(path)
         try:

@@ -44,12 +44,15 @@ def test_export_check_and_use(saved, tmp_path, capsys):
 
 
 def test_a_check_that_fails_says_so(saved, tmp_path, capsys, monkeypatch):
-    from speechcwcl.cli import export as verb
+    from speechcwcl.export import onnx, onnx_model
 
-    monkeypatch.setattr(verb, "export", lambda *_, **__: (tmp_path / "o").mkdir(exist_ok=True))
-    monkeypatch.setattr(verb.OnnxAligner, "from_pretrained", lambda *_: None)
+    def made(*_, **__):
+        (tmp_path / "o").mkdir(exist_ok=True)
+
+    monkeypatch.setattr(onnx, "export", made)
+    monkeypatch.setattr(onnx_model.OnnxAligner, "from_pretrained", lambda *_: None)
     far = {"alone": 2e-4, "padded": 0.0, "reversed": 0.0, "cosine": 1.0}
-    monkeypatch.setattr(verb, "largest_difference", lambda *_: far)
+    monkeypatch.setattr(onnx, "largest_difference", lambda *_: far)
     words = ["export", "--model", str(saved), "--out", str(tmp_path / "o"), "--check"]
     assert main(words) == 2
     assert "does not give the model's embeddings" in capsys.readouterr().err

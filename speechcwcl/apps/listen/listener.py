@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,7 +13,9 @@ from speechcwcl.apps.listen.gate import FRAME, EnergyGate
 from speechcwcl.apps.listen.scoring import Scorer
 from speechcwcl.data.audio import SAMPLE_RATE
 from speechcwcl.errors import UserError
-from speechcwcl.models.aligner import Aligner
+
+if TYPE_CHECKING:
+    from speechcwcl.models.aligner import Aligner
 
 _FEWEST_ACTIVE = 5  # active frames (of 20 ms) that make a window worth embedding
 

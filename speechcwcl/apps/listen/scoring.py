@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import yaml
 
 from speechcwcl.errors import UserError
 from speechcwcl.files import read_text
-from speechcwcl.models.aligner import Aligner
+
+if TYPE_CHECKING:
+    from speechcwcl.models.aligner import Aligner
 
 BACKGROUND = Path(__file__).with_name("background.yaml")
 # Chosen on made speech (valid words and voices of the mini corpus; tools/benchmarks/listen.py):

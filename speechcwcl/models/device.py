@@ -1,0 +1,35 @@
+"""The device that a verb's ``--device`` names: tried out, or refused in one line."""
+
+from __future__ import annotations
+
+import torch
+
+from speechcwcl.errors import UserError, closest
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+def check_device(device: str | torch.device | None, precision: str = "fp32") -> str:
+    """The device by its name, tried out.
+
+    Args:
+        device: ``cpu``, ``cuda``, ``cuda:0``, ...; ``None``: a GPU when there is one.
+        precision: ``fp32``, ``bf16`` or ``fp16``, which has to be possible there.
+
+    Raises:
+        UserError: there is no such device here, or it has no such precision.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    name = str(device)
+    try:
+        torch.zeros(1, device=name).tolist()
+    except Exception as error:  # torch raises another class for each way to lack a device
+        why = (str(error).strip().splitlines() or [repr(error)])[0].split(". ")[0].rstrip(".")
+        raise UserError(f"--device {name}: {why}; use --device cpu") from error
+    if precision not in PRECISIONS:
+        near = closest(str(precision), PRECISIONS)
+        raise UserError(f"precision: {precision!r} is none of {', '.join(PRECISIONS)}{near}")
+    if precision == "fp16" and torch.device(name).type == "cpu":
+        raise UserError("precision: fp16 needs a GPU; on a CPU use bf16 or fp32")
+    return name
