@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from speechcwcl.corpora._download import Archive, download_all, refuse_half_extracted
 from speechcwcl.data.kaldi import write_datadir
 from speechcwcl.data.problems import Problems
-from speechcwcl.data.rows import is_text
+from speechcwcl.data.rows import NOT_UTF8, is_text
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest
 
@@ -120,7 +120,7 @@ class Corpus(ABC):
                 if utterance.audio.isascii() or is_text(utterance.audio):
                     yield utterance
                 else:  # a name of another encoding on the disk: no list in UTF-8 can hold it
-                    problems.add(f"{ascii(utterance.audio)}: the name is not UTF-8; rename it")
+                    problems.add(f"{ascii(utterance.audio)}: {NOT_UTF8}")
             if not skip_bad:
                 problems.raise_if_any("(skip_bad leaves these out and lists them)")
 

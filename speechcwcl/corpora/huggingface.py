@@ -24,7 +24,15 @@ from speechcwcl.data import remote
 from speechcwcl.data.audio import write_audio
 from speechcwcl.data.problems import Problems
 from speechcwcl.data.remote import Records
-from speechcwcl.data.rows import no_column, one_text, one_word, parse_json, read_lines
+from speechcwcl.data.rows import (
+    NOT_UTF8,
+    is_text,
+    no_column,
+    one_text,
+    one_word,
+    parse_json,
+    read_lines,
+)
 from speechcwcl.data.stream import write_streamed
 from speechcwcl.data.stream_spec import StreamSpec
 from speechcwcl.data.utterance import Utterance
@@ -373,10 +381,10 @@ def _write_shard(
     ):
         for row in chain([first], rows):
             audio = row.get(columns["audio"])
-            entry = {
-                "audio": _store(audio, made / f"{count:06d}", local=records.local),
-                **_words(row, columns, records, count),
-            }
+            name = _store(audio, made / f"{count:06d}", local=records.local)
+            entry = {"audio": name, **_words(row, columns, records, count)}
+            if name and not is_text(name):
+                entry = {"audio": None, "problem": f": {ascii(name)}: {NOT_UTF8}"}
             stream.write(json.dumps(entry, ensure_ascii=False) + "\n")
             count += 1
     return count

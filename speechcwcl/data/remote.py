@@ -215,7 +215,8 @@ def local_records(source: Path, split: str, config: str | None = None) -> Record
 
 def _stamp(files: list[Path]) -> dict[str, Any]:
     stats = [(path, path.stat()) for path in files if path.exists()]
-    return {"files": [[str(path.resolve()), s.st_size, s.st_mtime_ns] for path, s in stats]}
+    names = {path: str(path.resolve()).encode("utf-8", "backslashreplace") for path, _ in stats}
+    return {"files": [[names[path].decode(), s.st_size, s.st_mtime_ns] for path, s in stats]}
 
 
 def _of_iterable(streamed: Any, key: dict[str, Any], name: str) -> Records:
@@ -230,10 +231,12 @@ def _of_iterable(streamed: Any, key: dict[str, Any], name: str) -> Records:
         if type(kind).__name__ == "ClassLabel"
     }
     undecoded = streamed.decode(False) if audio else streamed
-    if audio and str(streamed.info.builder_name).endswith("folder"):
-        # Its rows have paths, which `datasets` would make files of by torchcodec.
-        for column in audio:
-            undecoded = undecoded.cast_column(column, datasets.Value("string"))
+    # Rows that python makes have paths or bytes, which `datasets` would encode by torchcodec.
+    kind, file = str(streamed.info.builder_name), {"bytes": datasets.Value("binary")}
+    file |= {"path": datasets.Value("string")}
+    for column in audio if kind.endswith(("folder", "webdataset", "web_dataset")) else ():
+        as_is = datasets.Value("string") if kind.endswith("folder") else file
+        undecoded = undecoded.cast_column(column, as_is)
     # WebDataset: the .json of a sample has what other formats have in columns
     inner = features["json"] if isinstance(features.get("json"), dict) else {}
 

@@ -31,6 +31,7 @@ from speechcwcl.errors import UserError, closest
 LONGEST_LINE = 1 << 24
 """Characters that a line may have."""
 
+NOT_UTF8 = "the name is not UTF-8, so no list can hold it; rename the file"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _KINDS = {dict: "an object", list: "a list", tuple: "a list", bytes: "bytes", bool: "yes or no"}
 

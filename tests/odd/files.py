@@ -8,10 +8,19 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The reader must stop with a UserError of one line in which this is found (a pattern)."""
+
+    line: str
+
 
 Maker = Callable[[Path], Path]
 RATE = 16000
