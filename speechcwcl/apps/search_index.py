@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
+from typing_extensions import TypedDict
 
 from speechcwcl.apps.recordings import (
     Cutting,
@@ -30,11 +30,28 @@ from speechcwcl.apps.recordings import (
     write_embedded,
 )
 from speechcwcl.errors import UserError
-from speechcwcl.files import cannot_write, read_json, sha256_file, write_json
+from speechcwcl.files import lock, read_json, sha256_file, write_json
 
 VERSION = 2
 META = "index.json"
 _OLD_TABLE = "table.sqlite"  # of version 1
+
+
+class Current(TypedDict):  # which file is searched
+    name: str
+    sha256: str
+
+
+class Meta(TypedDict):  # what index.json holds
+    format: str
+    version: int
+    root: str
+    dim: int
+    identity: str
+    model: str
+    cutting: tuple[float, float]
+    number: int
+    current: Current | None
 
 
 Clip = tuple[str, float, float]  # name of the recording, start and end of the piece in seconds
@@ -78,13 +95,13 @@ class SearchIndex:
         meta: what its ``index.json`` says.
     """
 
-    def __init__(self, folder: Path, meta: dict[str, Any]):
+    def __init__(self, folder: Path, meta: Meta):
         self.folder = folder
         self.meta = meta
         self.dim: int = meta["dim"]
         self.root = Path(meta["root"])
         self.cutting = Cutting(*meta["cutting"])
-        self._loaded: tuple[dict[str, Any], list[Clip], np.ndarray] | None = None
+        self._loaded: tuple[Current, list[Clip], np.ndarray] | None = None
 
     @classmethod
     def create(
@@ -118,7 +135,7 @@ class SearchIndex:
         foreign = folder.is_dir() and any(path.name != ".lock" for path in folder.iterdir())
         if foreign and not (folder / META).exists():
             raise UserError(f"{folder}: not empty and not an index; choose another folder")
-        with _locked(folder):
+        with lock(folder / ".lock"):
             if not (folder / META).exists():
                 write_json(
                     folder / META,
@@ -174,18 +191,15 @@ class SearchIndex:
                 f"{folder}: no index there; make one with `speechcwcl search build RECORDINGS "
                 f"--index {folder} --model MODEL`"
             )
-        meta = read_json(path)
-        if not isinstance(meta, dict) or meta.get("format") != "speechcwcl-search":
+        start = read_json(path, dict)
+        if start.get("format") != "speechcwcl-search":
             raise UserError(f"{path}: not an index of `speechcwcl search`")
-        if meta.get("version") != VERSION:
+        if start.get("version") != VERSION:
             raise UserError(f"{path}: written by another version of speechcwcl; build it again")
-        try:
-            return cls(folder, meta)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: broken ({error}); build the index again") from error
+        return cls(folder, read_json(path, Meta))
 
     def _write_meta(self, **changed: Any) -> None:
-        self.meta = {**self.meta, **changed}
+        self.meta.update(changed)
         write_json(self.folder / META, self.meta)
 
     def check_model(self, identity: str, model: str) -> None:
@@ -217,7 +231,7 @@ class SearchIndex:
         Raises:
             UserError: no recordings there; nothing is dropped then.
         """
-        with _locked(self.folder, waiting):
+        with lock(self.folder / ".lock", waiting):
             self.meta = SearchIndex.open(self.folder).meta  # another process may have ended one
             found = scan(self.root)
             known = self._known()
@@ -271,15 +285,15 @@ class SearchIndex:
         self._write_meta(current={"name": path.name, "sha256": sha256_file(path)}, number=number)
 
     def _sweep(self) -> None:
-        """Delete earlier indexes, parts, and what a killed process left half-written."""
-        for pattern in ("index-*", "part-*", ".index-*", ".part-*"):
+        """Delete earlier indexes and parts."""
+        for pattern in ("index-*", "part-*"):
             for path in self.folder.glob(pattern):
                 if path.name != self.meta["current"]["name"]:
                     path.unlink(missing_ok=True)
 
     # -- asking ---------------------------------------------------------------------------------
 
-    def _load(self, entry: dict[str, str]) -> tuple[list[Recording], np.ndarray]:
+    def _load(self, entry: Current) -> tuple[list[Recording], np.ndarray]:
         path = self.folder / entry["name"]
         what_to_do = f"run `speechcwcl search update {self.folder}`, which makes it again"
         if not path.is_file():
@@ -382,23 +396,3 @@ def nearest_texts(
     cosines = text_vectors @ speech
     best = np.argsort(-cosines, kind="stable")[:top_k]
     return [(texts[i], round(float(cosines[i]), 6)) for i in best]
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """One process at a time changes an index; the lock goes with the process that holds it."""
-    lock = FileLock(folder / ".lock")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if waiting:
-                waiting()
-            lock.acquire()
-    except OSError as error:
-        raise UserError(cannot_write(folder, error)) from error
-    try:
-        yield
-    finally:
-        lock.release()

@@ -228,9 +228,12 @@ def test_a_damaged_index_is_refused_and_made_again(tmp_path, root, how):
     ("content", "message"),
     [
         (b"", "index.json:1: not valid JSON"),
-        (b"[1]", "not an index of `speechcwcl search`"),
+        (b"[1]", "holds a list, not a dict"),
         (b'{"format": "speechcwcl-search", "version": 9}', "another version of speechcwcl"),
-        (b'{"format": "speechcwcl-search", "version": 2, "dim": 3}', "broken"),
+        (
+            b'{"format": "speechcwcl-search", "version": 2, "dim": 3}',
+            "index.json: .*root",
+        ),
     ],
 )
 def test_a_damaged_description_is_refused(tmp_path, root, content, message):
