@@ -1,12 +1,13 @@
 """The feature cache: what goes in comes out; kills, repeats and full disks do no harm."""
 
-import errno
+import contextlib
 import json
 import os
 import pickle
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from speechcwcl.cache.features import FeatureCache
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
+from speechcwcl.files import atomic_path
 
 
 class Made:
@@ -149,7 +151,7 @@ def test_a_killed_build_goes_on_where_it_was(tmp_path, batches):
     saved = len(fresh.batches) - len(encoder.batches)
     assert (0 < saved <= batches) if batches else saved == 0
     left = [name for _, _, names in os.walk(tmp_path / "cache") for name in names]
-    assert not [name for name in left if name.endswith(".tmp")]
+    assert not [name for name in left if name.startswith(".")]
     for path in (tmp_path / "fresh").rglob("*.f16"):
         same = tmp_path / "cache" / path.relative_to(tmp_path / "fresh")
         assert path.read_bytes() == same.read_bytes()
@@ -247,35 +249,29 @@ def test_wrong_extractors_are_explained(tmp_path, extract, what):
 def test_too_little_space_is_said_before_the_hours(tmp_path, monkeypatch):
     encoder = Encoder()
     usage = types.SimpleNamespace(free=5000)
-    monkeypatch.setattr("speechcwcl.cache.feature_builder.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("speechcwcl.cache.features.shutil.disk_usage", lambda path: usage)
     with pytest.raises(UserError, match=r"need about 0.00 GB, 0.00 GB are free") as caught:
         build(tmp_path, extract=encoder)
     assert len(encoder.batches) == 1 and "\n" not in str(caught.value)
 
 
 def test_a_full_disk_is_one_line_and_the_build_can_go_on(tmp_path, monkeypatch):
-    from speechcwcl.cache import feature_builder
+    from speechcwcl.cache import features
 
-    real = feature_builder._temporary
     opened = []
 
+    @contextlib.contextmanager
     def full(name):
-        stream = real(name)
         opened.append(name)
-        if len(opened) == 3:
+        with atomic_path(name) as temporary:
+            yield Path("/dev/full") if len(opened) == 3 else temporary
 
-            def fail(data):
-                raise OSError(errno.ENOSPC, "No space left on device")
-
-            stream.write = fail
-        return stream
-
-    monkeypatch.setattr(feature_builder, "_temporary", full)
+    monkeypatch.setattr(features, "atomic_path", full)
     with pytest.raises(UserError, match="cannot write: No space left on device") as caught:
         build(tmp_path)
     assert "\n" not in str(caught.value)
     (folder,) = (p for p in tmp_path.iterdir())
-    assert not list(folder.glob(".*.tmp")) and len(list(folder.glob("*.f16"))) == 2
+    assert not list(folder.glob(".*")) and len(list(folder.glob("*.f16"))) == 2
     monkeypatch.undo()
     check_contents(build(tmp_path), Made())
 
@@ -300,6 +296,40 @@ def test_two_builders_at_once_do_no_harm(tmp_path):
     counts = sorted(int(process.communicate(timeout=300)[0]) for process in running)
     assert counts[0] == 0 and counts[1] > 0  # one waited, then found everything done
     check_contents(FeatureCache.open(tmp_path, "k"), Made())
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("plan.json", "[" * 3000),
+        ("plan.json", '{"key": "k", "manifest": "m1", "starts": [0, 9, 3, 60]}'),
+        ("plan.json", '{"key": "k", "manifest": "m1", "starts": "all"}'),
+        ("plan.json", '{"key": "k", "manifest": "m1", "starts": []}'),
+        ("plan.json", '{"key": "k", "manifest": "m1", "starts": [0, 1000000000000000]}'),
+        ("meta.json", "[]"),
+        ("meta.json", '{"version": 1, "key": "k", "copies": 1e999, "frame_shape": [2, 3]}'),
+        ("meta.json", '{"version": 1, "key": "k", "copies": 99, "frame_shape": [2, 3]}'),
+        ("meta.json", '{"version": 1, "key": "k", "copies": 1, "frame_shape": ["a"]}'),
+        ("meta.json", '{"version": 1, "key": "k", "copies": 0, "frame_shape": [2, 3]}'),
+    ],
+)
+def test_whatever_stands_in_its_json_is_one_line(tmp_path, name, text):
+    cache = build(tmp_path)
+    (cache.folder / name).write_text(text)
+    with pytest.raises(UserError) as caught:
+        FeatureCache.open(tmp_path, "k")
+    assert str(cache.folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_index_that_points_beyond_its_file_is_damaged(tmp_path):
+    cache = build(tmp_path)
+    path = cache.folder / "c000-s00000.npz"
+    with np.load(path) as stored:
+        table, shape = stored["table"], stored["frame_shape"]
+    table[0, 0] = 10**9
+    np.savez(path, table=table, frame_shape=shape)
+    with pytest.raises(UserError, match="c000-s00000.* missing or damaged"):
+        FeatureCache.open(tmp_path, "k")
 
 
 def test_another_version_is_refused(tmp_path):
