@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from filelock import FileLock
 
 from speechcwcl.errors import UserError, closest
-from speechcwcl.files import atomic_write, cannot_write, read_json, write_json
+from speechcwcl.files import atomic_write, lock, read_json, write_json
 
 if TYPE_CHECKING:
     from speechcwcl.models.aligner import Aligner
@@ -20,8 +19,8 @@ _VERSION = 1
 
 
 class _Encoder(Protocol):
-    hash: str
-    dim: int
+    @property
+    def hash(self) -> str: ...
 
     def encode(self, texts: Sequence[str], batch_size: int, progress: bool) -> np.ndarray: ...
 
@@ -32,12 +31,16 @@ class TextStore:
     A part is two files, ``00000.npy`` (rows) and then ``00000.json`` (texts); a part without its
     second file does not count, so that an interrupted run loses at most one part and goes on.
     Open one with :meth:`open`.
+
+    Attributes:
+        folder: of the parts.
+        unique: the texts, in the order of :attr:`matrix`.
     """
 
     def __init__(self, folder: Path, encoder_hash: str):
         self.folder = folder
-        self.encoder_hash = encoder_hash
-        self._texts: list[str] = []
+        self.unique: list[str] = []
+        self._hash = encoder_hash
         self._rows: dict[str, int] = {}
         self._matrices: list[np.ndarray] = []
         self._parts = 0
@@ -52,44 +55,42 @@ class TextStore:
             encoder_hash: ``TextEncoder.hash`` (or ``describe_text(...).hash``).
         """
         inner = Path(folder) / encoder_hash[:16]
-        meta = inner / "meta.json"
-        if meta.is_file():
-            found = read_json(meta)
-            if found != {"version": _VERSION, "encoder": encoder_hash}:
-                raise UserError(f"{meta}: not a text store of this encoder; delete the folder")
-        else:
-            write_json(meta, {"version": _VERSION, "encoder": encoder_hash})
+        meta, wanted = inner / "meta.json", {"version": _VERSION, "encoder": encoder_hash}
+        if not meta.is_file():
+            write_json(meta, wanted)
+        elif read_json(meta) != wanted:
+            raise UserError(f"{meta}: not a text store of this encoder; delete the folder")
         return cls(inner, encoder_hash)
 
-    def _refresh(self) -> None:
-        while (self.folder / f"{self._parts:05d}.json").is_file():
-            stem = self.folder / f"{self._parts:05d}"
-            texts = read_json(stem.with_suffix(".json"))
-            try:
-                rows = np.load(stem.with_suffix(".npy"), allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
-                raise UserError(f"{stem}.npy: broken; delete the folder {self.folder}") from error
-            self._append(texts, rows, stem)
+    def _stem(self) -> Path:
+        return self.folder / f"{self._parts:05d}"
 
-    def _append(self, texts: list[str], rows: np.ndarray, stem: Path) -> None:
-        if rows.ndim != 2 or len(rows) != len(texts):
-            raise UserError(f"{stem}.npy: does not fit its texts; delete the folder {self.folder}")
-        for text in texts:
-            self._rows[text] = len(self._texts)
-            self._texts.append(text)
+    def _refresh(self) -> None:
+        while (path := self._stem().with_suffix(".json")).is_file():
+            texts = read_json(path, list[str])
+            data = path.with_suffix(".npy")
+            try:
+                rows = np.load(data, allow_pickle=False)
+            except (OSError, ValueError, EOFError, MemoryError) as error:
+                raise UserError(f"{data}: broken; delete the folder {self.folder}") from error
+            width = self._matrices[0].shape[1:] if self._matrices else rows.shape[1:]
+            if rows.dtype != np.float32 or rows.ndim != 2 or rows.shape[1:] != width:
+                raise UserError(f"{data}: no embeddings; delete the folder {self.folder}")
+            if len(rows) != len(texts):
+                raise UserError(f"{data}: does not fit its texts; delete the folder {self.folder}")
+            self._append(texts, rows)
+
+    def _append(self, texts: list[str], rows: np.ndarray) -> None:
+        self._rows.update({text: len(self) + number for number, text in enumerate(texts)})
+        self.unique += texts
         self._matrices.append(rows)
         self._parts += 1
 
     def __len__(self) -> int:
-        return len(self._texts)
+        return len(self.unique)
 
     def __contains__(self, text: str) -> bool:
         return text in self._rows
-
-    @property
-    def unique(self) -> list[str]:
-        """The texts, in the order of :attr:`matrix`."""
-        return self._texts
 
     @property
     def matrix(self) -> np.ndarray:
@@ -119,26 +120,20 @@ class TextStore:
         Returns:
             How many were new.
         """
-        if encoder.hash != self.encoder_hash:
+        if encoder.hash != self._hash:
             raise UserError(f"{self.folder}: holds the embeddings of another text encoder")
-        try:
-            with FileLock(self.folder / ".lock"):
-                self._refresh()  # another process may have been here
-                new = self.missing(texts)
-                for start in range(0, len(new), part):
-                    chosen = new[start : start + part]
-                    rows = encoder.encode(chosen, batch_size=batch_size, progress=progress)
-                    self._write(chosen, rows.astype(np.float32))
-        except OSError as error:
-            raise UserError(cannot_write(self.folder, error)) from error
+        with lock(self.folder / ".lock"):
+            self._refresh()  # another process may have been here
+            new = self.missing(texts)
+            for start in range(0, len(new), part):
+                chosen = new[start : start + part]
+                rows = encoder.encode(chosen, batch_size=batch_size, progress=progress)
+                rows, stem = rows.astype(np.float32), self._stem()
+                with atomic_write(stem.with_suffix(".npy"), "wb") as stream:
+                    np.save(stream, rows, allow_pickle=False)
+                write_json(stem.with_suffix(".json"), chosen)
+                self._append(chosen, rows)
         return len(new)
-
-    def _write(self, texts: list[str], rows: np.ndarray) -> None:
-        stem = self.folder / f"{self._parts:05d}"
-        with atomic_write(stem.with_suffix(".npy"), "wb") as stream:
-            np.save(stream, rows, allow_pickle=False)
-        write_json(stem.with_suffix(".json"), texts)
-        self._append(texts, rows, stem)
 
     def missing(self, texts: Sequence[str]) -> list[str]:
         """The unique texts that are not there yet, in the order given."""
@@ -149,7 +144,7 @@ class TextStore:
         missing = self.missing(texts)
         if missing:
             # Comparing against every stored text would take minutes on a large store.
-            near = closest(missing[0], self._texts[:2000])
+            near = closest(missing[0], self.unique[:2000])
             raise UserError(
                 f"{self.folder}: {len(missing)} texts are not embedded, e.g. {missing[0]!r}{near}; "
                 "run stage 4 (embed-text) again"
@@ -159,10 +154,6 @@ class TextStore:
     def lookup(self, texts: Sequence[str]) -> np.ndarray:
         """(texts, dim) float32 embeddings, in the order given."""
         return self.matrix[self.rows(texts)]
-
-    def describe(self) -> dict[str, Any]:
-        """Counts for reports."""
-        return {"texts": len(self), "encoder": self.encoder_hash, "parts": self._parts}
 
 
 def embed_stored(

@@ -272,3 +272,33 @@ def test_of_bart_the_encoder_embeds(wrapped, tiny_text, tmp_path):
         with torch.no_grad():
             mean = whole.get_encoder()(**tokens).last_hidden_state[0].mean(0)
         assert np.abs(row - (mean / mean.norm()).numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("meta.json", "[" * 3000),
+        ("meta.json", "NaN"),
+        ("00000.json", '{"yes": 1}'),
+        ("00000.json", "[1, 2, 3, 4]"),
+        ("00000.json", '["yes", "\\ud800", "a", "b"]'),
+        ("00000.json", '["only one"]'),
+        ("00000.json", "9" * 5000),
+    ],
+)
+def test_whatever_stands_in_a_store_is_one_line(encoder, tmp_path, name, text):
+    store = TextStore.open(tmp_path, encoder.hash)
+    store.add(TEXTS, encoder)
+    (store.folder / name).write_text(text)
+    with pytest.raises(UserError) as caught:
+        TextStore.open(tmp_path, encoder.hash)
+    assert str(store.folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_store_of_other_arrays_is_refused(encoder, tmp_path):
+    store = TextStore.open(tmp_path, encoder.hash)
+    store.add(TEXTS, encoder)
+    for rows in (np.zeros(4, np.float32), np.zeros((4, 2)), np.zeros((3, 24), np.float32)):
+        np.save(store.folder / "00000.npy", rows)
+        with pytest.raises(UserError, match="delete the folder"):
+            TextStore.open(tmp_path, encoder.hash)
