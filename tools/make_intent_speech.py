@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make the training and test sets of the ablation: made speech over real intent texts.
+"""Make the training and test sets of the ablation: synthetic speech over real intent texts.
 
 Everything spoken here is synthetic; the texts are real. DIR holds text/slurp (jsonl), text/topv2
 (tsv), text/snips and, if it is there, librispeech_tc5_subset (real speech). Sets, as data folders

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the mini corpus of made speech in egs/mini/corpus from the text lists beside it.
+"""Makes the mini corpus of synthetic speech in egs/mini/corpus from the text lists beside it.
 
 All of it is synthetic: Kokoro-82M (int8, 28 English voices, and blends of two training voices)
 and hibari (a small fast model of one of these voices) read the lists. Which voice reads what,

@@ -10,14 +10,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from speechcwcl.errors import UserError
-from speechcwcl.files import read_json, read_text, refuse_foreign
-from speechcwcl.models.weights.catalogue import SOURCES
-
-if TYPE_CHECKING:
-    from speechcwcl.models.aligner import Aligner
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,65 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from speechcwcl.export.hub import push
-    from speechcwcl.models.aligner import Aligner
-    from speechcwcl.models.checkpoint import ours
-    from speechcwcl.report.build import corpus_cards
-    from speechcwcl.report.card import model_card, open_scored, protocols_of
+    from speechcwcl.report.card import Sharing, pack
 
-    source = args.model or args.expdir / "model"
-    if not args.model and not source.is_dir():
-        raise UserError(f"{source}: no model there; train and average first (stages 5, 6)")
-    aligner = Aligner.from_pretrained(source)
     out = args.out or args.expdir / "packed"
-    if out.resolve() in (source.resolve(), *source.resolve().parents):
-        raise UserError(f"{out}: packing there would overwrite the model itself; choose another")
-    refuse_foreign(out, ours)  # before the card is made
-    hparams = _read_or_empty(args.expdir / "hparams.json")
-    results = read_text(args.results) if args.results else ""
-    scored = open_scored(args.expdir)
-    card = model_card(
-        args.expdir.resolve().name,
-        _encoders(aligner),
-        _read_or_empty(args.expdir / "env.json"),
-        hparams,
-        run=scored,
-        cards=corpus_cards([scored] if scored else [], args.dumpdir),
-        results=results,
-        repo=args.push_to_hub,
-        licence=args.licence,
-        towers=args.with_towers,
-    )
-    aligner.save_pretrained(
-        out,
-        with_towers=args.with_towers,
-        info={"hparams": hparams},
-        protocols=protocols_of(scored),
-        card=card,
-    )
-    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    sharing = Sharing(args.licence, args.push_to_hub, args.with_towers, args.results)
+    size = pack(args.expdir, out, args.dumpdir, sharing, args.model)
     print(f"packed: {out} ({size / 1e6:.1f} MB)")
     if args.push_to_hub:
         print(f"uploaded: {push(out, args.push_to_hub)}")
     return 0
-
-
-def _encoders(aligner: Aligner) -> list[tuple[str, str, str]]:
-    sources = (
-        ("speech", aligner.speech_encoder.source),
-        ("text, frozen", aligner.text.info.source),
-    )
-    found = []
-    for role, source in sources:
-        known = SOURCES.get(source)
-        same = f"{source} (the same as {known.hub_id})" if known else _named(source)
-        found.append((role, same, known.licence if known else "see its owner"))
-    return found
-
-
-def _named(source: str) -> str:
-    """A folder of this machine by its name, a hub id as it is."""
-    return Path(source).name if Path(source).expanduser().is_dir() else source
-
-
-def _read_or_empty(path: Path) -> dict:
-    return read_json(path) if path.exists() else {}

@@ -14,7 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from speechcwcl.report.build import build_report, results_table
+    from speechcwcl.report import build_report
+    from speechcwcl.report.markdown import results_table
 
     build_report(args.expdirs, args.out, dumpdir=args.dumpdir, title=args.title)
     print(results_table(args.expdirs))

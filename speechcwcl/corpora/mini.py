@@ -1,4 +1,4 @@
-"""The mini corpus: made speech that lies in the repository, for the demo and for tests.
+"""The mini corpus: synthetic speech that lies in the repository, for the demo and for tests.
 
 Layout of its folder (``egs/mini/corpus``): ``corpus.json``, ``segments.tsv`` (id, file, start, end,
 split, set, voice, kind, label, text) and ``audio/<split>/<voice>.ogg``, many clips in one file.
@@ -27,7 +27,7 @@ class Mini(Corpus):
     """28 voices of Kokoro-82M: words, phrases and sentences of our own; 35 words and 35 intents."""
 
     name = "mini"
-    title = "the mini corpus (made speech)"
+    title = "the mini corpus (synthetic speech)"
     licence = "Apache-2.0"
     url = "egs/mini/corpus"
     version = "1"

@@ -68,7 +68,7 @@ def embed_set(aligner: Aligner, expdir: Path, dumpdir: Path, name: str) -> np.nd
     cache = _frozen_features(aligner.speech_encoder, manifest, dumpdir / name)
     speech = embed_manifest(aligner, manifest, cache, progress=f"embed {name}")
     card = dumpdir / name / "corpus.json"
-    corpus = read_json(card) if card.exists() else None
+    corpus = read_json(card, dict) if card.exists() else None
     write_embeddings(eval_folder(expdir, name), manifest.ids, speech, corpus)
     return speech
 

@@ -19,7 +19,6 @@ from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Len
-from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic wants it below Python 3.12
 
 from speechcwcl.errors import UserError
@@ -218,8 +217,7 @@ class ScoreFolder:
             UserError: absent, unreadable, or not what this code writes.
         """
         path = Path(path)
-        scores = read_json(path / SCORES)
-        scores = scores if isinstance(scores, dict) else {}
+        scores = read_json(path / SCORES, dict)
         kind, version = scores.get("kind"), scores.get("version")
         if version != _VERSION or kind not in ("zeroshot", "retrieval"):
             raise UserError(
@@ -287,14 +285,11 @@ class ScoreFolder:
 
 def _with_shape(path: Path, shape: Any) -> dict[str, Any]:
     """A JSON file that holds at least what ``shape`` lists; all of it is given."""
-    found = read_json(path)
     try:
-        TypeAdapter(shape).validate_python(found)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}: {where}: {first['msg']}; score again (stage 8)") from error
-    return found
+        read_json(path, shape)
+    except UserError as error:
+        raise UserError(f"{error}; score again (stage 8)") from error
+    return read_json(path, dict)
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

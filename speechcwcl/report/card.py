@@ -1,18 +1,22 @@
-"""The model card of a packed model: README.md with the header that model hubs read."""
+"""A trained model in one folder to share, with its model card: README.md as model hubs read it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from speechcwcl.evaluation.results import SCORES
-from speechcwcl.report.markdown import markdown_table, results_markdown
-from speechcwcl.report.runs import RunDir, gather_tests
-from speechcwcl.report.summary import speech_kind
+from speechcwcl.errors import UserError
+from speechcwcl.files import read_text, refuse_foreign
+from speechcwcl.report.markdown import card_facts, markdown_table, results_markdown
+from speechcwcl.report.runs import Card, RunDir, corpus_cards, gather_tests
 
-_HEAD = """\
+if TYPE_CHECKING:
+    from speechcwcl.models.aligner import Aligner
+
+_CARD = """\
 ---
 library_name: speechcwcl
 pipeline_tag: zero-shot-audio-classification
@@ -35,90 +39,136 @@ In a shell: `speechcwcl classify --model {repo} --labels "turn on the light;play
 in transformers, after `speechcwcl.register()`:
 `pipeline("zero-shot-audio-classification", model="{repo}")`. Opening the folder runs no code of
 it{fetched}.
-"""
-_CITATION = """\
+
+## How it was made
+
+{encoders}
+
+{facts}
+
+{corpora}
+{results}
 ## Citation
 
 ```bibtex
-@inproceedings{cwcl2023,
-  title = {{CWCL}: Cross-Modal Transfer with Continuously Weighted Contrastive Loss},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year = {2023},
-  url = {https://arxiv.org/abs/2309.14580}
-}
+@inproceedings{{cwcl2023,
+  title = {{{{CWCL}}: Cross-Modal Transfer with Continuously Weighted Contrastive Loss}},
+  booktitle = {{Advances in Neural Information Processing Systems}},
+  year = {{2023}},
+  url = {{https://arxiv.org/abs/2309.14580}}
+}}
 ```
 """
 
 
-def open_scored(expdir: str | Path) -> RunDir | None:
-    """The run, or None where nothing is scored yet."""
-    path = Path(expdir)
-    return RunDir.open(path) if any(path.glob(f"eval/*/*/{SCORES}")) else None
+@dataclass(frozen=True)
+class Sharing:
+    """How a model is shared.
+
+    Attributes:
+        licence: of the trained weights, as model hubs write it.
+        repo: the hub repository that it goes to, if any.
+        with_towers: put the frozen encoders in too.
+        results: a RESULTS.md to show instead of the run's own results.
+    """
+
+    licence: str = "other"
+    repo: str | None = None
+    with_towers: bool = False
+    results: Path | None = None
 
 
-def protocols_of(run: RunDir | None) -> dict[str, Any]:
+def pack(
+    expdir: Path, out: Path, dumpdir: Path, sharing: Sharing, model: Path | None = None
+) -> float:
+    """Write a model, the label texts of the protocols it was scored under, and the card.
+
+    Args:
+        expdir: the experiment folder.
+        out: the folder to write.
+        dumpdir: where the sets' ``corpus.json`` are.
+        sharing: what the card says.
+        model: a model folder; ``expdir/model`` by default.
+
+    Returns:
+        Bytes written.
+
+    Raises:
+        UserError: no model, or ``out`` is the model itself or holds files that are not ours.
+    """
+    from speechcwcl.models.aligner import Aligner
+    from speechcwcl.models.checkpoint import ours
+
+    source = model or expdir / "model"
+    if not model and not source.is_dir():
+        raise UserError(f"{source}: no model there; train and average first (stages 5, 6)")
+    aligner = Aligner.from_pretrained(source)
+    if out.resolve() in (source.resolve(), *source.resolve().parents):
+        raise UserError(f"{out}: packing there would overwrite the model itself; choose another")
+    refuse_foreign(out, ours)  # before the card is made
+    run = RunDir.open(expdir, must_be_scored=False)
+    aligner.save_pretrained(
+        out,
+        with_towers=sharing.with_towers,
+        info={"hparams": run.hparams},
+        protocols=_protocols_of(run),
+        card=model_card(run, _encoders(aligner), corpus_cards([run], dumpdir), sharing),
+    )
+    return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+
+
+def _protocols_of(run: RunDir) -> dict[str, Any]:
     """The label texts of the protocols that a run was scored under, ready to be packed."""
-    scored = run.scores.values() if run else []
-    described = [f.scores["protocol"] for f in scored if not f.is_retrieval]
-    return {
-        protocol["name"]: {
-            "description": protocol["description"],
-            "hash": protocol["hash"],
-            "labels": protocol["labels"],
-            "templates": protocol["templates"],
-        }
-        for protocol in described
-    }
+    described = [f.scores["protocol"] for f in run.scores.values() if not f.is_retrieval]
+    keys = ("description", "hash", "labels", "templates")
+    return {protocol["name"]: {key: protocol[key] for key in keys} for protocol in described}
+
+
+def _encoders(aligner: Aligner) -> list[list[str]]:
+    """Role, source and licence of each."""
+    from speechcwcl.models.weights.catalogue import SOURCES
+
+    rows = []
+    for role, source in (
+        ("speech", aligner.speech_encoder.source),
+        ("text, frozen", aligner.text.info.source),
+    ):
+        if known := SOURCES.get(source):
+            rows.append([role, f"{source} (the same as {known.hub_id})", known.licence])
+        else:  # a folder of this machine by its name, a hub id as it is
+            is_folder = Path(source).expanduser().is_dir()
+            rows.append([role, Path(source).name if is_folder else source, "see its owner"])
+    return rows
 
 
 def model_card(
-    name: str,
-    encoders: Sequence[tuple[str, str, str]],
-    env: Mapping[str, Any],
-    hparams: Mapping[str, Any],
-    *,
-    run: RunDir | None = None,
-    cards: Mapping[str, Mapping[str, Any]] | None = None,
-    results: str = "",
-    repo: str | None = None,
-    licence: str = "other",
-    towers: bool = False,
+    run: RunDir, encoders: list[list[str]], cards: Mapping[str, Card], sharing: Sharing
 ) -> str:
     """The text of README.md.
 
     Args:
-        name: the heading.
-        encoders: (role, source, licence) of each.
-        env, hparams: ``env.json`` and ``hparams.json`` of the run, or empty.
-        run: its scores.
+        run: the experiment, scored or not.
+        encoders: role, source, licence of each.
         cards: set -> corpus card; those of sets that the run trained, chose or tested on are shown.
-        results: Markdown to show instead of the run's own results.
-        repo: the hub repository to open it by, if it goes to one.
-        licence: of the trained weights, as model hubs write it.
-        towers: are the encoders inside?
+        sharing: how it is shared.
     """
-    fetched = "" if towers else "; the two encoders are fetched by name and checked by hash"
-    command = [str(word) for word in env.get("command", [])]
-    parts = [
-        _HEAD.format(
-            name=name, repo=repo or "path/to/this/folder", licence=licence, fetched=fetched
-        )
+    facts = [
+        ["loss", f"`{json.dumps(run.hparams.get('loss', 'unknown'))}`"],
+        ["seed", str(run.hparams.get("seed", "unknown"))],
+        ["command", f"`{' '.join(map(_short, run.words)) or 'unknown'}`"],
+        ["versions", ", ".join(run.versions) or "unknown"],
     ]
-    facts = [[role, source, known] for role, source, known in encoders]
-    parts.append("## How it was made\n")
-    parts.append(markdown_table(["encoder", "source", "licence"], facts) + "\n")
-    versions = ", ".join(f"{key} {value}" for key, value in env.get("versions", {}).items())
-    rows = [
-        ["loss", f"`{json.dumps(hparams.get('loss', 'unknown'))}`"],
-        ["seed", str(hparams.get("seed", "unknown"))],
-        ["command", f"`{' '.join(map(_short, command)) or 'unknown'}`"],
-        ["versions", versions or "unknown"],
-    ]
-    parts.append(markdown_table(["", ""], rows) + "\n")
-    parts.append(_corpora(command, run, cards or {}))
-    parts.append(_results(run, results))
-    parts.append(_CITATION)
-    return "\n".join(part for part in parts if part)
+    fetched = "; the two encoders are fetched by name and checked by hash"
+    return _CARD.format(
+        name=run.name,
+        repo=sharing.repo or "path/to/this/folder",
+        licence=sharing.licence,
+        fetched="" if sharing.with_towers else fetched,
+        encoders=markdown_table(["encoder", "source", "licence"], encoders),
+        facts=markdown_table(["", ""], facts),
+        corpora=_corpora(run, cards),
+        results=_results(run, sharing.results),
+    )
 
 
 def _short(word: str) -> str:
@@ -127,24 +177,20 @@ def _short(word: str) -> str:
     return "/".join(path.parts[-2:]) if path.is_absolute() else word
 
 
-def _corpora(
-    command: Sequence[str], run: RunDir | None, cards: Mapping[str, Mapping[str, Any]]
-) -> str:
+def _corpora(run: RunDir, cards: Mapping[str, Card]) -> str:
     roles: dict[str, str] = {}
     for option, role in (("--train", "training"), ("--valid", "choosing the epoch")):
-        for word in _values(command, option):
+        for word in _values(run.words, option):
             of_file = word.endswith((".jsonl", ".json"))  # a manifest, a stream
             name = Path(word).parent.name if of_file else word.rpartition(":")[0]
             roles.setdefault(name, role)
-    for name, _ in run.scores if run else []:
+    for name, _ in run.scores:
         roles.setdefault(name, "test")
-    rows = []
-    for name, role in roles.items():
-        card = cards.get(name, {})
-        known = [str(card.get(key) or "unknown") for key in ("name", "version", "licence")]
-        rows.append([name, role, *known, speech_kind(dict(card)) or "unknown"])
-    if not rows:
+    if not roles:
         return ""
+    rows = [
+        [name, role, *card_facts(cards.get(name, {}), "unknown")] for name, role in roles.items()
+    ]
     header = ["set", "used for", "corpus", "version", "licence", "speech"]
     return (
         f"## Corpora\n\n{markdown_table(header, rows)}\n\n"
@@ -152,23 +198,24 @@ def _corpora(
     )
 
 
-def _values(command: Sequence[str], option: str) -> list[str]:
+def _values(command: list[str], option: str) -> list[str]:
     """The words behind an option, up to the next one."""
     found: list[str] = []
-    for place, word in enumerate(command):
-        if word == option:
-            for value in command[place + 1 :]:
-                if value.startswith("--"):
-                    break
-                found.append(value)
+    inside = False
+    for word in command:
+        inside = word == option or (inside and not word.startswith("--"))
+        if inside and word != option:
+            found.append(word)
     return found
 
 
-def _results(run: RunDir | None, results: str) -> str:
-    if not results and run is not None:
+def _results(run: RunDir, given: Path | None) -> str:
+    if given:
+        text = read_text(given)
+    elif run.scores:
         whole = results_markdown([run], gather_tests([run]), {}, "Results")
-        results = whole.split("\n## Runs\n")[0]  # how it was made is told above
-    if not results:
+        text = whole.split("\n## Runs\n")[0]  # how it was made is told above
+    else:
         return "## Results\n\nNothing was scored when this was packed.\n"
-    lines = results.strip().split("\n")
+    lines = text.strip().split("\n")
     return "\n".join(f"#{line}" if line.startswith("#") else line for line in lines) + "\n"

@@ -1,25 +1,72 @@
-"""RESULTS.md: the tables, the runs and the corpora as Markdown."""
+"""The tables: one line a test for the terminal, and RESULTS.md with the runs and the corpora."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from speechcwcl.evaluation.probe import PROBE_NOTE, probe_rows
-from speechcwcl.report.runs import RunDir, Test
-from speechcwcl.report.summary import interval, percent, speech_kind, summary_rows
+from speechcwcl.report.runs import Card, RunDir, Test, gather_tests, open_runs
+
+Rows = tuple[list[str], list[list[str]]]  # header, rows
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """``0.1234`` -> ``12.3 %``; None -> a dash."""
+    return "–" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def interval(bounds: Sequence[float]) -> str:
+    """``[0.1, 0.2]`` -> ``[10.0, 20.0]``, in percent."""
+    return f"[{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
+
+
+def speech_kind(card: Card) -> str:
+    """``synthetic speech``, ``recorded speech``, or an empty string where the card is silent."""
+    synthetic = card.get("synthetic_speech", card.get("made_speech"))  # as older cards say it
+    return "" if synthetic is None else "synthetic speech" if synthetic else "recorded speech"
+
+
+def summary_rows(runs: Sequence[RunDir], tests: Sequence[Test]) -> Rows:
+    """One row a test: n, classes (texts, for retrieval), chance, the text upper bound, and for
+    each run top-1 accuracy (recall at 1, for retrieval) with its 95 % interval."""
+    header = ["test", "n", "classes", "chance", "text bound", *(run.name for run in runs)]
+    rows = []
+    for test in tests:
+        scores = test.first.scores
+        if test.is_retrieval:
+            cells = [f"{test.set_name}: retrieval, R@1", str(scores["n"]), str(scores["texts"])]
+            cells += [percent(scores["speech_to_text"]["chance"]), "–"]
+        else:
+            bound = scores["text_bound"]
+            cells = [f"{test.set_name}: {test.protocol}", str(scores["n"]), str(scores["classes"])]
+            cells += [percent(scores["chance"]), percent(bound["top1"] if bound else None)]
+        for number in range(len(runs)):
+            value = test.headline(number)
+            cells.append("–" if value is None else f"{percent(value[0])} {interval(value[1])}")
+        rows.append(cells)
+    return header, rows
+
+
+def results_table(runs: Iterable[RunDir | str | Path]) -> str:
+    """:func:`summary_rows` as aligned text for a terminal."""
+    opened = open_runs(runs)
+    header, rows = summary_rows(opened, gather_tests(opened))
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
+        for line in (header, *rows)
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
 def results_markdown(
-    runs: Sequence[RunDir],
-    tests: Sequence[Test],
-    cards: dict[str, dict[str, Any]],
-    title: str,
+    runs: Sequence[RunDir], tests: Sequence[Test], cards: dict[str, Card], title: str
 ) -> str:
     """The text of RESULTS.md."""
     header, rows = summary_rows(runs, tests)
     for test, row in zip(tests, rows, strict=True):
-        row[0] += _speech_note(test.corpus)
+        row[0] += f" ({kind})" if (kind := speech_kind(test.corpus)) else ""
     parts = [
         f"# {_cell(title)}",
         "Top-1 accuracy (recall at 1 for retrieval) with its 95 % bootstrap interval. No label was"
@@ -30,42 +77,43 @@ def results_markdown(
     ]
     parts += [f"**{t.title}**: not comparable: {t.mismatch}." for t in tests if t.mismatch]
     classified = [test for test in tests if not test.is_retrieval]
+    retrieved = [test for test in tests if test.is_retrieval]
     if classified:
         parts += ["## Classification", markdown_table(*_detail_rows(runs, classified))]
-    probed = [test for test in classified if any(f.probe for f in test.folders.values())]
-    if probed:
-        parts += [
-            "## Supervised reference",
-            PROBE_NOTE,
-            markdown_table(*_reference_rows(runs, probed)),
-        ]
-    retrieved = [test for test in tests if test.is_retrieval]
+        reference = _reference_rows(runs, classified)
+        if reference[1]:
+            parts += ["## Supervised reference", PROBE_NOTE, markdown_table(*reference)]
     if retrieved:
         parts += ["## Retrieval", markdown_table(*_retrieval_rows(runs, retrieved))]
     parts += ["## Runs", markdown_table(*_run_rows(runs))]
     if cards:
-        parts += ["## Corpora", markdown_table(*_card_rows(cards))]
+        header = ["set", "corpus", "version", "licence", "speech"]
+        rows = [[name, *card_facts(card, "–")] for name, card in sorted(cards.items())]
+        parts += ["## Corpora", markdown_table(header, rows)]
     return "\n\n".join(parts) + "\n"
 
 
-def _detail_rows(runs: Sequence[RunDir], tests: Sequence[Test]) -> tuple[list[str], list[list]]:
+def card_facts(card: Card, unknown: str) -> list[str]:
+    """Name, version, licence and kind of speech of a corpus."""
+    known = (card.get(key) for key in ("name", "version", "licence"))
+    return [str(value or unknown) for value in (*known, speech_kind(card))]
+
+
+def _detail_rows(runs: Sequence[RunDir], tests: Sequence[Test]) -> Rows:
     header = ["test", "run", "top-1", "top-5", "macro-F1", "majority", "cosine to its text"]
     header += ["templates alone: min / mean / max", "protocol hash"]
     rows = []
     for test in tests:
         for number, folder in test.folders.items():
             s = folder.scores
-            alone = s["templates"]
+            alone, cosine = s["templates"], s["cosine_to_text"]
             spread = " / ".join(percent(alone[key]) for key in ("min", "mean", "max"))
-            cosine = s["cosine_to_text"]
             rows.append(
                 [
                     test.title,
                     runs[number].name,
                     f"{percent(s['top1'])} {interval(s['top1_interval'])}",
-                    percent(s["top5"]),
-                    percent(s["macro_f1"]),
-                    percent(s["majority"]),
+                    *(percent(s[key]) for key in ("top5", "macro_f1", "majority")),
                     f"{cosine['median']:.3f}" if cosine else "–",
                     f"{spread} ({len(alone['each'])})",
                     f"`{s['protocol']['hash'][:12]}`",
@@ -74,9 +122,7 @@ def _detail_rows(runs: Sequence[RunDir], tests: Sequence[Test]) -> tuple[list[st
     return header, rows
 
 
-def _reference_rows(
-    runs: Sequence[RunDir], tests: Sequence[Test]
-) -> tuple[list[str], list[list[str]]]:
+def _reference_rows(runs: Sequence[RunDir], tests: Sequence[Test]) -> Rows:
     header: list[str] = []
     rows = []
     for test in tests:
@@ -89,15 +135,13 @@ def _reference_rows(
     return header, rows
 
 
-def _retrieval_rows(runs: Sequence[RunDir], tests: Sequence[Test]) -> tuple[list[str], list[list]]:
+def _retrieval_rows(runs: Sequence[RunDir], tests: Sequence[Test]) -> Rows:
     header = ["test", "run", "direction", "n", "R@1", "R@5", "R@10", "median rank"]
+    ways = {"speech_to_text": "speech → text", "text_to_speech": "text → speech"}
     rows = []
     for test in tests:
         for number, folder in test.folders.items():
-            for key, name in (
-                ("speech_to_text", "speech → text"),
-                ("text_to_speech", "text → speech"),
-            ):
+            for key, name in ways.items():
                 way = folder.scores[key]
                 recalls = [percent(way[f"R@{k}"]) for k in (1, 5, 10)]
                 row = [test.title, runs[number].name, name, str(way["n"]), *recalls]
@@ -105,30 +149,15 @@ def _retrieval_rows(runs: Sequence[RunDir], tests: Sequence[Test]) -> tuple[list
     return header, rows
 
 
-def _run_rows(runs: Sequence[RunDir]) -> tuple[list[str], list[list]]:
+def _run_rows(runs: Sequence[RunDir]) -> Rows:
     header = ["run", "loss", "seed", "epochs", "versions", "command"]
     rows = []
     for run in runs:
-        versions = ", ".join(f"{name} {version}" for name, version in sorted(run.versions.items()))
+        loss, seed = str(run.hparams.get("loss", "–")), "–" if run.seed is None else str(run.seed)
         command = f"`{run.command}`" if run.command else "–"
-        seed = "–" if run.seed is None else str(run.seed)
-        loss = str(run.hparams.get("loss", "–"))
-        epochs = str(len(run.epochs) or "–")
-        rows.append([run.name, loss, seed, epochs, versions or "–", command])
+        epochs, versions = str(len(run.epochs) or "–"), ", ".join(run.versions) or "–"
+        rows.append([run.name, loss, seed, epochs, versions, command])
     return header, rows
-
-
-def _card_rows(cards: dict[str, dict[str, Any]]) -> tuple[list[str], list[list]]:
-    header = ["set", "corpus", "version", "licence", "speech"]
-    rows = []
-    for name, card in sorted(cards.items()):
-        known = [str(card.get(key) or "–") for key in ("name", "version", "licence")]
-        rows.append([name, *known, speech_kind(card) or "–"])
-    return header, rows
-
-
-def _speech_note(card: dict[str, Any]) -> str:
-    return f" ({speech_kind(card)})" if speech_kind(card) else ""
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,4 +1,7 @@
-"""The page report.html: one file, no network, light and dark."""
+"""The page report.html: one file, no network, light and dark.
+
+Whatever comes from data is escaped by the template; only what is drawn here goes in as it is.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +17,19 @@ from speechcwcl.evaluation import metrics
 from speechcwcl.evaluation.probe import PROBE_NOTE, probe_rows
 from speechcwcl.files import read_text
 from speechcwcl.report import figures
-from speechcwcl.report.clips import Budget, Clip, choose_clips
-from speechcwcl.report.runs import RunDir, Test
-from speechcwcl.report.summary import headline, interval, percent, speech_kind
+from speechcwcl.report.markdown import interval, percent, speech_kind
+from speechcwcl.report.runs import Card, RunDir, Test, is_number
 
 ASSETS = Path(__file__).parent / "assets"
 AUDIO_BYTES = 2_000_000
-MOST_CLASSES = 70  # of a heat map; beyond, the most confused ones are drawn
+MOST_CLASSES = 70  # of a confusion matrix; beyond, the most confused ones are drawn
 MOST_SPEAKERS = 40
 MOST_CURVES = 18
 _FIRST_CURVES = ("loss", "cwcl", "cl", "clip", "cosine", "accuracy", "score")
 
 
 def render_page(
-    runs: Sequence[RunDir], tests: Sequence[Test], cards: dict[str, dict[str, Any]], title: str
+    runs: Sequence[RunDir], tests: Sequence[Test], cards: dict[str, Card], title: str
 ) -> str:
     """The HTML of the report.
 
@@ -39,13 +41,12 @@ def render_page(
     """
     panels = sum(len(test.folders) for test in tests if not test.is_retrieval)
     largest = 420 if panels <= 8 else 300 if panels <= 16 else 180
-    budget = Budget(AUDIO_BYTES)
-    classified = [_classified(runs, t, budget, largest) for t in tests if not t.is_retrieval]
+    budget = figures.Budget(AUDIO_BYTES)
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(pct=percent, interval=interval, kind=speech_kind)
-    environment.globals.update(headline=headline, difference=_difference)
+    environment.filters.update(pct=percent, interval=interval, kind=speech_kind, short=short)
+    environment.globals.update(difference=_difference)
     template = environment.from_string(read_text(ASSETS / "report.html"))
     return (
         template.render(
@@ -53,7 +54,7 @@ def render_page(
             runs=runs,
             tests=tests,
             anchors={test.title: f"t{number}" for number, test in enumerate(tests)},
-            classified=classified,
+            classified=[_section(runs, t, budget, largest) for t in tests if not t.is_retrieval],
             retrieved=[test for test in tests if test.is_retrieval],
             curves=training_curves(runs),
             cards=sorted(cards.items()),
@@ -61,11 +62,16 @@ def render_page(
             probe_note=PROBE_NOTE.replace("*", ""),
             style=Markup(read_text(ASSETS / "report.css")),
             script=Markup(read_text(ASSETS / "report.js")),
-            colours=figures.RUN_COLOURS,
+            colours=len(figures.RUN_COLOURS),
             most_speakers=MOST_SPEAKERS,
         )
         + "\n"
     )
+
+
+def short(text: str, limit: int = 26) -> str:
+    """Cut a label for an axis."""
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
 def _difference(test: Test, number: int) -> dict[str, Any] | None:
@@ -79,22 +85,30 @@ def _difference(test: Test, number: int) -> dict[str, Any] | None:
     return {**minus, "sure": low > 0 or high < 0}
 
 
-def _classified(runs: Sequence[RunDir], test: Test, budget: Budget, largest: int) -> dict[str, Any]:
+def _section(
+    runs: Sequence[RunDir], test: Test, budget: figures.Budget, largest: int
+) -> dict[str, Any]:
     """Everything that the section of one classification test shows."""
     return {
         "test": test,
         "scores": test.first.scores,
-        "confusions": [_confusion(runs, test, number) for number in test.folders],
-        "similarity": None if test.mismatch else _similarity(runs, test, largest),
+        "confusions": [_confusion(test, number) for number in test.folders],
+        "similarity": None if test.mismatch else _similarity(test, largest),
         "classes": _classes(test),
         "speakers": _speakers(test),
         "templates": _templates(test),
         "probes": {n: probe_rows(f.probe) for n, f in test.folders.items() if f.probe},
-        "clips": _clips(test, budget),
+        "examples": [] if test.mismatch else figures.choose_examples(test, budget),
     }
 
 
-def _confusion(runs: Sequence[RunDir], test: Test, number: int) -> dict[str, Any]:
+def _gutter(labels: Sequence[str], font: float, least: int) -> int:
+    """Room for labels beside a figure, in its units."""
+    return max(least, round(max(len(short(text)) for text in labels) * font * 0.54) + 10)
+
+
+def _confusion(test: Test, number: int) -> dict[str, Any]:
+    """Cells of the confusion matrix (row = true label), and the most frequent mistakes."""
     folder = test.folders[number]
     confusion, texts = folder.confusion, list(folder.label_texts.values())
     support = confusion.sum(axis=1)
@@ -102,26 +116,34 @@ def _confusion(runs: Sequence[RunDir], test: Test, number: int) -> dict[str, Any
         {"true": texts[t], "predicted": texts[p], "count": count, "of": int(support[t])}
         for t, p, count in metrics.top_confusions(confusion, 10)
     ]
-    shown = np.arange(len(texts))
-    if len(texts) > MOST_CLASSES:
-        errors = confusion.sum(axis=0) + support - 2 * np.diag(confusion)
-        shown = np.sort(np.argsort(-errors, kind="stable")[:MOST_CLASSES])
-    name = runs[number].name
-    alt = (
-        f"Confusion matrix of {name}: {len(shown)} true labels (down) by predicted labels (across);"
-        " the most frequent mistakes are listed below it"
-    )
-    svg = figures.confusion_svg(confusion[np.ix_(shown, shown)], [texts[i] for i in shown], alt)
+    errors = confusion.sum(axis=0) + support - 2 * np.diag(confusion)
+    shown = np.sort(np.argsort(-errors, kind="stable")[:MOST_CLASSES])
+    cells = [
+        {
+            "row": row,
+            "column": column,
+            "share": confusion[t, p] / support[t],
+            "says": f"{texts[t]} → {texts[p]}: {confusion[t, p]} of {support[t]}"
+            if t != p
+            else f"{texts[t]}: {confusion[t, t]} of {support[t]} right",
+        }
+        for row, t in enumerate(shown)
+        for column, p in enumerate(shown)
+        if confusion[t, p] > 0
+    ]
+    labels = [texts[i] for i in shown]
     return {
         "run": number,
-        "svg": Markup(svg),
+        "cells": cells,
+        "labels": labels,
+        "gutter": _gutter(labels, 13, 60),
         "pairs": pairs,
         "left_out": len(texts) - len(shown),
     }
 
 
-def _similarity(runs: Sequence[RunDir], test: Test, largest: int) -> dict[str, Any]:
-    """One panel a run, all on one colour scale."""
+def _similarity(test: Test, largest: int) -> dict[str, Any]:
+    """One panel a run, all on one colour scale; its classes as (label, first row, last row + 1)."""
     found = {number: folder.similarity for number, folder in test.folders.items()}
     scale = figures.similarity_scale([matrix for matrix, _, _ in found.values()])
     panels = []
@@ -131,13 +153,19 @@ def _similarity(runs: Sequence[RunDir], test: Test, largest: int) -> dict[str, A
         says = f"mean cosine within classes {contrast['within']:.2f}"
         if contrast["between"] is not None:
             says += f", between classes {contrast['between']:.2f}"
-        alt = (
-            f"Similarity matrix of {runs[number].name}: cosines of {len(labels)} recordings (down)"
-            f" with their {len(labels)} texts (across), sorted by class; {says}"
+        starts = [i for i, label in enumerate(labels) if i == 0 or label != labels[i - 1]]
+        ends = [*starts[1:], len(labels)]
+        names = [texts.get(labels[start], labels[start]) for start in starts]
+        panels.append(
+            {
+                "run": number,
+                "image": figures.heat_map(matrix, scale, largest),
+                "size": len(labels),
+                "classes": list(zip(names, starts, ends, strict=True)),
+                "gutter": _gutter(names, 9.8, 48) if len(names) <= 40 else 0,
+                "says": says,
+            }
         )
-        names = [texts.get(label, label) for label in labels]
-        svg = figures.similarity_svg(matrix, names, scale, alt, largest)
-        panels.append({"run": number, "svg": Markup(svg), "says": says})
     return {"panels": panels, "low": f"{scale[0]:.2f}", "high": f"{scale[1]:.2f}"}
 
 
@@ -150,31 +178,34 @@ def _classes(test: Test) -> list[dict[str, Any]]:
     rows = []
     for label, text in test.first.label_texts.items():
         found = {n: table[label] for n, table in tables.items() if label in table}
-        first = next(iter(found.values()))
-        if first["support"] == "0":
+        first = next(iter(found.values()), {"support": "0"})
+        if float(first["support"]) == 0:
             continue
         bound = float(first["text_bound"]) if first["text_bound"] else None
-        figures_of = {
+        of_run = {
             n: {key: float(row[key]) for key in ("recall", "precision", "f1")}
             for n, row in found.items()
         }
-        rows.append({"text": text, "n": int(first["support"]), "bound": bound, "runs": figures_of})
-    return sorted(rows, key=lambda r: np.mean([f["f1"] for f in r["runs"].values()]))
+        rows.append({"text": text, "n": first["support"], "bound": bound, "runs": of_run})
+    return sorted(rows, key=lambda row: np.mean([one["f1"] for one in row["runs"].values()]))
 
 
 def _speakers(test: Test) -> list[dict[str, Any]]:
     """A row a speaker, the hardest first; none where fewer than two are known."""
-    tables = {
-        number: {row["speaker"]: row for row in folder.per_speaker}
-        for number, folder in test.folders.items()
-    }
-    names = dict.fromkeys(name for table in tables.values() for name in table)
-    rows = []
-    for name in names if len(names) > 1 else ():
-        found = {n: table[name] for n, table in tables.items() if name in table}
-        shares = {n: float(row["accuracy"]) for n, row in found.items()}
-        rows.append({"name": name, "n": int(next(iter(found.values()))["support"]), "runs": shares})
-    return sorted(rows, key=lambda row: np.mean(list(row["runs"].values())))[:MOST_SPEAKERS]
+    found: dict[str, dict[int, dict[str, str]]] = {}
+    for number, folder in test.folders.items():
+        for row in folder.per_speaker:
+            found.setdefault(row["speaker"], {})[number] = row
+    rows = [
+        {
+            "name": name,
+            "n": next(iter(by_run.values()))["support"],
+            "runs": {n: float(row["accuracy"]) for n, row in by_run.items()},
+        }
+        for name, by_run in found.items()
+    ]
+    hardest = sorted(rows, key=lambda row: np.mean(list(row["runs"].values())))
+    return hardest[:MOST_SPEAKERS] if len(found) > 1 else []
 
 
 def _templates(test: Test) -> dict[str, Any] | None:
@@ -194,41 +225,27 @@ def _templates(test: Test) -> dict[str, Any] | None:
     return {"rows": rows, "ranges": each}
 
 
-def _clips(test: Test, budget: Budget) -> list[Clip]:
-    return [] if test.mismatch else choose_clips(test, budget)
-
-
 def training_curves(runs: Sequence[RunDir]) -> list[dict[str, Any]]:
     """One drawing for each quantity of ``metrics.jsonl``, all runs in it."""
     found: dict[str, list[tuple[int, bool, list[float], list[float]]]] = {}
     for number, run in enumerate(runs):
         for part in ("train", "valid"):
-            names = {name for epoch in run.epochs for name in epoch.get(part, {})}
-            for name in sorted(names):
-                points = [
-                    (float(epoch["epoch"]), float(epoch[part][name]))
-                    for epoch in run.epochs
-                    if _is_number(epoch.get(part, {}).get(name))
-                ]
-                if points:
-                    xs, ys = zip(*points, strict=True)
-                    found.setdefault(name, []).append((number, part == "valid", list(xs), list(ys)))
-    order = sorted(found, key=lambda name: (_place(name), name))[:MOST_CURVES]
+            points: dict[str, list[tuple[float, float]]] = {}
+            for epoch in run.epochs:
+                for name, value in epoch.get(part, {}).items():
+                    if is_number(value):
+                        points.setdefault(name, []).append((float(epoch["epoch"]), float(value)))
+            for name, pairs in points.items():
+                xs, ys = (list(column) for column in zip(*pairs, strict=True))
+                found.setdefault(name, []).append((number, part == "valid", xs, ys))
+    order = {name: place for place, name in enumerate(_FIRST_CURVES)}
     drawn = []
-    for index, name in enumerate(order):
+    for name in sorted(found, key=lambda name: (order.get(name, len(order)), name))[:MOST_CURVES]:
         says = "; ".join(
             f"{runs[n].name}{' validation' if valid else ''} {ys[0]:.3g} to {ys[-1]:.3g}"
             for n, valid, _, ys in found[name]
         )
-        svg = figures.curves_svg(found[name], f"{name} by epoch: {says}", index)
         valid_only = all(valid for _, valid, _, _ in found[name])
-        drawn.append({"name": name, "svg": Markup(svg), "valid": valid_only})
+        image = figures.curves(found[name])
+        drawn.append({"name": name, "image": image, "says": says, "valid": valid_only})
     return drawn
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and np.isfinite(value)
-
-
-def _place(name: str) -> int:
-    return _FIRST_CURVES.index(name) if name in _FIRST_CURVES else len(_FIRST_CURVES)

@@ -1,12 +1,13 @@
-"""Reading an experiment folder ``exp/<tag>/`` for the report; nothing in it is required but scores.
+"""Reading experiment folders ``exp/<tag>/``; nothing in one is required but scores.
 
-``metrics.jsonl`` (one JSON a finished epoch), ``hparams.json``, ``env.json``,
-``model/config.json`` and ``eval/<set>/{corpus.json,<protocol>/scores.json}``.
+``metrics.jsonl`` (one JSON a finished epoch), ``hparams.json``, ``env.json`` and
+``eval/<set>/{corpus.json,<protocol>/scores.json}``.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,6 +21,8 @@ from speechcwcl.evaluation import metrics
 from speechcwcl.evaluation.results import SCORES, ScoreFolder
 from speechcwcl.files import read_json, read_text
 
+Card = dict[str, Any]  # what a corpus.json holds
+
 
 @dataclass
 class RunDir:
@@ -29,7 +32,7 @@ class RunDir:
         path: ``exp/<tag>``.
         name: how the report calls it; the folder's name by default.
         epochs: the lines of ``metrics.jsonl``, the last one of each epoch, in order.
-        hparams, env, config: the JSON files, empty where absent.
+        hparams, env: the JSON files, empty where absent.
         scores: (set, protocol) -> score folder.
         corpora: set -> its corpus card.
     """
@@ -39,32 +42,36 @@ class RunDir:
     epochs: list[dict[str, Any]] = field(default_factory=list)
     hparams: dict[str, Any] = field(default_factory=dict)
     env: dict[str, Any] = field(default_factory=dict)
-    config: dict[str, Any] = field(default_factory=dict)
     scores: dict[tuple[str, str], ScoreFolder] = field(default_factory=dict)
-    corpora: dict[str, dict[str, Any]] = field(default_factory=dict)
+    corpora: dict[str, Card] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, path: str | Path, name: str | None = None) -> RunDir:
+    def open(
+        cls, path: str | Path, name: str | None = None, *, must_be_scored: bool = True
+    ) -> RunDir:
         """Read an experiment folder.
+
+        Args:
+            path: ``exp/<tag>``.
+            name: how to call it.
+            must_be_scored: refuse a folder without scores.
 
         Raises:
             UserError: no such folder, nothing scored in it, or a broken file.
         """
         path = Path(path)
-        if not path.is_dir():
+        if must_be_scored and not path.is_dir():
             siblings = [p.name for p in path.parent.glob("*") if p.is_dir()]
             raise UserError(f"{path}: no such experiment folder{closest(path.name, siblings)}")
         run = cls(path=path, name=name or path.resolve().name)
         run.epochs = _read_metrics(path / "metrics.jsonl")
-        run.hparams = _read_mapping(path / "hparams.json")
-        run.env = _read_mapping(path / "env.json")
-        run.config = _read_mapping(path / "model" / "config.json")
+        run.hparams = read_mapping(path / "hparams.json")
+        run.env = read_mapping(path / "env.json")
         for found in sorted(path.glob(f"eval/*/*/{SCORES}")):
             folder = ScoreFolder.open(found.parent)
             run.scores[folder.set_name, folder.protocol] = folder
-            card = found.parent.parent / "corpus.json"
-            run.corpora[folder.set_name] = _read_mapping(card)
-        if not run.scores:
+            run.corpora[folder.set_name] = read_mapping(found.parent.parent / "corpus.json")
+        if must_be_scored and not run.scores:
             raise UserError(f"{path}: nothing is scored here (eval/*/*/scores.json); run stage 8")
         return run
 
@@ -74,16 +81,27 @@ class RunDir:
         return self.hparams.get("seed")
 
     @property
-    def command(self) -> str:
-        """The command line that made the run, or an empty string."""
-        value = self.env.get("command", "")
-        return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    def seconds(self) -> float:
+        """How long the training took; 0 where nothing tells."""
+        return sum(epoch["seconds"] for epoch in self.epochs if is_number(epoch.get("seconds")))
 
     @property
-    def versions(self) -> dict[str, str]:
-        """Versions of what it ran on."""
+    def words(self) -> list[str]:
+        """The words of the command line that made the run, or none."""
+        value = self.env.get("command", [])
+        return [str(word) for word in value] if isinstance(value, list) else str(value).split()
+
+    @property
+    def command(self) -> str:
+        """The command line, or an empty string."""
+        return " ".join(self.words)
+
+    @property
+    def versions(self) -> list[str]:
+        """``name version`` of what it ran on."""
         value = self.env.get("versions", {})
-        return {str(k): str(v) for k, v in value.items()} if isinstance(value, dict) else {}
+        pairs = sorted(value.items()) if isinstance(value, dict) else []
+        return [f"{name} {version}" for name, version in pairs]
 
 
 @dataclass
@@ -99,7 +117,7 @@ class Test:
     set_name: str
     protocol: str
     folders: dict[int, ScoreFolder]
-    corpus: dict[str, Any]
+    corpus: Card
 
     __test__ = False  # not a test case, whatever pytest thinks of the name
 
@@ -121,14 +139,23 @@ class Test:
     @cached_property
     def mismatch(self) -> str:
         """Why the runs cannot be compared on this test, or an empty string."""
-        scores = [folder.scores for folder in self.folders.values()]
-        if len({s["kind"] for s in scores}) > 1:
+        folders = self.folders.values()
+        if len({folder.is_retrieval for folder in folders}) > 1:
             return "the runs hold scores of different kinds under this name"
-        if not self.is_retrieval and len({s["protocol"]["hash"] for s in scores}) > 1:
+        if not self.is_retrieval and len({f.scores["protocol"]["hash"] for f in folders}) > 1:
             return "the runs were scored under different versions of this protocol"
-        if len({s["n"] for s in scores}) > 1 or len(set(map(_id_key, self.folders.values()))) > 1:
+        if len({tuple(sorted(_correct(folder))) for folder in folders}) > 1:
             return "the runs were scored on different utterances"
         return ""
+
+    def headline(self, number: int) -> tuple[float, Sequence[float]] | None:
+        """(accuracy or recall at 1, its interval) of a run; None where it was not scored."""
+        if number not in self.folders:
+            return None
+        scores = self.folders[number].scores
+        if scores["kind"] == "retrieval":
+            return scores["speech_to_text"]["R@1"], scores["speech_to_text"]["R@1_interval"]
+        return scores["top1"], scores["top1_interval"]
 
     def difference(self, first: int, second: int) -> tuple[float, float, float] | None:
         """Accuracy (or recall at 1) of run ``second`` minus that of ``first``, with its interval.
@@ -146,18 +173,12 @@ class Test:
 
 def gather_tests(runs: Sequence[RunDir]) -> list[Test]:
     """All (set, protocol) pairs of the runs: classification first, then retrieval, by name."""
-    keys = {key for run in runs for key in run.scores}
     tests = []
-    for set_name, protocol in sorted(keys):
-        folders = {
-            number: run.scores[set_name, protocol]
-            for number, run in enumerate(runs)
-            if (set_name, protocol) in run.scores
-        }
-        cards = [runs[number].corpora.get(set_name) for number in folders]
-        corpus = next((card for card in cards if card), {})
-        tests.append(Test(set_name, protocol, folders, corpus))
-    return sorted(tests, key=lambda t: (t.is_retrieval, t.set_name, t.protocol))
+    for key in sorted({key for run in runs for key in run.scores}):
+        folders = {n: run.scores[key] for n, run in enumerate(runs) if key in run.scores}
+        cards = (runs[number].corpora[key[0]] for number in folders)
+        tests.append(Test(*key, folders, next(filter(None, cards), {})))
+    return sorted(tests, key=lambda test: test.is_retrieval)
 
 
 def open_runs(runs: Iterable[RunDir | str | Path]) -> list[RunDir]:
@@ -169,36 +190,41 @@ def open_runs(runs: Iterable[RunDir | str | Path]) -> list[RunDir]:
     opened = [run if isinstance(run, RunDir) else RunDir.open(run) for run in runs]
     if not opened:
         raise UserError("a report needs at least one experiment folder (exp/<tag>)")
-    names = [run.name for run in opened]
+    names = Counter(run.name for run in opened)
     for run in opened:
-        if names.count(run.name) > 1:
-            parent = run.path.resolve().parent.name
-            run.name = f"{parent}/{run.name}"
-    seen: dict[str, int] = {}
+        if names[run.name] > 1:
+            run.name = f"{run.path.resolve().parent.name}/{run.name}"
+    seen: Counter[str] = Counter()
     for run in opened:
-        seen[run.name] = seen.get(run.name, 0) + 1
+        seen[run.name] += 1
         if seen[run.name] > 1:
             run.name = f"{run.name} ({seen[run.name]})"
     return opened
+
+
+def corpus_cards(runs: Sequence[RunDir], dumpdir: str | Path | None = None) -> dict[str, Card]:
+    """Set name -> its ``corpus.json``, from the runs and from ``dumpdir``."""
+    paths = sorted(Path(dumpdir).glob("*/corpus.json")) if dumpdir else []
+    cards = {path.parent.name: read_mapping(path) for path in paths}
+    for run in runs:
+        cards.update({name: card for name, card in run.corpora.items() if card})
+    return cards
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is no such file."""
+    return read_json(path, dict) if path.is_file() else {}
+
+
+def is_number(value: Any) -> bool:
+    """A finite number, of a size that can be drawn?"""
+    return isinstance(value, int | float) and abs(value) < 1e300
 
 
 def _correct(folder: ScoreFolder) -> dict[str, bool]:
     if folder.is_retrieval:
         return {row["id"]: float(row["rank"]) <= 1 for row in folder.predictions}
     return {row["id"]: row["correct"] == "1" for row in folder.predictions}
-
-
-def _id_key(folder: ScoreFolder) -> tuple[str, ...]:
-    return tuple(sorted(row["id"] for row in folder.predictions))
-
-
-def _read_mapping(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    return value
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -211,9 +237,12 @@ def _read_metrics(path: Path) -> list[dict[str, Any]]:
     for number, line in lines:
         try:
             value = json.loads(line)
+            parts = [value.get(part, {}) for part in ("train", "valid")]
+            if not is_number(value["epoch"]) or not all(isinstance(p, dict) for p in parts):
+                raise TypeError
             epochs[int(value["epoch"])] = value
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             if number == lines[-1][0]:
                 break
-            raise UserError(f"{path}:{number}: not a JSON line with an 'epoch'") from error
+            raise UserError(f"{path}:{number}: not a JSON line with an 'epoch'") from None
     return [epochs[epoch] for epoch in sorted(epochs)]

@@ -26,7 +26,7 @@ ALLOWED = {
         "corpora",
     },
     "training": {"evaluation", "cache", "models", "losses", "zeroshot", "data"},
-    "report": {"evaluation", "zeroshot", "data"},
+    "report": {"evaluation", "models", "zeroshot", "data"},
     "evaluation": {"cache", "models", "zeroshot", "data"},
     "export": {"models", "zeroshot", "data"},
     "cache": {"models", "data"},

@@ -43,7 +43,7 @@ def test_table_with_speed_and_accuracy(model, tmp_path, monkeypatch, capsys):
     assert text.startswith("# Benchmarks\n\nbefore\n")
     assert text.count("<!-- inference -->") == text.count("<!-- /inference -->") == 1
     assert "| ours, torch |" in text and "| 0.3 s, 1 thread |" in text
-    assert "| 35 words, made speech |" in text and "of 6 |" in text
+    assert "| 35 words, synthetic speech |" in text and "of 6 |" in text
     found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
     assert len(found["speed"]["0.3 s, 1 thread"]["ours"]["cpu"]) == 2
     assert found["accuracy"]["mini_words"]["ours"]["n"] == 6

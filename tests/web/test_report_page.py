@@ -17,8 +17,9 @@ from speechcwcl.errors import UserError
 from speechcwcl.evaluation.results import ScoreFolder
 from speechcwcl.evaluation.scores import evaluate_zeroshot
 from speechcwcl.files import write_json
-from speechcwcl.report.build import build_report, results_table
-from speechcwcl.report.clips import Budget, choose_clips, embed_audio
+from speechcwcl.report import build_report
+from speechcwcl.report.figures import RUN_COLOURS, Budget, choose_examples, embed_audio
+from speechcwcl.report.markdown import results_table
 from speechcwcl.report.runs import RunDir, gather_tests, open_runs
 from speechcwcl.zeroshot.protocol import Protocol
 
@@ -117,10 +118,10 @@ def test_terminal_table(made):
     assert len(ends) == 1, "the columns are not aligned"
 
 
-def test_results_md_tells_command_seed_versions_and_made_speech(made):
+def test_results_md_tells_command_seed_versions_and_synthetic_speech(made):
     results = made[1]
     assert "# mini & more" in results
-    assert "(made speech)" in results
+    assert "(synthetic speech)" in results
     assert "`speechcwcl train cwcl.yaml`" in results
     assert "torch 2.11.0" in results
     assert "| cwcl | cwcl | 1 | 6 |" in results
@@ -168,7 +169,7 @@ def test_the_players_hold_audio_that_can_be_decoded(outline):
 def test_the_players_show_right_disputed_and_wrong_clips(made):
     runs = open_runs(made[0])
     (test,) = [t for t in gather_tests(runs) if t.protocol == "mini_words"]
-    clips = choose_clips(test, Budget(0))
+    clips = choose_examples(test, Budget(0))
     assert {clip.kind for clip in clips} == {"right", "split", "wrong"}
     for clip in clips:
         marks = [tops[0][2] for tops in clip.tops.values()]
@@ -188,12 +189,16 @@ def test_similarity_panels_share_one_scale_and_lie_side_by_side(made, outline):
     assert made[2].count('class="scale"') == 2
 
 
-def test_training_terms_each_have_a_drawing(made):
+def test_training_terms_each_have_a_drawing(made, outline):
     captions = re.findall(r"<figcaption>([^<]+?) ?(?:<span|</figcaption>)", made[2])
+    images = {a["alt"].split(" by epoch: ")[0]: a["src"] for a in outline.all("img")}
     for term in ("loss", "cwcl", "cl", "clip", "accuracy", "score"):
         assert term in captions
-    assert "#010101" not in made[2]
-    assert "var(--run1)" in made[2]
+        kind, _, content = images[term].partition(";base64,")
+        assert kind == "data:image/svg+xml"
+        drawing = base64.b64decode(content).decode()
+        assert any(colour in drawing for colour in RUN_COLOURS[:2])
+    assert sorted(captions[-len(images) :]) == sorted(images)
 
 
 def test_the_same_runs_give_the_same_bytes(made, tmp_path):

@@ -3,7 +3,7 @@
 
     python tools/benchmarks/accuracy.py --model DIR --onnx DIR --int8 DIR --data DIR --json FILE
 
-Sets: the test words and intents of the mini corpus (made speech), and with --data the real
+Sets: the test words and intents of the mini corpus (synthetic speech), and with --data the real
 recordings that tools/real_speech.py knows (spoken digits, Speech Commands words). Figures are
 added to the JSON file by contender, so that it can be filled in several runs;
 tools/benchmarks/inference.py puts them into its table. Transcripts are kept in it too.
@@ -34,8 +34,8 @@ from speechcwcl.zeroshot.protocol import load_protocol
 
 # name -> (title, protocol)
 SETS = {
-    "mini_words": ("35 words, made speech", "mini_words"),
-    "mini_intents": ("35 intents, made speech", "mini_intents"),
+    "mini_words": ("35 words, synthetic speech", "mini_words"),
+    "mini_intents": ("35 intents, synthetic speech", "mini_intents"),
     "digits": ("10 digits, real (FSDD)", "digits_10"),
     "words": ("30 words, real (Speech Commands)", "gsc_v1_30"),
 }

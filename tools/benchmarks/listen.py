@@ -6,9 +6,10 @@
 Streams are made of clips in random order with pauses (0.2 to 1.5 s) and pink noise (25 dB below):
 isolated words, sentences between them. About ten words at a time are the labels, all other words
 and sentences are what must not be taken for them; each word is a label once.
-  choose     made speech, words and voices of the validation set: constants and threshold were
+  choose     synthetic speech, words and voices of the validation set: constants and threshold were
              chosen here, and nowhere else
-  made       made speech, the test words and test voices: no word or voice in common with `choose`
+  made       synthetic speech, the test words and test voices: no word or voice in common with
+             `choose`
   real       Speech Commands v0.01 words between LibriSpeech utterances (--real, see
              tools/real_speech.py); words that `choose` has too are left out
 """

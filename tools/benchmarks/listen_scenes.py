@@ -38,7 +38,7 @@ class Said:
 
 
 def mini_clips(source: Path, split: str, words: int, sentences: int, seed: int) -> list[Clip]:
-    """A random choice of made speech: isolated words of a split, sentences of the same split."""
+    """A random choice of synthetic speech: isolated words and sentences of one split."""
     draw = np.random.default_rng(seed)
     clips = []
     for name, count in ((f"{split}_words", words), (f"{split}_sentences", sentences)):

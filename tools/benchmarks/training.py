@@ -205,7 +205,8 @@ def page(
     parts = [*PARTS, "other"]
     return "\n".join([
         f"{machine()}, {args.threads} thread(s), float32, torch {torch.__version__}; "
-        f"{args.utterances} utterances ({speech:.0f} s of made speech), batches of {args.batch}.",
+        f"{args.utterances} utterances ({speech:.0f} s of synthetic speech), "
+        f"batches of {args.batch}.",
         "",
         f"    python tools/benchmarks/training.py --utterances {args.utterances} "
         f"--batch {args.batch} --rounds {args.rounds} --threads {args.threads} --write",

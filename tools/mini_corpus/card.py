@@ -73,7 +73,7 @@ def count_table(sets: dict[str, dict[str, Any]]) -> str:
     return "\n".join([*lines, f"| all | | {clips:,} | {hours:.2f} | | | |"])
 
 
-CARD = """# Mini corpus (made speech)
+CARD = """# Mini corpus (synthetic speech)
 
 **Every clip here is synthetic.** No person was recorded. The corpus is small enough to be part of
 this repository, so that the mini recipe, the demo and the tests need no download; it shows that
@@ -134,7 +134,7 @@ the sound may differ in the last bits with other versions of onnxruntime or libo
   Apache-2.0; as far as the texts are concerned, CC0-1.0 may be chosen instead.
 
 ## Known limits
-- Clean, studio-like, made speech: no noise, no rooms, no hesitation, few accents (American and
+- Clean, studio-like, synthetic speech: no noise, no rooms, no hesitation, few accents (American and
   British). A result here is not a result on real recordings.
 - A word alone is the hardest thing for this model. {words_note}
 - The blended voices are not people, and hibari's five settings are one speaker.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The mini corpus: made speech, in this repository. Trains CWCL and CLIP from one feature cache and
+# The mini corpus: synthetic speech, in this repository. Trains CWCL and CLIP from one feature cache and
 # shows them side by side. Options of the driver can be given: ./run.sh --stage 5 --ngpu 1
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"

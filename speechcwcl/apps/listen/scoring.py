@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from speechcwcl.models.aligner import Aligner
 
 BACKGROUND = Path(__file__).with_name("background.yaml")
-# Chosen on made speech (valid words and voices of the mini corpus; tools/benchmarks/listen.py):
+# Chosen on synthetic speech (valid words, voices of the mini corpus; tools/benchmarks/listen.py):
 # how much of the background's cosine counts against a label, how many background texts that is the
 # mean of, and the logit at which an event is as likely right as wrong. The last was chosen for the
 # demo's model: a model of your own may want another --threshold.
