@@ -17,12 +17,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from speechcwcl.corpora._formats import (
-    FORMATS,
-    Options,
-    export_manifest,
-    import_datadir,
-)
+from speechcwcl.corpora._convert import export_manifest, import_datadir
+from speechcwcl.corpora._formats import FORMATS, Options
 from speechcwcl.data.kaldi import check_datadir
 from speechcwcl.errors import UserError, require
 

@@ -1,4 +1,5 @@
-"""Manifests of other toolkits, read and written: csv, jsonl, SpeechBrain, lhotse.
+"""Manifests of other toolkits: csv, jsonl, SpeechBrain, lhotse. Here they are read; written and
+converted they are in :mod:`speechcwcl.corpora._convert`.
 
 | format | what it is |
 |---|---|
@@ -12,9 +13,6 @@ A format is a function that makes entries of its lines; :class:`_Maker` makes ut
 Paths in a manifest start at its own folder, unless they are absolute. An audio file that is not
 there, and a line that cannot be understood, is a problem with its line number; all are gathered.
 
-Example:
-    >>> import_datadir("manifest.json", "data/train")  # doctest: +SKIP
-    >>> export_manifest("data/train", "train.csv", "speechbrain_csv")  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -28,11 +26,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speechcwcl.corpora._formats_out import WRITERS, write_manifest
 from speechcwcl.corpora._layout import Listing
 from speechcwcl.data.audio import audio_info
-from speechcwcl.data.kaldi import iter_datadir, write_datadir
-from speechcwcl.data.manifest import Manifest
 from speechcwcl.data.problems import Problems
 from speechcwcl.data.rows import (
     one_text,
@@ -48,9 +43,6 @@ from speechcwcl.data.rows import (
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest
 from speechcwcl.files import read_json
-
-FORMATS = tuple(WRITERS)
-"""Names of the formats."""
 
 GUESSES = {
     "audio": (
@@ -70,11 +62,6 @@ LABELS = (
 )  # fmt: skip
 NO_ID = "none"
 """As the name of the column of ids: there is none, number the records."""
-
-__all__ = [
-    "FORMATS", "Options", "detect", "export_manifest", "import_datadir", "is_own_manifest",
-    "read_manifest", "write_manifest",
-]  # fmt: skip
 
 _EMPTY = (None, "")
 _CLOSE = 1e-3
@@ -260,6 +247,10 @@ _ENTRIES: dict[str, Callable[[Path, Options, Problems], Iterator[Entry]]] = {
 }
 
 
+FORMATS = tuple(_ENTRIES)
+"""Names of the formats."""
+
+
 class _Maker:
     """Turns entries into utterances."""
 
@@ -341,7 +332,7 @@ def detect(path: str | Path, audio: str = "") -> str:
         return "lhotse"
     if suffix == ".json" and re.match(r'\s*\{\s*"[^"]+"\s*:\s*\{', head):
         return "speechbrain_json"
-    if line.startswith("{") and names & set(_object(line)):
+    if line.startswith("{") and names & set(json_object(line)):
         return "jsonl"
     if suffix == ".csv" and {"ID", "wav"} <= columns:
         return "speechbrain_csv"
@@ -352,7 +343,8 @@ def detect(path: str | Path, audio: str = "") -> str:
     )
 
 
-def _object(line: str) -> dict[str, Any]:
+def json_object(line: str) -> dict[str, Any]:
+    """The object of a line of JSON; empty where it is none."""
     try:
         found = parse_json(line, "")
     except UserError:
@@ -410,77 +402,3 @@ def say_repeated(source: str, key: str) -> None:
         f"numbered (--id {NO_ID} says so from the start, --id COLUMN names another)",
         file=sys.stderr,
     )
-
-
-def import_datadir(
-    path: str | Path,
-    out: str | Path,
-    format: str = "",
-    *,
-    options: Options | None = None,
-    skip_bad: bool = False,
-) -> Path:
-    """Make a data folder of a manifest, which may also be our own.
-
-    Args:
-        path: the manifest.
-        out: the data folder.
-        format: one of :data:`FORMATS`; found by :func:`detect` when empty.
-        options: names of columns, root of the audio.
-        skip_bad: leave out what is wrong and list it in ``bad.tsv``; otherwise it is an error.
-    """
-    path, problems = Path(path), Problems()
-    own = not format and is_own_manifest(path)
-    format = "" if own else format or detect(path, options.audio if options else "")
-    facts = {"name": path.stem, "imported_from": path.name, "format": format or "manifest"}
-    found = _sound(path, format, options, problems, skip_bad)
-    return write_datadir(out, found, corpus=facts, skipped=problems)
-
-
-def export_manifest(
-    source: str | Path,
-    path: str | Path,
-    to: str,
-    format: str = "",
-    *,
-    options: Options | None = None,
-    skip_bad: bool = False,
-) -> Path:
-    """Write a data folder, a compiled ``manifest.jsonl`` or another toolkit's manifest in a format.
-
-    Args:
-        source: what to read.
-        path: the manifest to write.
-        to: its format, one of :data:`FORMATS`.
-        format: that of ``source``, if it is another toolkit's; found when empty.
-        options: names of columns, root of the audio; for other toolkits' manifests.
-        skip_bad: leave out what is wrong and list it in ``<path>.bad.tsv``; otherwise an error.
-    """
-    problems = Problems()
-    write_manifest(path, _sound(Path(source), format, options, problems, skip_bad), to)
-    if problems:
-        problems.save(f"{path}.bad.tsv")
-    return Path(path)
-
-
-def is_own_manifest(path: str | Path) -> bool:
-    """Whether a file is a compiled ``manifest.jsonl`` of this toolkit."""
-    first = _object(read_head(path).split("\n")[0])
-    return {"id", "audio", "duration", "labels"} <= set(first)
-
-
-def _sound(
-    source: Path, format: str, options: Options | None, problems: Problems, skip_bad: bool
-) -> Iterator[Utterance]:
-    """Utterances of whatever ``source`` is; what is wrong ends in an error unless skipped."""
-    own = source.is_dir() or (not format and is_own_manifest(source))
-    if own and options not in (None, Options()):
-        raise UserError(f"{source}: named columns and a root are for other toolkits' manifests")
-    if source.is_dir():
-        yield from iter_datadir(source)
-    elif own:
-        yield from Manifest(source)
-    else:
-        yield from read_manifest(source, format, problems=problems, options=options)
-    if not skip_bad:
-        problems.raise_if_any("(skip_bad leaves these out and lists them)")

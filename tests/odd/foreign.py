@@ -16,7 +16,8 @@ import pyarrow.parquet
 from files import Maker, Refused, sound
 
 from speechcwcl.corpora import get_corpus
-from speechcwcl.corpora._formats import Options, import_datadir
+from speechcwcl.corpora._convert import import_datadir
+from speechcwcl.corpora._formats import Options
 from speechcwcl.corpora.huggingface import HuggingFace
 from speechcwcl.data.kaldi import read_datadir
 from speechcwcl.data.shards import read_shard

@@ -9,15 +9,8 @@ import tracemalloc
 
 import pytest
 
-from speechcwcl.corpora._formats import (
-    FORMATS,
-    Options,
-    detect,
-    export_manifest,
-    import_datadir,
-    read_manifest,
-    write_manifest,
-)
+from speechcwcl.corpora._convert import export_manifest, import_datadir, write_manifest
+from speechcwcl.corpora._formats import FORMATS, Options, detect, read_manifest
 from speechcwcl.corpora._layout import write_spoken
 from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.data.kaldi import read_datadir, write_datadir

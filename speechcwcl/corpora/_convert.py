@@ -1,4 +1,9 @@
-"""Writing the manifests of other toolkits; which there are: :mod:`speechcwcl.corpora._formats`."""
+"""Writing the manifests of other toolkits, and from one to the other.
+
+Example:
+    >>> import_datadir("manifest.json", "data/train")  # doctest: +SKIP
+    >>> export_manifest("data/train", "train.csv", "speechbrain_csv")  # doctest: +SKIP
+"""
 
 from __future__ import annotations
 
@@ -12,14 +17,89 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+from speechcwcl.corpora._formats import Options, detect, json_object, read_manifest
 from speechcwcl.data.audio import AudioInfo, audio_info
 from speechcwcl.data.audio.members import find_member
-from speechcwcl.data.rows import suffix_of_list
+from speechcwcl.data.kaldi import iter_datadir, write_datadir
+from speechcwcl.data.manifest import Manifest
+from speechcwcl.data.problems import Problems
+from speechcwcl.data.rows import read_head, suffix_of_list
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest
 from speechcwcl.files import atomic_write
 
 _Utterances = Iterable[Utterance]
+
+
+def import_datadir(
+    path: str | Path,
+    out: str | Path,
+    format: str = "",
+    *,
+    options: Options | None = None,
+    skip_bad: bool = False,
+) -> Path:
+    """Make a data folder of a manifest, which may also be our own.
+
+    Args:
+        path, format, options: as for :func:`read_manifest`.
+        out: the data folder.
+        skip_bad: leave out what is wrong and list it in ``bad.tsv``; otherwise it is an error.
+    """
+    path, problems = Path(path), Problems()
+    own = not format and is_own_manifest(path)
+    format = "" if own else format or detect(path, options.audio if options else "")
+    facts = {"name": path.stem, "imported_from": path.name, "format": format or "manifest"}
+    found = _sound(path, format, options, problems, skip_bad)
+    return write_datadir(out, found, corpus=facts, skipped=problems)
+
+
+def export_manifest(
+    source: str | Path,
+    path: str | Path,
+    to: str,
+    format: str = "",
+    *,
+    options: Options | None = None,
+    skip_bad: bool = False,
+) -> Path:
+    """Write a data folder, a compiled ``manifest.jsonl`` or another toolkit's manifest in a format.
+
+    Args:
+        source: what to read; another toolkit's with ``format`` and ``options`` as for
+            :func:`read_manifest`.
+        path: the manifest to write.
+        to: its format, one of :data:`WRITERS`.
+        skip_bad: leave out what is wrong and list it in ``<path>.bad.tsv``; otherwise an error.
+    """
+    problems = Problems()
+    write_manifest(path, _sound(Path(source), format, options, problems, skip_bad), to)
+    if problems:
+        problems.save(f"{path}.bad.tsv")
+    return Path(path)
+
+
+def is_own_manifest(path: str | Path) -> bool:
+    """Whether a file is a compiled ``manifest.jsonl`` of this toolkit."""
+    first = json_object(read_head(path).split("\n")[0])
+    return {"id", "audio", "duration", "labels"} <= set(first)
+
+
+def _sound(
+    source: Path, format: str, options: Options | None, problems: Problems, skip_bad: bool
+) -> Iterator[Utterance]:
+    """Utterances of whatever ``source`` is; what is wrong ends in an error unless skipped."""
+    own = source.is_dir() or (not format and is_own_manifest(source))
+    if own and options not in (None, Options()):
+        raise UserError(f"{source}: named columns and a root are for other toolkits' manifests")
+    if source.is_dir():
+        yield from iter_datadir(source)
+    elif own:
+        yield from Manifest(source)
+    else:
+        yield from read_manifest(source, format, problems=problems, options=options)
+    if not skip_bad:
+        problems.raise_if_any("(skip_bad leaves these out and lists them)")
 
 
 def write_manifest(path: str | Path, utterances: _Utterances, format: str) -> Path:
