@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shuffle",
         type=int,
-        default=StreamSpec.shuffle,
+        default=StreamSpec().shuffle,
         help="with --stream: clips that are held in memory and mixed, on each rank",
     )
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-import typing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, field_validator
+
 from speechcwcl.data.shard_names import expand
-from speechcwcl.errors import UserError, closest, require
+from speechcwcl.errors import UserError, require
 from speechcwcl.files import read_json, sha256_json, write_json
+from speechcwcl.yamls import Document, validate
 
 VERSION = 1
 NAME = "stream.json"
 
 
-@dataclass
-class StreamSpec:
+class StreamSpec(BaseModel):
     """What a ``stream.json`` says. One of ``dataset``, ``folder`` and ``shards`` is given.
 
     Attributes:
@@ -32,9 +31,11 @@ class StreamSpec:
         skip_bad: pass over clips that cannot be read, with a line each, instead of stopping.
     """
 
+    model_config = ConfigDict(extra="forbid", strict=True)
+
     dataset: str = ""
     folder: str = ""
-    shards: list[str] = field(default_factory=list)
+    shards: list[str] = []
     config: str | None = None
     revision: str | None = None
     split: str = "train"
@@ -46,10 +47,15 @@ class StreamSpec:
     max_duration: float = 30.0
     skip_bad: bool = False
 
+    @field_validator("shards", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
     @property
     def hash(self) -> str:
         """Changes with anything that changes what is read, or its order."""
-        return sha256_json(dataclasses.asdict(self))
+        return sha256_json(self.model_dump())
 
 
 def is_stream(path: str | Path) -> bool:
@@ -64,39 +70,18 @@ def read_stream(path: str | Path) -> StreamSpec:
         UserError: not there, not JSON, another version, an unknown key, a value of a wrong kind.
     """
     path = Path(path)
-    values = read_json(path)
-    require(isinstance(values, dict), f"{path}: expected an object with keys and values")
+    values = read_json(path, dict)
     require("version" in values, f"{path}: has no version: not a {NAME} of `prepare` or `shards`")
     version = values.pop("version")
     require(
         version == VERSION,
         f"{path}: version {version!r}; this speechcwcl reads version {VERSION}",
     )
-    kinds = typing.get_type_hints(StreamSpec)
-    for name, value in values.items():
-        require(name in kinds, f"{path}: no such key {name!r}{closest(name, kinds)}")
-        if name == "shards" and isinstance(value, str):
-            value = [value]
-        if kinds[name] is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        _check_kind(path, name, value, kinds[name])
-        values[name] = value
-    spec = StreamSpec(**values)
+    spec = validate(StreamSpec, Document(path, values))
     check_spec(spec, str(path))
     spec.folder = spec.folder and str(path.parent / spec.folder)
     spec.shards = [word if "://" in word else str(path.parent / word) for word in spec.shards]
     return spec
-
-
-def _check_kind(path: Path, name: str, value: Any, kind: Any) -> None:
-    if name == "shards":
-        good = isinstance(value, list) and all(isinstance(word, str) for word in value)
-        wanted = "a list of paths or URLs"
-    else:
-        allowed = typing.get_args(kind) or (kind,)
-        good = isinstance(value, allowed) and (bool in allowed or not isinstance(value, bool))
-        wanted = " or ".join(a.__name__ for a in allowed).replace("NoneType", "null")
-    require(good, f"{path}: {name}: {value!r} is not {wanted}")
 
 
 def check_spec(spec: StreamSpec, where: str) -> None:
@@ -123,9 +108,6 @@ def write_stream(path: str | Path, spec: StreamSpec) -> None:
     """Write a ``stream.json``: what is given, and the defaults that people look for."""
     shown = {"shuffle", "min_duration", "max_duration"}
     shown |= set() if spec.shards else {"split", "audio", "text"}
-    values = {
-        f.name: getattr(spec, f.name)
-        for f in dataclasses.fields(spec)
-        if f.name in shown or getattr(spec, f.name) not in (f.default, [])
-    }
+    given = spec.model_dump(exclude_defaults=True)
+    values = {k: v for k, v in spec.model_dump().items() if k in shown or k in given}
     write_json(path, {"version": VERSION, **values})

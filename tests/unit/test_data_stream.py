@@ -166,13 +166,13 @@ def written(tmp_path, **values):
         ({"version": 2}, "version 2; this speechcwcl reads version 1"),
         ({"dataset": "a/b"}, "give one of dataset, folder and shards, not dataset and folder"),
         ({"folder": ""}, "give one of dataset, folder and shards, not none"),
-        ({"shuffle": "many"}, "shuffle: 'many' is not int"),
-        ({"shuffle": True}, "shuffle: True is not int"),
+        ({"shuffle": "many"}, "shuffle: 'many' is no whole number"),
+        ({"shuffle": True}, "shuffle: True is no whole number"),
         ({"shuffle": 1}, "shuffle: 1 clips cannot be mixed"),
-        ({"revision": 3}, "revision: 3 is not str or null"),
+        ({"revision": 3}, "revision: 3 is no text"),
         ({"max_duration": 0}, "min_duration 0.1 is not below max_duration 0"),
         ({"folder": "", "shards": ["pipe:cat x.tar"]}, "runs no command"),
-        ({"folder": "", "shards": [1]}, "is not a list of paths or URLs"),
+        ({"folder": "", "shards": [1]}, "shards.0: 1 is no text"),
     ],
 )
 def test_a_wrong_stream_json_is_one_line(tmp_path, values, message):
