@@ -316,19 +316,37 @@ def read_json(path: str | Path, kind: Any = None, *, limit: int = 1 << 28) -> An
             half a character.
     """
     text = read_text(path, limit=limit)
+    value = parse_json(text, str(path))
+    return value if kind is None else _of_kind(path, value, text, kind)
+
+
+def parse_json(text: str | bytes, where: str, *, line: bool = True) -> Any:
+    """A JSON value that anybody may have written.
+
+    Args:
+        text: JSON, as text or in UTF-8.
+        where: begins the message: a file; or a file and a line, with
+        line: false.
+
+    Raises:
+        UserError: as :func:`read_json`.
+    """
     try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8")
         value = json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
         if "\\ud" in text or "\\uD" in text:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
+        at = f"{where}:{error.lineno}" if line else where
+        raise UserError(f"{at}: not valid JSON: {error.msg}") from error
     except UnicodeEncodeError as error:
-        raise UserError(f"{path}: not valid JSON: half a character (a lone \\ud...)") from error
+        raise UserError(f"{where}: not valid JSON: half a character (a lone \\ud...)") from error
     except ValueError as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from error
+        raise UserError(f"{where}: not valid JSON: {error}") from error
     except RecursionError as error:
-        raise UserError(f"{path}: not valid JSON: nested too deeply") from error
-    return value if kind is None else _of_kind(path, value, text, kind)
+        raise UserError(f"{where}: not valid JSON: nested too deeply") from error
+    return value
 
 
 def _of_kind(path: str | Path, value: Any, text: str, kind: Any) -> Any:

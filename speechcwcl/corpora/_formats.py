@@ -32,7 +32,6 @@ from speechcwcl.data.problems import Problems
 from speechcwcl.data.rows import (
     one_text,
     one_word,
-    parse_json,
     read_head,
     read_json_lines,
     read_table,
@@ -42,7 +41,7 @@ from speechcwcl.data.rows import (
 )
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest
-from speechcwcl.files import read_json
+from speechcwcl.files import parse_json, read_json
 
 GUESSES = {
     "audio": (
@@ -346,7 +345,7 @@ def detect(path: str | Path, audio: str = "") -> str:
 def json_object(line: str) -> dict[str, Any]:
     """The object of a line of JSON; empty where it is none."""
     try:
-        found = parse_json(line, "")
+        found = parse_json(line, "", line=False)
     except UserError:
         return {}
     return found if isinstance(found, dict) else {}

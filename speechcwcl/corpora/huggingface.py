@@ -30,14 +30,13 @@ from speechcwcl.data.rows import (
     no_column,
     one_text,
     one_word,
-    parse_json,
     read_lines,
 )
 from speechcwcl.data.stream import write_streamed
 from speechcwcl.data.stream_spec import StreamSpec
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest, require
-from speechcwcl.files import read_json, replace_folder, sha256_json, write_json
+from speechcwcl.files import parse_json, read_json, replace_folder, sha256_json, write_json
 
 _DONE = ".completed"
 _STATE = ".source.json"
@@ -339,7 +338,7 @@ def _written(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The rows that were written out, each with the folder of its audio."""
     for shard in sorted(folder.glob("shard-*")):
         for number, line in read_lines(shard / "rows.jsonl"):
-            yield shard, parse_json(line, f"{shard / 'rows.jsonl'}:{number}")
+            yield shard, parse_json(line, f"{shard / 'rows.jsonl'}:{number}", line=False)
 
 
 def _repeats(folder: Path) -> bool:

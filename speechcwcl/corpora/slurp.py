@@ -11,10 +11,10 @@ from speechcwcl.corpora._download import Archive
 from speechcwcl.corpora._layout import Listing, find_folder, write_lines, write_spoken
 from speechcwcl.corpora.base import Corpus
 from speechcwcl.data.problems import Problems
-from speechcwcl.data.rows import parse_json, read_lines
+from speechcwcl.data.rows import read_lines
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
-from speechcwcl.files import read_json, write_json
+from speechcwcl.files import parse_json, read_json, write_json
 
 _COMMIT = "8eb16545762be97ace75334109d73824217311f1"
 _TEXT = f"https://raw.githubusercontent.com/pswietojanski/slurp/{_COMMIT}/dataset/slurp/"
@@ -143,7 +143,7 @@ def read_sentences(table: Path, problems: Problems) -> Iterator[tuple[int, dict[
     for number, line in read_lines(table):
         where = f"{table}:{number}"
         try:
-            entry = parse_json(line, where)
+            entry = parse_json(line, where, line=False)
             lacking = [key for key in _KEYS if not entry.get(key) and entry.get(key) != 0]
             names = "".join(recording["file"] for recording in entry.get("recordings") or [])
             "".join(entry.get(key) or "" for key in _KEYS[1:4])  # are texts

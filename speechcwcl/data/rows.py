@@ -17,7 +17,6 @@ import csv
 import gzip
 import hashlib
 import io
-import json
 import math
 import tokenize
 import zlib
@@ -27,6 +26,7 @@ from typing import IO, Any
 
 from speechcwcl.data.problems import Problems
 from speechcwcl.errors import UserError, closest
+from speechcwcl.files import parse_json
 
 LONGEST_LINE = 1 << 24
 """Characters that a line may have."""
@@ -168,30 +168,12 @@ def _check_count(where: str, count: int, wanted: int) -> None:
         raise UserError(f"{where}: {count} columns instead of {wanted}{more}")
 
 
-def parse_json(text: str | bytes, where: str) -> Any:
-    """A JSON value.
-
-    Raises:
-        UserError: it is not JSON, holds NaN or Infinity, or is too deep or too large to be read.
-    """
-
-    def refuse(word: str) -> Any:
-        raise ValueError(f"{word} is not a number of JSON")
-
-    try:
-        return json.loads(text, parse_constant=refuse)
-    except RecursionError:
-        raise UserError(f"{where}: not JSON that can be read: nested too deep") from None
-    except ValueError as error:  # also what is not UTF-8, and a number of thousands of digits
-        raise UserError(f"{where}: not JSON: {str(error).splitlines()[0]}") from error
-
-
 def read_json_lines(path: str | Path, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield ``(line number, object)``; a line that is not an object is a problem."""
     for number, line in read_lines(path):
         where = f"{path}:{number}"
         try:
-            value = parse_json(line, where)
+            value = parse_json(line, where, line=False)
         except UserError as error:
             problems.add(str(error))
             continue

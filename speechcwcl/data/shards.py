@@ -29,12 +29,13 @@ from speechcwcl.data.audio import audio_info, encode_audio, load_audio
 from speechcwcl.data.audio.members import Member, find_member, read_audio_file
 from speechcwcl.data.compiling import worker_pool
 from speechcwcl.data.manifest import Manifest, ManifestWriter, Summary
-from speechcwcl.data.rows import one_text, one_word, parse_json, seconds
+from speechcwcl.data.rows import one_text, one_word, seconds
 from speechcwcl.data.shard_names import ShardIndex, expand, need_webdataset, open_shard_file
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest
 from speechcwcl.files import (
     atomic_write,
+    parse_json,
     read_json,
     refuse_foreign,
     sha256_file,
@@ -365,7 +366,7 @@ def _utterance(
 def _described(key: str, texts: dict[str, bytes], where: str) -> Utterance:
     """An utterance from its ``.json``, ``.txt`` and ``.cls``, still without audio."""
     try:
-        facts = parse_json(texts.get("json", b"{}"), where)
+        facts = parse_json(texts.get("json", b"{}"), where, line=False)
         words = texts["txt"].decode("utf-8").strip() if "txt" in texts else None
         label = texts["cls"].decode("utf-8").strip() if "cls" in texts else None
         labels = dict(facts.get("labels") or {})
