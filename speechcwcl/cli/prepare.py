@@ -22,10 +22,12 @@ Example:
 from __future__ import annotations
 
 import argparse
+import inspect
 from pathlib import Path
 
 from speechcwcl.corpora import CORPORA, Corpus, get_corpus
 from speechcwcl.errors import require
+from speechcwcl.stages import also_reads
 
 TAKES_KEYS = True  # a corpus may have options of its own
 
@@ -66,6 +68,9 @@ def run(args: argparse.Namespace) -> int:
         corpus.check_splits(splits)
         out = args.out if name == own.name else args.out / name
         source = find_source(corpus, splits, places, args)
+        if source.is_dir() and not source.is_relative_to(args.downloads):
+            also_reads(source)
+        also_reads(inspect.getfile(type(corpus)))  # the reader: a recipe of one's own is edited
         for folder in corpus.prepare(source, out, splits, skip_bad=args.skip_bad):
             print(f"wrote {folder}", flush=True)
     return 0

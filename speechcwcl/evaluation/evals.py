@@ -19,6 +19,7 @@ from speechcwcl.evaluation.scores import accuracy, build_classifier, evaluate_ze
 from speechcwcl.files import read_json
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.encoders.speech import SpeechEncoder
+from speechcwcl.stages import also_reads
 from speechcwcl.zeroshot.protocol import Protocol, load_protocol
 
 RETRIEVAL = "retrieval"
@@ -39,7 +40,13 @@ def parse_evals(pairs: Sequence[str]) -> list[tuple[str, str]]:
 
 def read_protocol(name: str) -> Protocol | None:
     """The protocol of that name or file; None for retrieval, which needs none."""
-    return None if name == RETRIEVAL else load_protocol(name)
+    if name == RETRIEVAL:
+        return None
+    protocol = load_protocol(name)
+    also_reads(protocol.path)
+    if Path(protocol.templates_name).suffix:  # a file, not the name of one of the package's
+        also_reads(protocol.templates_name)
+    return protocol
 
 
 def eval_folder(expdir: Path, name: str) -> Path:

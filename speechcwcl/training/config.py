@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from speechcwcl.errors import UserError, require
+from speechcwcl.stages import also_reads
 from speechcwcl.yamls import Document, parse_value, read_yaml, validate
 
 Positive = Annotated[int, Field(ge=1)]
@@ -140,6 +141,7 @@ def load_config(
         document = Document(Path("config"), dict(config))
     else:
         document = read_yaml(config, typed=True, base="base")
+        also_reads(*document.files)
     for name, value in (overrides or {}).items():
         document.values[name] = value
         document.places[(name,)] = f"--{name}"

@@ -9,6 +9,8 @@ import pytest
 import yaml
 from test_cluster import FAMILIES
 
+from speechcwcl.corpora import get_corpus
+
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted(path.parent for path in ROOT.glob("egs/*/cwcl1/run.sh"))
 
@@ -132,3 +134,43 @@ def test_bad_data_stops_with_one_line_and_code_2(tmp_path, tiny_config):
     assert "segments.tsv:1: expected the columns" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert not (tmp_path / "data/train").exists()
+
+
+def ran(done):
+    """The names of the stages that ran, not those that were skipped."""
+    lines = [line for line in done.stdout.splitlines() if line.startswith("stage ")]
+    return {line for line in lines if "skipped" not in line and "nothing to do" not in line}
+
+
+def test_what_is_lost_or_edited_is_made_again_and_nothing_else(tmp_path, tiny_config):
+    """Outputs that are gone or cut, and an edit in the user's own copy of the corpus."""
+    get_corpus("mini").fake(tmp_path / "mine")
+    own = tmp_path / "own.yaml"
+    own.write_text((ROOT / "speechcwcl/zeroshot/protocols/mini_words.yaml").read_text())
+    options = [
+        "--train_config", str(tiny_config), "--data_args", f"--data {tmp_path / 'mine'}", "--nj",
+        "1", "--stop_stage", "8", "--valid_evals", "valid_words:retrieval", "--test_evals",
+        f"test_words:{own}",
+    ]  # fmt: skip
+    recipe, exp = ROOT / "egs/mini/cwcl1", tmp_path / "exp/tiny"
+    first = run(recipe, tmp_path, *options)
+    assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
+
+    (exp / "eval/test_words/speech.npy").unlink()
+    model = exp / "model/model.safetensors"
+    model.write_bytes(model.read_bytes()[:-100])
+    (tmp_path / "data/test_words/text").unlink()
+    again = run(recipe, tmp_path, *options)
+    assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
+    # embeddings and scores come out as they were, so nothing that reads them runs
+    assert ran(again) == {"stage 1: data mini", "stage 6: average", "stage 7: embed speech"}
+    own.write_text(own.read_text().replace('stop: "stop"', 'stop: "halt"'))
+    assert ran(run(recipe, tmp_path, *options)) == {"stage 8: score"}
+
+    table = tmp_path / "mine/segments.tsv"
+    rows = table.read_text().splitlines()
+    rows.remove(next(row for row in rows if "\ttrain\t" in row))
+    table.write_text("\n".join(rows) + "\n")
+    edited = run(recipe, tmp_path, *options)
+    assert {"stage 1: data mini", "stage 5: train"} <= ran(edited) and edited.returncode == 2
+    assert "training set" in edited.stdout and "whose content is another one now" in edited.stdout

@@ -74,12 +74,13 @@ pipes=()
 [ "${allow_pipe}" = true ] && pipes=(--allow_pipe)
 
 if wanted 1; then
-    outputs=; for set in ${sets}; do outputs+=" ${datadir}/${set}/corpus.json"; done
+    # what it reads (the folder of the corpus) `prepare` itself notes down
+    outputs=; for set in ${sets}; do outputs+=" ${datadir}/${set}"; done
     # a recipe may have its own local/data.sh, which is given the folder to write and the sets
     prepare=(speechcwcl prepare "${corpus}")
     [ -x local/data.sh ] && prepare=(local/data.sh)
     # shellcheck disable=SC2086
-    run 1 "data ${corpus}" "${datadir}" "" "${outputs}" ${data_cmd[@]+"${data_cmd[@]}"} \
+    run 1 "data ${corpus}" "${datadir}" "local" "${outputs}" ${data_cmd[@]+"${data_cmd[@]}"} \
         "${prepare[@]}" --out "${datadir}" --sets ${sets} ${extra[@]+"${extra[@]}"} ${data_args}
 fi
 
@@ -94,14 +95,15 @@ if wanted 2 || wanted 3; then
         fi
         manifest=${dumpdir}/${set}/manifest.jsonl
         [ "${shards}" = true ] && manifest=${dumpdir}/${set}/files/manifest.jsonl
-        run 2 "format ${set}" "${dumpdir}/${set}" "${datadir}/${set}" "${manifest}" \
+        run 2 "format ${set}" "${dumpdir}/${set}" "${datadir}/${set}" \
+            "${manifest} $(dirname "${manifest}")/corpus.json" \
             ${data_cmd[@]+"${data_cmd[@]}"} speechcwcl format "${datadir}/${set}" \
             "${manifest}" --nj "${nj}" \
             --min_duration "${min_duration}" --max_duration "${max_duration}" ${extra[@]+"${extra[@]}"} \
             ${pipes[@]+"${pipes[@]}"}
         if [ "${shards}" = true ]; then
             run 2 "shards ${set}" "${dumpdir}/${set}" "${manifest}" \
-                "${dumpdir}/${set}/manifest.jsonl ${dumpdir}/${set}/shards/shards.json" \
+                "${dumpdir}/${set}/manifest.jsonl ${dumpdir}/${set}/shards" \
                 ${data_cmd[@]+"${data_cmd[@]}"} speechcwcl shards "${manifest}" \
                 --out "${dumpdir}/${set}" --nj "${nj}"
         fi
@@ -129,7 +131,6 @@ for config in ${train_config}; do
     exp=${expdir}/${name}
     runs+=" ${exp}"
     model_dir=${model:-${exp}/model}
-    configs=$(echo "$(dirname "${config}")"/*.yaml)
 
     if wanted 4 && [ -z "${model}" ]; then
         # shellcheck disable=SC2086
@@ -139,25 +140,30 @@ for config in ${train_config}; do
     fi
     if wanted 5 && [ -z "${model}" ]; then
         # shellcheck disable=SC2086
-        run 5 "train" "${exp}" "${configs} ${train_inputs}" "${exp}/hparams.json ${exp}/checkpoints" \
+        run 5 "train" "${exp}" "${config} ${train_inputs}" \
+            "${exp}/hparams.json ${exp}/metrics.jsonl ${exp}/checkpoints" \
             ${train_cmd[@]+"${train_cmd[@]}"} "${launch[@]}" train "${config}" \
             --train "${train_data}" --valid ${valid_evals} \
             --expdir "${exp}" --dumpdir "${dumpdir}" ${train_device[@]+"${train_device[@]}"} ${train_args}
     fi
     if wanted 6 && [ -z "${model}" ]; then
-        run 6 "average" "${exp}" "${exp}/hparams.json ${exp}/metrics.jsonl" "${exp}/model/config.json" \
+        run 6 "average" "${exp}" "${exp}/hparams.json ${exp}/metrics.jsonl" "${exp}/model" \
             speechcwcl average "${exp}" --best "${average}"
     fi
+    embedded=; scored=
+    for set in ${test_sets}; do
+        scored+=" ${exp}/eval/${set//\//.}"
+        embedded+=" ${exp}/eval/${set//\//.}/speech.npy ${exp}/eval/${set//\//.}/ids.txt"
+    done
     if wanted 7; then
         # shellcheck disable=SC2086
-        run 7 "embed speech" "${exp}" "${model_dir} ${test_manifests}" "${exp}/eval" \
+        run 7 "embed speech" "${exp}" "${model_dir} ${test_manifests}" "${embedded}" \
             ${embed_cmd[@]+"${embed_cmd[@]}"} speechcwcl embed-speech "${exp}" --sets ${test_sets} \
             --dumpdir "${dumpdir}" --model "${model_dir}" "${device[@]}"
     fi
     if wanted 8; then
-        embedded=; for set in ${test_sets}; do embedded+=" ${exp}/eval/${set//\//.}/speech.npy"; done
         # shellcheck disable=SC2086
-        run 8 "score" "${exp}" "${embedded} ${test_manifests}" "${exp}/eval" \
+        run 8 "score" "${exp}" "${embedded} ${test_manifests} ${model_dir}" "${scored}" \
             speechcwcl evaluate "${exp}" --evals ${test_evals} --dumpdir "${dumpdir}" --model "${model_dir}"
     fi
 done
@@ -170,7 +176,8 @@ fi
 if wanted 10; then
     # shellcheck disable=SC2086
     set -- ${runs}
-    run 10 "pack" "$1" "${model:-$1/model} ${expdir}/RESULTS.md" "$1/packed/config.json" \
+    cards=; for set in ${sets}; do cards+=" ${dumpdir}/${set}/corpus.json"; done
+    run 10 "pack" "$1" "${model:-$1/model} ${expdir}/RESULTS.md $1/hparams.json ${cards}" "$1/packed" \
         speechcwcl pack "$1" --model "${model:-$1/model}" --results "${expdir}/RESULTS.md" \
         --dumpdir "${dumpdir}"
 fi
