@@ -73,10 +73,8 @@ def run_stage(
             return 0
         print(f"{name}\n  $ {shlex.join(command)}\n  log: {log}", flush=True)
         stamp.unlink(missing_ok=True)
-        notes = stamp.with_name(f".{stamp.name}.notes")
-        notes.unlink(missing_ok=True)
         started = time.monotonic()
-        code = run_and_log(command, log, notes)
+        code, read = _run(command, log, stamp.with_name(f".{stamp.name}.notes"))
         if code:
             how = f"stopped by signal {-code}" if code < 0 else f"exit code {code}"
             print(f"{name}: failed ({how}); see {log}", file=sys.stderr)
@@ -84,27 +82,23 @@ def run_stage(
         for output in outputs:
             require(Path(output).exists(), f"{output}: the stage ended well but did not write this")
         seconds = round(time.monotonic() - started, 1)
-        read = _noted(notes)
-        write_json(
-            stamp,
-            {
-                "key": key,
-                "command": command,
-                "seconds": seconds,
-                "read": {path: _state_of_noted(path) for path in read},
-                "outputs": {path: state(Path(path)) for path in map(str, files_of(outputs))},
-            },
-        )
+        left = {str(path): state(path) for path in files_of(outputs)}
+        found = {path: _state_of_noted(path) for path in read}
+        kept = {"key": key, "command": command, "seconds": seconds, "read": found, "outputs": left}
+        write_json(stamp, kept)
         print(f"  done in {seconds:.0f} s", flush=True)
     return 0
 
 
-def _noted(notes: Path) -> list[str]:
+def _run(command: list[str], log: Path, notes: Path) -> tuple[int, list[str]]:
+    """The exit code, and the paths that the command noted down."""
+    notes.unlink(missing_ok=True)
+    code = run_and_log(command, log, notes)
     if not notes.exists():
-        return []
+        return code, []
     paths = {json.loads(line) for line in notes.read_text(encoding="utf-8").splitlines()}
     notes.unlink()
-    return sorted(paths)
+    return code, sorted(paths)
 
 
 def _holds(stamp: Path, key: str, outputs: Iterable[str]) -> bool:
