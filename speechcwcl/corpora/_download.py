@@ -21,12 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from filelock import FileLock
 from tqdm import tqdm
 
 from speechcwcl.corpora._extract import extract
 from speechcwcl.errors import UserError, require
-from speechcwcl.files import cannot_write, read_json, write_json
+from speechcwcl.files import cannot_write, lock, read_json, write_json, writing
 
 COMPLETED = ".completed"
 EXTRACTING = ".extracting-"
@@ -80,14 +79,10 @@ def download_all(archives: Iterable[Archive], target: str | Path, *, tries: int 
         UserError: not found, not the published size or checksum, damaged, no room, no network.
     """
     target = Path(target)
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        with FileLock(target / ".download.lock"):
-            for archive in archives:
-                if archive.name not in completed(target):
-                    _one(archive, target, tries)
-    except OSError as error:
-        raise UserError(cannot_write(target, error)) from error
+    with lock(target / ".download.lock"), writing(target):
+        for archive in archives:
+            if archive.name not in completed(target):
+                _one(archive, target, tries)
     return target
 
 
