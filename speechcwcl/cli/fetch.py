@@ -4,6 +4,8 @@ Examples:
   speechcwcl fetch                                     # what there is
   speechcwcl fetch whisper-tiny.en all-MiniLM-L6-v2
   speechcwcl fetch --check whisper-tiny.en             # hash every file again
+
+Further models (Whisper base, Moonshine, all-mpnet-base-v2): python tools/fetch_weights.py
 """
 
 from __future__ import annotations
@@ -12,8 +14,6 @@ import argparse
 
 from speechcwcl.errors import UserError, summarise
 from speechcwcl.models.weights.sources import SOURCES, check, is_cached, resolve
-
-HELP = "fetch pretrained weights by name into the cache"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

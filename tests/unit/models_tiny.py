@@ -176,3 +176,51 @@ def save_text(name, folder, tokenizer):
         pooling = {"word_embedding_dimension": 24, "pooling_mode_mean_tokens": True}
         (folder / "1_Pooling/config.json").write_text(json.dumps(pooling))
     return folder
+
+
+TO_OPENAI = (
+    (".layers.", ".blocks."),
+    ("self_attn_layer_norm", "attn_ln"),
+    ("encoder_attn_layer_norm", "cross_attn_ln"),
+    ("final_layer_norm", "mlp_ln"),
+    ("self_attn.", "attn."),
+    ("encoder_attn.", "cross_attn."),
+    ("q_proj", "query"),
+    ("k_proj", "key"),
+    ("v_proj", "value"),
+    ("out_proj", "out"),
+    (".fc1.", ".mlp.0."),
+    (".fc2.", ".mlp.2."),
+    ("embed_positions.weight", "positional_embedding"),
+    ("embed_tokens", "token_embedding"),
+    ("encoder.layer_norm", "encoder.ln_post"),
+    ("decoder.layer_norm", "decoder.ln"),
+)
+DIMS = {
+    "n_mels": 80,
+    "n_vocab": 32,
+    "n_audio_ctx": 50,
+    "n_audio_state": 32,
+    "n_audio_head": 4,
+    "n_audio_layer": 3,
+    "n_text_ctx": 448,
+    "n_text_state": 32,
+    "n_text_head": 4,
+    "n_text_layer": 1,
+}
+
+
+def openai_checkpoint(path):
+    """A tiny Whisper under OpenAI's names."""
+    from transformers import WhisperConfig, WhisperModel
+
+    torch.manual_seed(0)
+    config = build("whisper").config.to_dict() | {"encoder_ffn_dim": 128, "decoder_ffn_dim": 128}
+    model = WhisperModel(WhisperConfig(**config)).eval()
+    state = {}
+    for name, tensor in model.state_dict().items():
+        for theirs, ours in TO_OPENAI:
+            name = name.replace(theirs, ours)
+        state[name] = tensor
+    torch.save({"dims": DIMS, "model_state_dict": state}, path)
+    return model, state

