@@ -1,10 +1,12 @@
-"""The training objective: a weighted sum of named terms with shared scale, bank and diagnostics."""
+"""The training objective: a weighted sum of named losses over one batch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from types import GeneratorType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,26 +14,130 @@ from torch import Tensor, nn
 from speechcwcl.errors import UserError, closest, require
 from speechcwcl.losses import diagnostics as report
 from speechcwcl.losses.bank import TextBank
-from speechcwcl.losses.checks import check_pair
-from speechcwcl.losses.gather import gather_rows, is_gathered, row_counts, world_size
-from speechcwcl.losses.scale import LogitScale, inverse
-from speechcwcl.losses.streaming import DEFAULT_MEMORY, pair_sums
-from speechcwcl.losses.terms import TERMS, Batch, CwclTerm, SiglipTerm, Term, accepted, build_term
+from speechcwcl.losses.inputs import check_pair, gather_rows, own_rows, row_counts, world_size
+from speechcwcl.losses.kernel import DEFAULT_MEMORY, Sums, pair_sums
+from speechcwcl.losses.weighting import Weighting
 
-# The temperature of `cwcl_matched`: of its softmax weights and of its softmax alike, and fixed, so
-# that its CWCL term, as its cosine term, is least where speech and text embeddings are the same.
-MATCHED = 0.05
-PRESETS: dict[str, dict[str, Any]] = {
-    "cwcl": {"cwcl": 1.0, "cl": 1.0},
-    "cwcl_matched": {"cwcl": {"weighting": {"softmax": MATCHED}}, "cl": 1.0, "cosine": 10.0},
-    "clip": {"clip": 1.0},
-    "lit": {"clip": 1.0},
-    "cl": {"cl": 1.0},
-    "siglip": {"siglip": 1.0},
-    "cosine": {"cosine": 1.0},
-    "supcon": {"supcon": 1.0},
-    "relational": {"relational": 1.0},
-}
+if TYPE_CHECKING:
+    from speechcwcl.losses.register import Loss
+
+
+class Term(nn.Module):
+    """One loss of an objective, with its options.
+
+    Args:
+        name: what it is called in logs.
+        loss: the loss.
+        options: every option of it, checked.
+        weight: its share of the total.
+        scale: a logit scale of its own, else the objective's is shared.
+        bank: whether its speech -> text part runs over the text bank; None: where there is one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        loss: Loss,
+        options: dict[str, Any],
+        *,
+        weight: float = 1.0,
+        scale: LogitScale | None = None,
+        bank: bool | None = None,
+    ) -> None:
+        super().__init__()
+        require(bank in (None, True, False), f"bank must be true, false or left out, got {bank!r}")
+        self.name, self.loss, self.weight, self.scale, self.bank = name, loss, weight, scale, bank
+        self.options = dict(options)
+        for key in loss.learnt:
+            start = torch.tensor(float(self.options.pop(key)))
+            if self.options.pop(f"learnable_{key}"):
+                setattr(self, key, nn.Parameter(start))
+            else:
+                self.register_buffer(key, start)
+
+    @property
+    def weighting(self) -> Weighting | None:
+        """The weights that diagnostics tell of."""
+        return self.options.get("weighting", self.loss.weighting)
+
+    def forward(
+        self, speech: Tensor, text: Tensor, scale: Tensor | None, shared: dict[str, Any]
+    ) -> Tensor | Generator:
+        """The loss's value, or a generator for ``answer``."""
+        given = {key: shared[key] for key in self.loss.shared}
+        if self.bank is False and "text_bank" in given:
+            given["text_bank"] = None
+        require(
+            not self.bank or given["text_bank"] is not None,
+            f"bank: term {self.name!r} has `bank: true` but no bank was passed",
+        )
+        require_rows(speech, self.name, self.loss.least_rows)
+        if self.loss.scaled:
+            given["scale"] = scale
+        given |= {key: getattr(self, key) for key in self.loss.learnt}
+        return self.loss.function(speech, text, **given, **self.options)
+
+    def extra_repr(self) -> str:
+        """Show the weight."""
+        return f"{self.name}, weight={self.weight:g}"
+
+
+def answer(
+    asking: Mapping[str, Generator],
+    speech: Tensor,
+    text: Tensor,
+    scale: Tensor | float,
+    *,
+    least_rows: int = 1,
+    **options: Any,
+) -> dict[str, Tensor]:
+    """Finish losses that ask for sums over all pairs: one pass answers all of them.
+
+    Args:
+        asking: the losses, by the names of their terms. Each yields once, ``(wanted, weights)`` of
+            ``pair_sums``, is sent what that returns for it, and returns its value.
+        speech: (N, dim) unit-norm.
+        text: (N, dim) unit-norm.
+        scale: logit scale.
+        least_rows: fewest rows that may be contrasted.
+        **options: ``ids``, ``chunk``, ``memory``, ``ceiling`` of ``pair_sums``.
+
+    Returns:
+        The value of each loss, 0-d.
+    """
+    values: dict[str, Tensor] = {}
+
+    def resume(name: str, sums: Sums | None) -> tuple | None:
+        try:
+            return asking[name].send(sums)
+        except StopIteration as done:
+            values[name] = done.value
+            return None
+
+    asked = {name: ask for name in asking if (ask := resume(name, None)) is not None}
+    if asked:
+        require_rows(speech, next(iter(asked)), least_rows)
+        lse, sums = pair_sums(
+            speech,
+            text,
+            scale,
+            wanted={direction for wanted, _ in asked.values() for direction in wanted},
+            weights=[matrix for _, weights in asked.values() for matrix in weights],
+            **options,
+        )
+        for name, (_, weights) in asked.items():
+            resume(name, (lse, sums[: len(weights)]))
+            sums = sums[len(weights) :]
+    return values
+
+
+def require_rows(speech: Tensor, name: str, least: int) -> None:
+    """Refuse a batch of fewer rows than the term ``name`` can contrast."""
+    require(
+        len(speech) >= least,
+        f"speech: term {name!r} contrasts the items of a batch and this one has {len(speech)} row; "
+        "use larger batches, drop a last batch of 1, or use a text bank",
+    )
 
 
 @dataclass
@@ -42,20 +148,23 @@ class LossOutput:
         total: 0-d, what to call ``backward`` on.
         terms: the unweighted value of each term, 0-d, detached.
         diagnostics: plain numbers for the log, from the latest step on which they were taken.
+        fresh: whether that is this step.
     """
 
     total: Tensor
     terms: dict[str, Tensor]
     diagnostics: dict[str, float] = field(default_factory=dict)
+    fresh: bool = False
 
 
 class ContrastiveObjective(nn.Module):
     """A weighted sum of named loss terms over one batch of (speech, text) embeddings.
 
-    Under torch.distributed, batches are gathered over ranks while training (see ``gather.py``),
-    unless ``speech`` comes straight from ``gather_rows``. Wrap the module in
-    DistributedDataParallel like every other one, so that a learnable scale stays the same
-    everywhere.
+    Under torch.distributed, batches are gathered over ranks while training (see ``inputs.py``),
+    unless ``speech`` comes straight from ``gather_rows``. Wrap it in DistributedDataParallel like
+    every other module, so that a learnable scale stays the same everywhere.
+
+    On a GPU only the rows of the first batch are looked at: it would wait for us at every step.
 
     Args:
         terms: what to add up.
@@ -80,10 +189,11 @@ class ContrastiveObjective(nn.Module):
         super().__init__()
         require(len(terms) > 0, "loss: no term has a weight above 0")
         self.terms = nn.ModuleDict({term.name: term for term in terms})
-        shared = any(term.scaled and term.scale is None for term in terms)
+        shared = any(term.loss.scaled and term.scale is None for term in terms)
         self.scale = (scale or LogitScale()) if shared else None
         self.gather, self.chunk, self.memory = gather, chunk, memory
         self.diagnostics_every = diagnostics_every
+        self.looked_at = False  # whether the rows of a batch were checked
         self._step, self._latest, self._warned = 0, {}, False
 
     def forward(
@@ -92,15 +202,18 @@ class ContrastiveObjective(nn.Module):
         text: Tensor,
         text_ids: Tensor | None = None,
         bank: TextBank | None = None,
+        step: int | None = None,
     ) -> LossOutput:
         """Compute the loss of one batch.
 
         Args:
             speech: (N, dim) unit-norm.
             text: (N, dim) unit-norm, row i the transcript of speech i.
-            text_ids: (N,) int64, equal where transcripts are equal, on every rank alike; the row
-                in the bank where a term draws negatives from one.
+            text_ids: (N,) int64, equal where transcripts are equal, on every rank alike. Best left
+                on the CPU, where it costs nothing to see whether any are equal.
             bank: the text bank; speech -> text terms run over it when it is given.
+            step: how many training steps came before, which decides whether diagnostics are due
+                (a resumed run then logs what it would have logged); counted here when None.
 
         Returns:
             Total, terms and diagnostics.
@@ -108,7 +221,8 @@ class ContrastiveObjective(nn.Module):
         Raises:
             UserError: an input is not what it should be; the message names the argument.
         """
-        check_pair(speech, text, text_ids)
+        check_pair(speech, text, text_ids, values=not self.looked_at)
+        self.looked_at = True
         if bank is not None:
             require(
                 isinstance(bank, TextBank), f"bank: expected a TextBank, got {type(bank).__name__}"
@@ -117,227 +231,162 @@ class ContrastiveObjective(nn.Module):
                 bank.dim == speech.shape[1],
                 f"bank: width {bank.dim} does not match speech {tuple(speech.shape)}",
             )
-        batch = self._gathered(speech, text, text_ids, bank)
-        self._check_size(batch)
-        values: dict[str, Tensor] = {}
-        for scale, terms in self._groups():
-            number = scale() if scale is not None else None
-            self._contrast(batch, number, terms)
-            values |= {term.name: term(batch, number) for term in terms}
-        total = sum(term.weight * values[term.name] for term in self.terms.values())
-        return LossOutput(
-            total, {name: values[name].detach() for name in self.terms}, self._diagnose(batch)
-        )
+        if self.gather and self.training and world_size() > 1 and own_rows(speech) is None:
+            counts = row_counts(len(speech), speech.device)
+            speech, text = gather_rows(speech, counts), gather_rows(text, counts)
+            if text_ids is not None:
+                text_ids = gather_rows(text_ids.to(speech.device), counts)
+        ids = None if text_ids is None else text_ids.to(speech.device)
+        kernel = {"chunk": self.chunk, "memory": self.memory}
+        shared = {"text_ids": ids, "text_bank": bank, **kernel}
+        values: dict[str, Any] = {}
+        for scale, terms in self._by_scale():
+            number = None if scale is None else scale()
+            found = {term.name: term(speech, text, number, shared) for term in terms}
+            asking = {name: v for name, v in found.items() if isinstance(v, GeneratorType)}
+            if asking:
+                known = {"ids": text_ids, "ceiling": scale.ceiling, "least_rows": 2}
+                found |= answer(asking, speech, text, number, **known, **kernel)
+            values |= found
+        total = sum(term.weight * values[name] for name, term in self.terms.items())
+        parts = {name: values[name].detach() for name in self.terms}
+        fresh = self._due(step)
+        if fresh:
+            self._latest = self._measure(speech.detach(), text.detach(), ids)
+        return LossOutput(total, parts, dict(self._latest), fresh)
 
-    def _groups(self) -> list[tuple[LogitScale | None, list[Term]]]:
+    def _by_scale(self) -> list[tuple[LogitScale | None, list[Term]]]:
         """Terms by the scale they read, so that each scale's logits are computed once."""
         groups: dict[int, tuple[LogitScale | None, list[Term]]] = {}
         for term in self.terms.values():
-            scale = (term.scale or self.scale) if term.scaled else None
+            scale = (term.scale or self.scale) if term.loss.scaled else None
             groups.setdefault(id(scale), (scale, []))[1].append(term)
         return list(groups.values())
 
-    def _contrast(self, batch: Batch, scale: Tensor | None, terms: list[Term]) -> None:
-        """Compute what these terms read from the logits of all pairs."""
-        batch.lse, batch.pulled = {}, {}
-        wanted = {name for term in terms for name in term.wanted(batch.bank is not None)}
-        if not wanted:
-            return
-        pulls = {term.name: pull for term in terms for pull in term.pulls(batch)}
-        batch.lse, pulled = pair_sums(
-            batch.speech,
-            batch.text,
-            scale,
-            wanted=wanted,
-            pulls=list(pulls.values()),
-            ids=batch.ids,
-            chunk=self.chunk,
-            memory=self.memory,
-        )
-        batch.pulled = dict(zip(pulls, pulled, strict=True))
-
-    def _gathered(
-        self, speech: Tensor, text: Tensor, ids: Tensor | None, bank: TextBank | None
-    ) -> Batch:
-        options = {"bank": bank, "chunk": self.chunk, "memory": self.memory}
-        if not (self.gather and self.training) or world_size() == 1 or is_gathered(speech):
-            return Batch(speech, text, ids, **options)
-        counts = row_counts(len(speech), speech.device)
-        start = sum(counts[: torch.distributed.get_rank()])
-        return Batch(
-            gather_rows(speech, counts),
-            gather_rows(text, counts),
-            None if ids is None else gather_rows(ids, counts),
-            local=slice(start, start + len(speech)),
-            local_speech=speech,
-            **options,
-        )
-
-    def _check_size(self, batch: Batch) -> None:
-        for term in self.terms.values():
-            alone = term.wanted(batch.bank is not None) or isinstance(term, SiglipTerm)
-            alone = alone or getattr(term, "source", "") == "speech_speech"
-            require(
-                len(batch.speech) > 1 or not alone,
-                f"speech: term {term.name!r} contrasts the items of a batch and this one has 1 "
-                "row; use larger batches, drop a last batch of 1, or use a text bank",
-            )
-
-    def _diagnose(self, batch: Batch) -> dict[str, float]:
-        due = not self.training or (
-            self.diagnostics_every > 0 and self._step % self.diagnostics_every == 0
-        )
-        if self.training:
-            self._step += 1
-        if due:
-            self._latest = self._measure(batch)
-        return dict(self._latest)
+    def _due(self, step: int | None) -> bool:
+        """Whether diagnostics are to be taken, given how many training steps came before."""
+        if not self.training:
+            return True
+        step = self._step if step is None else step
+        self._step = step + 1
+        return self.diagnostics_every > 0 and step % self.diagnostics_every == 0
 
     @torch.no_grad()
-    def _measure(self, batch: Batch) -> dict[str, float]:
-        speech, text = batch.speech.detach(), batch.text.detach()
-        found = {f"scale_{t.name}": float(t.scale()) for t in self.terms.values() if t.scale}
+    def _measure(self, speech: Tensor, text: Tensor, ids: Tensor | None) -> dict[str, float]:
+        terms = list(self.terms.values())
+        found = {f"scale_{t.name}": float(t.scale()) for t in terms if t.scale is not None}
         if self.scale is not None:
             found["scale"] = float(self.scale())
-        found |= {
-            f"bias_{t.name}": float(t.bias)
-            for t in self.terms.values()
-            if isinstance(t, SiglipTerm)
-        }
+        found |= {f"{k}_{t.name}": float(getattr(t, k)) for t in terms for k in t.loss.learnt}
         if len(speech) < 2:
             return found
         with torch.autocast(speech.device.type, enabled=False):
-            found |= report.matching_accuracy(speech, text, batch.ids)
+            found |= report.matching_accuracy(speech, text, ids)
             found["w_std"] = report.text_spread(text)
-            for term in self.terms.values():
-                if isinstance(term, CwclTerm):
-                    self._measure_targets(found, term, batch)
-                    break
+            weighting = next((t.weighting for t in terms if t.weighting is not None), None)
+            if weighting is not None:
+                found |= report.target_statistics(text, text, weighting, ids)
+                if weighting.linear and len(text) >= 16 and not self._warned:
+                    self._warned = report.warn_if_flat(found["w_std"])
         return found
 
-    def _measure_targets(self, found: dict[str, float], term: CwclTerm, batch: Batch) -> None:
-        """Statistics of the first CWCL term's targets in the batch; warns if they are flat."""
-        text = batch.text.detach()
-        found |= report.target_statistics(text, text, term.weighting, batch.ids)
-        if term.weighting.linear and len(text) >= 16 and not self._warned:
-            self._warned = report.warn_if_flat(found["w_std"])
 
+class LogitScale(nn.Module):
+    """A positive scale, stored as its logarithm, kept within ``[minimum, maximum]``.
 
-def build_loss(
-    spec: str | Mapping[str, Any],
-    *,
-    scale: Any = None,
-    temperature: float | None = None,
-    learnable: bool | None = None,
-    min_scale: float | None = None,
-    max_scale: float | None = None,
-    gather: bool = True,
-    chunk: int | None = None,
-    memory: int = DEFAULT_MEMORY,
-    diagnostics_every: int = 10,
-    **options: Any,
-) -> ContrastiveObjective:
-    """Build an objective from a name or from a dictionary of weighted terms; friendly to YAML.
+    The bound acts on the parameter itself, before it is used, as in CLIP: a clamp in the graph
+    would have no gradient once the bound is passed, and the scale could never come back.
 
     Args:
-        spec: ``"cwcl"`` (``{cwcl: 1, cl: 1}``, the paper's total), ``"cwcl_matched"`` (softmax
-            weights at the softmax's own fixed temperature, with CL and cosine regression; what
-            the ablation chose, see recipes/cwcl), ``"clip"`` (= ``"lit"``),
-            ``"siglip"``, ``"supcon"``, ``"cosine"``, ``"relational"``, ``"cl"`` (text to speech
-            only); or a dictionary ``{term: weight}`` or ``{term: {weight: ..., option: ...}}``. A
-            term may have any name if ``kind`` says what it is.
-        scale: shared logit scale: a number (fixed) or ``{init, learnable, minimum, maximum}``.
-        temperature: ``1 / scale``; 0.05 when neither is given (0.1 for SigLIP alone).
-        learnable: whether the shared scale is learnt; True when left out.
-        min_scale: least shared scale (1).
-        max_scale: greatest shared scale (100).
-        gather: whether to gather over ranks while training.
-        chunk: rows of logits at a time; chosen to fit the cache when None.
-        memory: bytes of exponentials that may be kept for the backward pass.
-        diagnostics_every: take diagnostics on every so many training steps.
-        **options: options of the terms (``weighting``, ``anchor``, ``negatives``, ...), given to
-            every term that takes them and does not set them itself.
-
-    Returns:
-        A module: ``objective(speech, text, text_ids=None, bank=None) -> LossOutput``.
-
-    Raises:
-        UserError: an unknown name or a bad value, with the nearest name.
+        init: the first value, ``1 / temperature``.
+        learnable: whether the optimiser changes it. Keep it out of weight decay, which would pull
+            it towards 1.
+        minimum: least value of a learnable scale.
+        maximum: greatest value of a learnable scale.
 
     Example:
-        >>> import torch
-        >>> loss = build_loss({"cwcl": {"weighting": {"softmax": 0.1}}, "cl": 1, "cosine": 10})
-        >>> p = torch.nn.functional.normalize(torch.randn(8, 4), dim=1)
-        >>> sorted(loss(p, p).terms)
-        ['cl', 'cosine', 'cwcl']
+        >>> scale = LogitScale(init=20.0, learnable=True)
+        >>> round(scale().item(), 4)
+        20.0
     """
-    if spec == "cwcl_matched" and scale is None and temperature is None:
-        temperature, learnable = MATCHED, bool(learnable)
-    terms = _terms(spec, options)
-    return ContrastiveObjective(
-        terms,
-        _shared_scale(terms, scale, temperature, learnable, min_scale, max_scale),
-        gather=gather,
-        chunk=chunk,
-        memory=memory,
-        diagnostics_every=diagnostics_every,
-    )
 
-
-def _terms(spec: str | Mapping[str, Any], options: dict[str, Any]) -> list[Term]:
-    if isinstance(spec, str):
-        if spec not in PRESETS:
-            raise UserError(
-                f"loss: no loss {spec!r}{closest(spec, PRESETS)}; use {', '.join(PRESETS)}, "
-                "or a dictionary of weighted terms"
+    def __init__(
+        self,
+        init: float = 20.0,
+        learnable: bool = True,
+        minimum: float = 1.0,
+        maximum: float = 100.0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("init", init), ("minimum", minimum), ("maximum", maximum)):
+            good = isinstance(value, (int, float)) and not isinstance(value, bool)
+            require(
+                good and 0 < value < math.inf,
+                f"scale: {name} must be a positive number, got {value!r}",
             )
-        spec = PRESETS[spec]
-    require(
-        isinstance(spec, Mapping) and len(spec) > 0,
-        f"loss: expected a name or a dictionary of weighted terms, got {spec!r}",
-    )
-    entries: dict[str, dict[str, Any]] = {}
-    used: set[str] = set()
-    for name, given in spec.items():
-        entry = (
-            dict(given)
-            if isinstance(given, Mapping)
-            else {"weight": 1.0 if given is None else given}
+        require(
+            not learnable or minimum <= init <= maximum,
+            f"scale: init {init} is outside its bounds [{minimum}, {maximum}]; "
+            "change init, minimum or maximum",
         )
-        kind = TERMS.get(entry.get("kind", name))
-        takes = set(options) & set(kind.options) if kind is not None else set()
-        used |= takes
-        entries[str(name)] = {**{key: options[key] for key in takes}, **entry}
-    for key in options:
-        known = sorted({o for kind in TERMS.values() for o in accepted(kind)})
-        require(key in used, f"loss: no term here takes {key!r}{closest(key, known)}")
-    terms = [build_term(name, entry) for name, entry in entries.items()]
-    return [term for term in terms if term.weight > 0]
+        self.minimum, self.maximum, self.learnable = float(minimum), float(maximum), bool(learnable)
+        # what the scale never exceeds, known without asking a GPU
+        self.ceiling = self.maximum if learnable else float(init)
+        start = torch.tensor(math.log(init))
+        if learnable:
+            self.log_scale = nn.Parameter(start)
+        else:
+            self.register_buffer("log_scale", start)
+
+    @classmethod
+    def parse(cls, given: Any = None, **defaults: Any) -> LogitScale:
+        """Read a number (fixed at it) or ``{init | temperature, learnable, minimum, maximum}``."""
+        if isinstance(given, LogitScale):
+            return given
+        if given is None:
+            return cls(**defaults)
+        if isinstance(given, (int, float)) and not isinstance(given, bool):
+            return cls(init=float(given), learnable=False)
+        if not isinstance(given, Mapping):
+            raise UserError(f"scale: expected a number or a dictionary, got {given!r}")
+        options = {**defaults, **given}
+        known = ("init", "temperature", "learnable", "minimum", "maximum")
+        for key in options:
+            require(
+                key in known,
+                f"scale: no option {key!r}{closest(str(key), known)}; use {', '.join(known)}",
+            )
+        if "temperature" in options:
+            options["init"] = inverse(options.pop("temperature"))
+        return cls(**options)
+
+    def forward(self) -> Tensor:
+        """Return the scale as a 0-d float32 tensor."""
+        value = self.log_scale
+        if self.learnable and self.training:
+            with torch.no_grad():
+                value.clamp_(math.log(self.minimum), math.log(self.maximum))
+        elif self.learnable:  # the last step may have passed the bound
+            value = value.clamp(math.log(self.minimum), math.log(self.maximum))
+        return value.float().exp()
+
+    def _load_from_state_dict(self, *given: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*given, **options)
+        if not self.learnable:
+            self.ceiling = float(self.log_scale.detach().exp())
+
+    def extra_repr(self) -> str:
+        """Show the value and the bounds."""
+        value = f"{float(self.log_scale.detach().exp()):.4g}"
+        bounds = f"learnable within [{self.minimum:g}, {self.maximum:g}]"
+        return f"{value}, {bounds if self.learnable else 'fixed'}"
 
 
-def _shared_scale(
-    terms: list[Term],
-    scale: Any,
-    temperature: float | None,
-    learnable: bool | None,
-    min_scale: float | None,
-    max_scale: float | None,
-) -> LogitScale:
+def inverse(temperature: Any) -> float:
+    """``1 / temperature``, checked."""
+    good = isinstance(temperature, (int, float)) and not isinstance(temperature, bool)
     require(
-        scale is None or temperature is None, "scale: give scale or temperature, not both of them"
+        good and 0 < temperature < math.inf,
+        f"temperature: must be a positive number, got {temperature!r}",
     )
-    if isinstance(scale, LogitScale):
-        return scale
-    options: dict[str, Any] = {}
-    if isinstance(scale, Mapping):
-        options.update(scale)
-    elif scale is not None:
-        options.update(init=scale, learnable=bool(learnable))
-    elif temperature is not None:
-        options["init"] = inverse(temperature)
-    elif all(isinstance(term, SiglipTerm) for term in terms):
-        options["init"] = 10.0
-    for key, value in (("learnable", learnable), ("minimum", min_scale), ("maximum", max_scale)):
-        if value is not None:
-            options[key] = value
-    return LogitScale.parse(options)
+    return 1.0 / float(temperature)

@@ -20,8 +20,7 @@ from speechcwcl.cache.text_store import FOLDER, TextStore, embed_stored
 from speechcwcl.data.augment import Augmenter
 from speechcwcl.data.manifest import Manifest
 from speechcwcl.errors import UserError, require
-from speechcwcl.losses import TextBank
-from speechcwcl.losses.gather import world_size
+from speechcwcl.losses import TextBank, world_size
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.audio_input import pad
 from speechcwcl.training.config import TrainConfig

@@ -28,7 +28,7 @@ from speechcwcl.data.stream import Place, StreamClip, StreamReader, open_pieces
 from speechcwcl.data.stream_spec import NAME, StreamSpec
 from speechcwcl.errors import UserError, require
 from speechcwcl.files import read_json
-from speechcwcl.losses.gather import world_size
+from speechcwcl.losses import world_size
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.audio_input import pad
 from speechcwcl.training.config import TrainConfig

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from speechcwcl.losses import clip, contrastive, cosine, cwcl, cwcl_plain, siglip, supcon, weighting
-from speechcwcl.losses.streaming import pair_sums
+from speechcwcl.losses.kernel import pair_sums
 
 ANCHORS = ("speech", "text", "both")
 TAUS = (0.01, 0.05, 0.3, 1.0)
@@ -171,15 +171,15 @@ def test_gradcheck_of_the_log_sum_exp(memory):
 
 @pytest.mark.parametrize("memory", [0, 10**6])
 @pytest.mark.parametrize("scale", [9.0, 400.0])  # without and with the shift by the maximum
-def test_gradcheck_of_pulls(memory, scale):
+def test_gradcheck_of_weighted_sums(memory, scale):
     """Sums with a matrix and with the identity, beside log-sum-exps in the same pass."""
     speech, text = reference.pairs(6, 4, text_grad=True)
     scale = torch.tensor(scale, dtype=torch.float64, requires_grad=True)
     matrix = torch.rand(6, 6, dtype=torch.float64)
 
     def every(p, q, s):
-        lse, pulled = pair_sums(p, q, s, pulls=[matrix, None], chunk=4, memory=memory)
-        return lse["rows"], lse["columns"], *pulled
+        lse, weighted = pair_sums(p, q, s, weights=[matrix, None], chunk=4, memory=memory)
+        return lse["rows"], lse["columns"], *weighted
 
     logits = scale * speech @ text.T
     found = every(speech, text, scale)[2:]

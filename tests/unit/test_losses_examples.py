@@ -19,8 +19,14 @@ def test_examples(name):
     assert failed == 0
 
 
-def test_every_loss_has_an_example():
-    for name in ("cwcl", "contrastive", "clip", "supcon", "siglip", "cosine", "relational"):
-        found = getattr(speechcwcl.losses, name).__doc__
-        for part in ("Args:", "Returns:", "Example:", ">>>", "Source:"):
-            assert part in found or (part == "Source:" and "Source" in found), (name, part)
+@pytest.mark.parametrize(
+    "name", ["cwcl", "contrastive", "clip", "supcon", "siglip", "cosine", "relational"]
+)
+def test_every_loss_has_an_example(name):
+    """Registered losses are wrapped, so doctest does not find them by itself."""
+    found = getattr(speechcwcl.losses, name).__doc__
+    test = doctest.DocTestParser().get_doctest(found, vars(speechcwcl.losses), name, None, None)
+    assert len(test.examples) > 1
+    assert doctest.DocTestRunner().run(test).failed == 0
+    for part in ("Args:", "Returns:", "Example:", "Source:"):
+        assert part in found

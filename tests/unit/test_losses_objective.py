@@ -11,8 +11,8 @@ import yaml
 from speechcwcl.errors import UserError
 from speechcwcl.losses import LogitScale, build_loss, cwcl, relational, siglip
 from speechcwcl.losses import objective as objective_module
-from speechcwcl.losses.checks import check_pair
 from speechcwcl.losses.diagnostics import matching_accuracy, target_statistics, text_spread
+from speechcwcl.losses.inputs import check_pair
 from speechcwcl.losses.weighting import Weighting
 
 
@@ -104,10 +104,10 @@ def test_equal_transcripts_are_masked_in_cl_only():
 
 def test_options_reach_the_terms_that_take_them():
     loss = build_loss("cwcl", weighting={"softmax": 0.2}, anchor="both")
-    assert loss.terms["cwcl"].weighting == Weighting("softmax", 0.2)
-    assert loss.terms["cwcl"].anchor == "both"
+    assert loss.terms["cwcl"].options["weighting"] == Weighting("softmax", 0.2)
+    assert loss.terms["cwcl"].options["anchor"] == "both"
     own = build_loss({"cwcl": {"anchor": "text"}, "cl": 1}, anchor="both")
-    assert own.terms["cwcl"].anchor == "text"
+    assert own.terms["cwcl"].options["anchor"] == "text"
 
 
 def test_each_scale_is_computed_once(monkeypatch):
@@ -376,7 +376,7 @@ def test_supcon_needs_ids():
         ("cwcl", {"temperature": 0.1, "scale": 10}, "scale or temperature, not both"),
         ("cwcl", {"scale": {"intit": 3}}, "no option 'intit' (closest: 'init')"),
         ("cwcl", {"temperature": 0.001}, "outside its bounds [1.0, 100.0]"),
-        ("cwcl", {"negatives": 1}, "negatives must be a whole number"),
+        ("cwcl", {"bank": "yes"}, "bank must be true, false or left out, got 'yes'"),
     ],
 )
 def test_bad_specs(spec, options, says):

@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from speechcwcl.losses import clip, cwcl, siglip
-from speechcwcl.losses.products import fits_range, gram
-from speechcwcl.losses.streaming import pair_sums
+from speechcwcl.losses.kernel import fits_range, pair_sums
+from speechcwcl.losses.weighting import gram
 
 
 @pytest.mark.parametrize(("rows", "dim"), [(1, 3), (255, 5), (256, 40), (301, 7)])

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from speechcwcl.losses import build_loss, cwcl_plain
-from speechcwcl.losses.streaming import DEFAULT_MEMORY
+from speechcwcl.losses.kernel import DEFAULT_MEMORY
 
 SCALE = 20.0
 Run = Callable[[], None]
