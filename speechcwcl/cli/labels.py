@@ -5,18 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from speechcwcl.errors import UserError, closest, require
-from speechcwcl.files import read_text
-from speechcwcl.zeroshot.classifier import split_labels
-from speechcwcl.zeroshot.protocol import (
-    list_protocols,
-    load_labels,
-    load_protocol,
-    load_templates,
-)
-
-LabelTexts = dict[str, tuple[str, ...]]
-
 
 def add_label_arguments(parser: argparse.ArgumentParser) -> None:
     """``--labels``, ``--labels_file``, ``--protocol`` and ``--template``."""
@@ -42,66 +30,15 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_labels(
     args: argparse.Namespace, model_folder: str | Path | None = None
-) -> tuple[LabelTexts, tuple[str, ...]]:
-    """What the options of :func:`add_label_arguments` say.
+) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
+    """What the options of :func:`add_label_arguments` say: label -> its texts, and the templates.
 
     Args:
         args: the parsed options.
         model_folder: where the model may have protocols of its own.
-
-    Returns:
-        Label -> its texts, and the templates.
-
-    Raises:
-        UserError: no labels, one twice, an unknown name, a file that cannot be read as labels.
     """
-    templates: tuple[str, ...] | None = None
-    if args.labels is not None:
-        labels = _plain(args.labels.split(";"), "--labels")
-    elif args.labels_file is not None:
-        labels, templates = _from_file(args.labels_file)
-    elif args.protocol is not None:
-        labels, templates = _of_protocol(args.protocol, model_folder)
-    else:
-        raise UserError('no labels given; say --labels "a;b;c", --labels_file or --protocol')
-    if args.template:
-        templates = tuple(dict.fromkeys(t for name in args.template for t in _templates(name)))
-    return labels, templates or ("{}",)
-
-
-def _plain(texts: list[str], where: str) -> LabelTexts:
-    names = [" ".join(text.split()) for text in texts if text.strip()]
-    require(bool(names), f"{where}: no labels in it")
-    try:
-        split_labels(names)
-    except UserError as error:
-        raise UserError(f"{where}: {str(error).removeprefix('classify: ')}") from error
-    return {name: (name,) for name in names}
-
-
-def _from_file(path: Path) -> tuple[LabelTexts, tuple[str, ...] | None]:
-    if path.suffix.lower() in (".yaml", ".yml"):
-        return load_labels(path)
-    return _plain(read_text(path).removeprefix("\ufeff").splitlines(), str(path)), None
-
-
-def _of_protocol(name: str, folder: str | Path | None) -> tuple[LabelTexts, tuple[str, ...]]:
     from speechcwcl.models.checkpoint import packed_protocols
+    from speechcwcl.zeroshot.labels import choose_labels
 
-    packed = packed_protocols(folder) if folder is not None else {}
-    if name in packed:
-        return packed[name]
-    known = [*packed, *list_protocols()]
-    if name not in known and not name.endswith((".yaml", ".yml")):
-        raise UserError(
-            f"no protocol is called {name!r}{closest(name, known)}; known: {', '.join(known)}"
-        )
-    protocol = load_protocol(name)
-    return protocol.labels, protocol.templates
-
-
-def _templates(given: str) -> tuple[str, ...]:
-    if "{}" in given:
-        require(given.count("{}") == 1, f"--template {given!r}: {{}} must stand in it once")
-        return (given,)
-    return load_templates(given)
+    packed = packed_protocols(model_folder) if args.protocol and model_folder else None
+    return choose_labels(args.labels, args.labels_file, args.protocol, args.template or (), packed)

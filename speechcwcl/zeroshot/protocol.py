@@ -14,7 +14,8 @@ A protocol is a YAML file (one of the package's, by name, or yours, by path)::
     map: {cellar: kitchen}          # label in the data -> label id, optional; "*" = any other
     ignore: [garden]                # utterances with these labels are left out, optional
 
-An unknown key, a repeated label, or two labels with the same text is an error with its line.
+An unknown key, a repeated label, or two labels with the same text is an error with its line. Every
+scalar is text: ``yes``, ``no``, ``on``, ``off`` and ``0`` are words here.
 """
 
 from __future__ import annotations
@@ -24,32 +25,92 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from typing import Protocol as Shape
 
 import numpy as np
-import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, RootModel
 
 from speechcwcl.errors import UserError, closest, summarise
 from speechcwcl.files import sha256_json
-from speechcwcl.zeroshot.strict_yaml import StrictYaml
+from speechcwcl.yamls import Document, read_yaml, validate
 
 PROTOCOLS = Path(__file__).parent / "protocols"
 TEMPLATES = Path(__file__).parent / "templates"
 ANY_OTHER = "*"
 
-_KEYS = (
-    "name",
-    "corpus",
-    "split",
-    "description",
-    "label_field",
-    "labels",
-    "templates",
-    "map",
-    "ignore",
-)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+LabelTexts = dict[str, tuple[str, ...]]  # label -> the texts that stand for it
+
+
+def _word(value: Any) -> str:
+    """Text with its white space squeezed; empty is refused."""
+    if not isinstance(value, str):
+        raise ValueError("must be text")
+    if not value.strip():
+        raise ValueError("is empty")
+    return " ".join(value.split())
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    """A text or a list of texts; empty and repeated ones are refused."""
+    if not isinstance(value, str | list):
+        raise ValueError("must be text or a list of texts")
+    texts = [_word(text) for text in ([value] if isinstance(value, str) else value)]
+    if not texts:
+        raise ValueError("is empty")
+    for text in texts:
+        if texts.count(text) > 1:
+            raise ValueError(f"{text!r} stands twice")
+    return tuple(texts)
+
+
+def _mapping(value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError("must be a mapping of `key: value` lines")
+    return value
+
+
+def _is_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", value):
+        raise ValueError(
+            f"{value!r} must be letters, digits, '_', '-' and '.' only: a folder is called so"
+        )
+    return value
+
+
+def _are_labels(labels: LabelTexts) -> LabelTexts:
+    if len(labels) < 2:
+        raise ValueError("at least two are needed to choose from")
+    if ANY_OTHER in labels:
+        raise ValueError("'*' means 'any other' in map; rename it")
+    return labels
+
+
+Word = Annotated[str, BeforeValidator(_word)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Labels = Annotated[dict[Word, Words], BeforeValidator(_mapping), AfterValidator(_are_labels)]
+
+
+class _ProtocolFile(BaseModel, extra="forbid"):
+    name: Annotated[Word, AfterValidator(_is_name)]
+    labels: Labels
+    label_field: Word = "label"
+    templates: Words = ("plain",)
+    mapping: Annotated[dict[Word, Word], BeforeValidator(_mapping)] = Field({}, alias="map")
+    ignore: Words = ()
+    corpus: Word = ""
+    split: Word = ""
+    description: Word = ""
+
+
+class _LabelFile(RootModel[Labels]):
+    pass
+
+
+class _TemplateFile(BaseModel, extra="forbid"):
+    name: Word
+    templates: Words
+    description: Word = ""
 
 
 class Labelled(Shape):
@@ -76,7 +137,7 @@ class Protocol:
     """
 
     name: str
-    labels: dict[str, tuple[str, ...]]
+    labels: LabelTexts
     templates: tuple[str, ...] = ("{}",)
     label_field: str = "label"
     mapping: dict[str, str] = field(default_factory=dict)
@@ -116,12 +177,7 @@ class Protocol:
 
     def every_prompt(self) -> list[str]:
         """All templates filled with all texts."""
-        return [
-            template.replace("{}", text)
-            for template in self.templates
-            for texts in self.labels.values()
-            for text in texts
-        ]
+        return [text for t in self.templates for texts in self.prompts(t) for text in texts]
 
     def describe(self) -> dict[str, Any]:
         """Plain JSON of the protocol, for score files."""
@@ -215,39 +271,34 @@ def load_protocol(name_or_path: str | Path) -> Protocol:
         UserError: unknown name, or a fault in the file (with its line).
     """
     path = _resolve(name_or_path, PROTOCOLS, list_protocols(), "protocol")
-    document = StrictYaml(path)
-    nodes = document.fields(_KEYS, ("name", "labels"), "a protocol")
-    name = document.text(nodes["name"], "name")
-    if not _NAME.fullmatch(name):
-        raise UserError(
-            f"{document.where(nodes['name'])}: name {name!r} must be letters, digits, '_', '-' and"
-            " '.' only: a folder is called so"
-        )
-    labels = _read_labels(document, nodes["labels"])
-    templates_name, templates = _read_templates(document, nodes.get("templates"))
-    ignore = tuple(document.texts(nodes["ignore"], "ignore")) if "ignore" in nodes else ()
-    mapping = _read_map(document, nodes["map"], labels) if "map" in nodes else {}
-    _check_ignore(document, nodes, labels, mapping, ignore)
-
-    def optional(key: str, default: str = "") -> str:
-        return document.text(nodes[key], key) if key in nodes else default
-
+    document = read_yaml(path)
+    found = validate(_ProtocolFile, document)
+    _refuse_equal_texts(document, found.labels, "labels")
+    _refuse_bad_map(document, found)
+    named = isinstance(document.values.get("templates", ""), str) and "{}" not in found.templates[0]
+    templates = found.templates
+    if named:
+        try:
+            templates = load_templates(templates[0])
+        except UserError as error:
+            raise document.refuse("templates", problem=f"templates: {error}") from error
+    _refuse_bad_templates(document, templates)
     return Protocol(
-        name=name,
-        labels=labels,
+        name=found.name,
+        labels=found.labels,
         templates=templates,
-        label_field=optional("label_field", "label"),
-        mapping=mapping,
-        ignore=ignore,
-        corpus=optional("corpus"),
-        split=optional("split"),
-        description=optional("description"),
-        templates_name=templates_name,
+        label_field=found.label_field,
+        mapping=found.mapping,
+        ignore=found.ignore,
+        corpus=found.corpus,
+        split=found.split,
+        description=found.description,
+        templates_name=found.templates[0] if named else "",
         path=str(path),
     )
 
 
-def load_labels(path: str | Path) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...] | None]:
+def load_labels(path: str | Path) -> tuple[LabelTexts, tuple[str, ...] | None]:
     """Labels from a YAML file: a whole protocol, or nothing but ``label: text`` lines.
 
     Returns:
@@ -256,11 +307,13 @@ def load_labels(path: str | Path) -> tuple[dict[str, tuple[str, ...]], tuple[str
     Raises:
         UserError: a fault in the file (with its line).
     """
-    document = StrictYaml(path)
-    if {"name", "labels"} <= set(document.mapping(document.root, "the file")):
+    document = read_yaml(path)
+    if {"name", "labels"} <= set(document.values):
         protocol = load_protocol(path)
         return protocol.labels, protocol.templates
-    return _read_labels(document, document.root), None
+    labels = validate(_LabelFile, document).root
+    _refuse_equal_texts(document, labels)
+    return labels, None
 
 
 def load_templates(name_or_path: str | Path) -> tuple[str, ...]:
@@ -269,10 +322,10 @@ def load_templates(name_or_path: str | Path) -> tuple[str, ...]:
     The file has the keys ``name``, ``description`` (optional) and ``templates`` (a list).
     """
     path = _resolve(name_or_path, TEMPLATES, list_templates(), "template file")
-    document = StrictYaml(path)
-    keys = ("name", "description", "templates")
-    nodes = document.fields(keys, ("name", "templates"), "a template file")
-    return _check_templates(document, nodes["templates"])
+    document = read_yaml(path)
+    templates = validate(_TemplateFile, document).templates
+    _refuse_bad_templates(document, templates)
+    return templates
 
 
 def _resolve(given: str | Path, folder: Path, names: list[str], what: str) -> Path:
@@ -288,82 +341,39 @@ def _resolve(given: str | Path, folder: Path, names: list[str], what: str) -> Pa
     return folder / f"{text}.yaml"
 
 
-def _read_labels(document: StrictYaml, node: yaml.Node) -> dict[str, tuple[str, ...]]:
-    labels: dict[str, tuple[str, ...]] = {}
+def _refuse_equal_texts(document: Document, labels: LabelTexts, *above: str) -> None:
     owner: dict[str, str] = {}
-    for label, (_, value) in document.mapping(node, "labels").items():
-        texts = document.texts(value, f"the text of label {label!r}")
+    for label, texts in labels.items():
         for text in texts:
             other = owner.setdefault(text.casefold(), label)
             if other != label:
-                raise UserError(
-                    f"{document.where(value)}: labels {other!r} and {label!r} have the same text"
-                    f" {text!r}, so nothing could tell them apart; word one differently"
+                raise document.refuse(
+                    *above,
+                    label,
+                    problem=f"labels {other!r} and {label!r} have the same text {text!r}, so"
+                    " nothing could tell them apart; word one differently",
                 )
-        labels[label] = tuple(texts)
-    if len(labels) < 2:
-        raise UserError(f"{document.where(node)}: labels: at least two are needed to choose from")
-    if ANY_OTHER in labels:
-        raise UserError(f"{document.where(node)}: labels: '*' means 'any other' in map; rename it")
-    return labels
 
 
-def _read_templates(document: StrictYaml, node: yaml.Node | None) -> tuple[str, tuple[str, ...]]:
-    if node is None:
-        return "plain", load_templates("plain")
-    if isinstance(node, yaml.ScalarNode) and "{}" not in node.value:
-        name = document.text(node, "templates")
-        try:
-            return name, load_templates(name)
-        except UserError as error:
-            raise UserError(f"{document.where(node)}: templates: {error}") from error
-    return "", _check_templates(document, node)
-
-
-def _check_templates(document: StrictYaml, node: yaml.Node) -> tuple[str, ...]:
-    templates = document.texts(node, "templates")
-    items = node.value if isinstance(node, yaml.SequenceNode) else [node]
-    for template, item in zip(templates, items, strict=True):
+def _refuse_bad_templates(document: Document, templates: Sequence[str]) -> None:
+    for number, template in enumerate(templates):
         if template.count("{}") != 1:
-            raise UserError(
-                f"{document.where(item)}: template {template!r} must hold {{}} once: the label's"
-                " text goes there"
+            problem = f"template {template!r} must hold {{}} once: the label's text goes there"
+            raise document.refuse("templates", number, problem=problem)
+
+
+def _refuse_bad_map(document: Document, found: _ProtocolFile) -> None:
+    for raw, label in found.mapping.items():
+        if label not in found.labels:
+            problem = (
+                f"map: {raw!r} goes to {label!r}, which is not one of the"
+                f" labels{closest(label, found.labels)}"
             )
-    return tuple(templates)
-
-
-def _read_map(
-    document: StrictYaml, node: yaml.Node, labels: dict[str, tuple[str, ...]]
-) -> dict[str, str]:
-    mapping: dict[str, str] = {}
-    for raw, (key_node, value) in document.mapping(node, "map").items():
-        label = document.text(value, f"map of {raw!r}")
-        if label not in labels:
-            raise UserError(
-                f"{document.where(value)}: map: {raw!r} goes to {label!r}, which is not one of the"
-                f" labels{closest(label, labels)}"
-            )
-        if raw in labels and raw != label:
-            raise UserError(
-                f"{document.where(key_node)}: map: {raw!r} is itself a label, so it cannot also"
-                f" mean {label!r}"
-            )
-        mapping[raw] = label
-    return mapping
-
-
-def _check_ignore(
-    document: StrictYaml,
-    nodes: dict[str, yaml.Node],
-    labels: dict[str, tuple[str, ...]],
-    mapping: dict[str, str],
-    ignore: tuple[str, ...],
-) -> None:
-    for raw in ignore:
-        if raw in labels or raw in mapping:
-            where = document.where(nodes["ignore"])
-            raise UserError(f"{where}: ignore: {raw!r} is also in {_home(raw, labels)}; keep one")
-
-
-def _home(raw: str, labels: dict[str, tuple[str, ...]]) -> str:
-    return "labels" if raw in labels else "map"
+            raise document.refuse("map", raw, problem=problem)
+        if raw in found.labels and raw != label:
+            problem = f"map: {raw!r} is itself a label, so it cannot also mean {label!r}"
+            raise document.refuse("map", raw, problem=problem)
+    for raw in found.ignore:
+        if raw in found.labels or raw in found.mapping:
+            home = "labels" if raw in found.labels else "map"
+            raise document.refuse("ignore", problem=f"ignore: {raw!r} is also in {home}; keep one")
