@@ -12,7 +12,6 @@ converted they are in :mod:`speechcwcl.corpora._convert`.
 A format is a function that makes entries of its lines; :class:`_Maker` makes utterances of those.
 Paths in a manifest start at its own folder, unless they are absolute. An audio file that is not
 there, and a line that cannot be understood, is a problem with its line number; all are gathered.
-
 """
 
 from __future__ import annotations
@@ -44,14 +43,10 @@ from speechcwcl.errors import UserError, closest
 from speechcwcl.files import parse_json, read_json
 
 GUESSES = {
-    "audio": (
-        "audio", "speech", "audio_filepath", "audio_path", "wav", "path", "file", "filename",
-        "file_name", "filepath",
-    ),
-    "text": (
-        "text", "sentence", "transcript", "transcription", "wrd", "words", "normalized_text",
-        "utterance", "txt",
-    ),
+    "audio": ("audio", "speech", "audio_filepath", "audio_path", "wav", "path", "file", "filename",
+              "file_name", "filepath"),
+    "text": ("text", "sentence", "transcript", "transcription", "wrd", "words", "normalized_text",
+             "utterance", "txt"),
     "speaker": ("speaker", "speaker_id", "spk_id", "spk", "client_id", "spkID"),
     "id": ("id", "ID", "utt_id", "utterance_id", "key", "segment_id"),
 }  # fmt: skip
@@ -128,7 +123,7 @@ class Entry(NamedTuple):
 
 def _csv(path: Path, options: Options, problems: Problems) -> Iterator[Entry]:
     for number, row in read_table(path, options.given, problems):
-        yield Entry(f"{path}:{number}", number, row, start=row.get("start"), end=row.get("end"))
+        yield Entry(f"{path}:{number}", number, row, None, row.get("start"), row.get("end"))
 
 
 def _jsonl(path: Path, options: Options, problems: Problems) -> Iterator[Entry]:

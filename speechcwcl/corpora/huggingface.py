@@ -1,45 +1,30 @@
 """Any audio dataset of the ``datasets`` library: by hub id, or a parquet, arrow or audio folder.
 
 Audio is never decoded here (neither torchcodec nor FFmpeg is needed) and no code of a dataset is
-run. Where the audio lies in parquet or arrow it is written out as it is stored, in shards of 1,000
-files, each renamed into place when whole; a run that was cut off goes on after the last of them.
+run. Where the audio lies in parquet or arrow it is written out as it is stored; a run that was cut
+off goes on.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from speechcwcl.corpora._formats import GUESSES, LABELS, NO_ID, say_repeated
+from speechcwcl.corpora._formats import GUESSES, LABELS, NO_ID
+from speechcwcl.corpora._hf_disk import DONE, STATE, repeats, write_parquet, write_split, written
 from speechcwcl.corpora.base import Corpus
 from speechcwcl.data import remote
-from speechcwcl.data.audio import write_audio
 from speechcwcl.data.problems import Problems
 from speechcwcl.data.remote import Records
-from speechcwcl.data.rows import (
-    NOT_UTF8,
-    is_text,
-    no_column,
-    one_text,
-    one_word,
-    read_lines,
-)
+from speechcwcl.data.rows import no_column
 from speechcwcl.data.stream import write_streamed
 from speechcwcl.data.stream_spec import StreamSpec
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest, require
-from speechcwcl.files import parse_json, read_json, replace_folder, sha256_json, write_json
-
-_DONE = ".completed"
-_STATE = ".source.json"
+from speechcwcl.files import read_json
 
 
 class HuggingFace(Corpus):
@@ -116,7 +101,7 @@ class HuggingFace(Corpus):
         options = vars(parser.parse_args(words))
         labels = dict(_pair(word, default="label") for word in options.pop("labels"))
         split_map = dict(_pair(word) for word in options.pop("split"))
-        self.__init__(**options, labels=labels, split_map=split_map)
+        vars(self).update(vars(HuggingFace(**options, labels=labels, split_map=split_map)))
 
     @property
     def folder(self) -> str:
@@ -157,8 +142,7 @@ class HuggingFace(Corpus):
                     f"dataset {self.dataset!r}: no split {split!r}{near}; it has {', '.join(names)}"
                     "; --split SET=SPLIT makes a set of a split with another name"
                 )
-            records = remote.hub_records(self.dataset, split, self.config, self.revision)
-            self._write_out(records, Path(target) / name)
+            self._write(self._records(target, split), Path(target) / name)
         return Path(target)
 
     def prepare(
@@ -180,16 +164,16 @@ class HuggingFace(Corpus):
             return streamed
         if not source.is_dir():
             raise UserError(f"{source}: no such folder (a dataset of the hub is fetched first)")
-        there = sorted(p.parent.name for p in source.glob(f"*/{_DONE}"))
-        begun = {p.parent.name for p in source.glob(f"*/{_STATE}")}
+        there = sorted(p.parent.name for p in source.glob(f"*/{DONE}"))
+        begun = {p.parent.name for p in source.glob(f"*/{STATE}")}
         if cut := sorted(begun - set(there)):
             raise UserError(f"{source / cut[0]}: only half there; run the same download again")
         if not there:
             there = remote.local_splits(source, self.config)
             for name in self._kept(splits, there):
                 split = self.split_map.get(name, name)
-                records = remote.local_records(source, split, self.config)
-                self._write_out(records, Path(out) / "audio" / name)
+                local = remote.local_records(source, split, self.config)
+                self._write(local, Path(out) / "audio" / name)
             source = Path(out) / "audio"
         kept = self._kept(splits, there)
         return streamed + super().prepare(source, out, kept, skip_bad=skip_bad)
@@ -213,12 +197,10 @@ class HuggingFace(Corpus):
         folders = []
         for name in self.stream:
             split = self.split_map.get(name, name)
-            if self.dataset:
-                place = {"dataset": self.dataset, "config": self.config, "revision": self.revision}
-                records = remote.hub_records(self.dataset, split, self.config, self.revision)
-            else:
-                place = {"folder": str(source.resolve()), "config": self.config}
-                records = remote.local_records(source, split, self.config)
+            place = {"dataset": self.dataset, "revision": self.revision}
+            if not self.dataset:
+                place = {"folder": str(source.resolve())}
+            records = self._records(source, split)
             columns = self._choose(records)
             require(
                 columns["text"] is not None,
@@ -226,17 +208,17 @@ class HuggingFace(Corpus):
                 f"are {', '.join(records.columns)}",
             )
             roles = {role: columns[role] or "" for role in ("audio", "text", "id")}
-            spec = StreamSpec(**place, split=split, **roles)
+            spec = StreamSpec(**place, config=self.config, split=split, **roles)
             folders.append(write_streamed(Path(out) / name, spec, self.facts(name)))
         return folders
 
     def utterances(self, source: Path, split: str, problems: Problems) -> Iterator[Utterance]:
         """Yield what was written out; see :meth:`Corpus.utterances`."""
         folder = self.file(source / split)
-        facts = read_json(self.file(folder / _DONE))
+        facts = read_json(self.file(folder / DONE))
         guessed = self.columns["id"] != NO_ID and not facts.get("id_given", self.columns["id"])
-        numbered = self.columns["id"] == NO_ID or (guessed and _repeats(folder))
-        for index, (shard, row) in enumerate(_written(folder)):
+        numbered = self.columns["id"] == NO_ID or (guessed and repeats(folder))
+        for index, (shard, row) in enumerate(written(folder)):
             where = f"{folder}: record {index}"
             audio = row["audio"] and os.path.join(shard.resolve(), row["audio"])
             if row.get("problem"):
@@ -255,29 +237,18 @@ class HuggingFace(Corpus):
 
     def fake(self, target: Path, seed: int = 0) -> Path:
         """A parquet dataset of three splits, written as ``datasets`` writes them."""
-        from speechcwcl.corpora._hf_fake import write_parquet
-
         return write_parquet(Path(target), seed)
 
-    def _write_out(self, records: Records, folder: Path) -> None:
-        """Write the audio of a split in shards, unless it was done from the same source."""
-        columns = self._choose(records)
-        key = sha256_json([records.key, columns, self.shard, self.limit])
-        if (folder / _DONE).exists() and read_json(folder / _DONE).get("key") == key:
-            return
-        whole = _whole_shards(folder, key)
-        written = whole * self.shard
-        last = None if self.limit is None else max(0, self.limit - written)
-        bar = tqdm(records.rows(written), initial=written, unit=" clips", desc=folder.name)
-        rows = islice(bar, last)
-        while True:
-            shard = folder / f"shard-{whole:05d}"
-            count = _write_shard(shard, islice(rows, self.shard), columns, records)
-            whole, written = whole + 1, written + count
-            if count < self.shard:
-                break
-        facts = {"key": key, "records": written, "columns": columns}
-        write_json(folder / _DONE, {**facts, "id_given": self.columns["id"]})
+    def _records(self, source: Path, split: str) -> Records:
+        """A split of the hub, or of a folder."""
+        if self.dataset:
+            return remote.hub_records(self.dataset, split, self.config, self.revision)
+        return remote.local_records(source, split, self.config)
+
+    def _write(self, records: Records, folder: Path) -> None:
+        columns, given = self._choose(records), self.columns["id"]
+        options = {"shard": self.shard, "limit": self.limit, "id_given": given}
+        write_split(records, columns, folder, **options)
 
     def _choose(self, records: Records) -> dict[str, Any]:
         """Column of each role, given or guessed."""
@@ -316,113 +287,3 @@ def _pair(word: str, default: str = "") -> tuple[str, str]:
     if not name or not value:
         raise UserError(f"{word!r}: expected NAME=VALUE")
     return name, value
-
-
-def _ours(folder: Path) -> set[str]:
-    """The files of a split that was written out, or half of it."""
-    if not (folder / _STATE).is_file():
-        return set()
-    found = {_STATE, _DONE}
-    for shard in folder.glob("shard-*"):
-        rows = shard / "rows.jsonl"
-        if re.fullmatch(r"shard-\d{5}", shard.name) and rows.is_file():
-            try:
-                names = [json.loads(line)["audio"] for line in rows.read_bytes().splitlines()]
-            except (ValueError, KeyError, TypeError):
-                continue
-            found |= {f"{shard.name}/{name}" for name in (rows.name, *names)}
-    return found
-
-
-def _written(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The rows that were written out, each with the folder of its audio."""
-    for shard in sorted(folder.glob("shard-*")):
-        for number, line in read_lines(shard / "rows.jsonl"):
-            yield shard, parse_json(line, f"{shard / 'rows.jsonl'}:{number}", line=False)
-
-
-def _repeats(folder: Path) -> bool:
-    """Whether a guessed column of ids has an id twice, which is said then."""
-    seen: set[str] = set()
-    for _, row in _written(folder):
-        key = row.get("id", "")
-        if key and key in seen:
-            say_repeated(str(folder), key)
-            return True
-        seen.add(key)
-    return False
-
-
-def _whole_shards(folder: Path, key: str) -> int:
-    """How many shards of a cut-off run stand; those of another source are removed."""
-    state = folder / _STATE
-    if not state.exists() or read_json(state, dict).get("key") != key:
-        with replace_folder(folder, _ours) as empty:
-            write_json(empty / _STATE, {"key": key})
-    (folder / _DONE).unlink(missing_ok=True)
-    count = 0
-    while (folder / f"shard-{count:05d}").is_dir():
-        count += 1
-    return count
-
-
-def _write_shard(
-    folder: Path, rows: Iterable[dict[str, Any]], columns: dict[str, Any], records: Records
-) -> int:
-    """One folder of audio files with ``rows.jsonl``, there when whole; returns how many."""
-    rows, count = iter(rows), 0
-    first = next(rows, None)
-    if first is None:
-        return 0
-    with (
-        replace_folder(folder, lambda _: ()) as made,
-        (made / "rows.jsonl").open("w", encoding="utf-8") as stream,
-    ):
-        for row in chain([first], rows):
-            audio = row.get(columns["audio"])
-            name = _store(audio, made / f"{count:06d}", local=records.local)
-            entry = {"audio": name, **_words(row, columns, records, count)}
-            if name and not is_text(name):
-                entry = {"audio": None, "problem": f": {ascii(name)}: {NOT_UTF8}"}
-            stream.write(json.dumps(entry, ensure_ascii=False) + "\n")
-            count += 1
-    return count
-
-
-def _words(
-    row: dict[str, Any], columns: dict[str, Any], records: Records, number: int
-) -> dict[str, Any]:
-    """All of a record but its audio, as text, or the problem with it."""
-
-    def word(column: str | None, role: str) -> str:
-        return one_word(records.value(row, column), "", role)
-
-    try:
-        key = word(columns["id"], "id")
-        text = one_text(records.value(row, columns["text"]), "", key or str(number))
-        labels = {f: word(c, f"label {c!r}") for f, c in columns["labels"].items()}
-        return {
-            "text": (text or "") if columns["text"] else None,
-            "speaker": word(columns["speaker"], "speaker"),
-            "id": key,
-            "labels": {field: label for field, label in labels.items() if label},
-        }
-    except UserError as error:
-        return {"problem": str(error)}
-
-
-def _store(audio: Any, stem: Path, *, local: bool) -> str | None:
-    """Write a record's audio beside ``stem``; its name, or the path of a file that is there."""
-    found = remote.audio_of(audio, local=local)
-    if isinstance(found, tuple):
-        path = stem.with_suffix(".flac")
-        write_audio(path, *found)
-        return path.name
-    if isinstance(found, str) and remote.on_the_hub(found):
-        found = remote.hub_file(found)
-    if isinstance(found, bytes):
-        name = audio if isinstance(audio, str) else audio.get("path")
-        path = stem.with_suffix(remote.suffix_of(found, name or ""))
-        path.write_bytes(found)
-        return path.name
-    return found

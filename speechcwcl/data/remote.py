@@ -25,7 +25,6 @@ from speechcwcl.data.rows import no_column, read_json_lines, read_table, suffix_
 from speechcwcl.errors import UserError, closest, require
 from speechcwcl.files import read_json
 
-_MAGIC = ((b"RIFF", ".wav"), (b"fLaC", ".flac"), (b"OggS", ".ogg"), (b"ID3", ".mp3"))
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.tsv")
 # What `datasets` calls the splits whose folder or file is called so.
 _USUAL = {"training": "train", "valid": "validation", "dev": "validation", "val": "validation"}
@@ -365,56 +364,3 @@ def _labelled(every: dict[str, list[str]], mine: list[str]) -> list[Row]:
     if len(depths) != 1 or not several:
         return [{"audio": path} for path in mine]
     return [{"audio": path, "label": os.path.basename(os.path.dirname(path))} for path in mine]
-
-
-def on_the_hub(path: str) -> bool:
-    """Whether a path names a file of a dataset on the hub."""
-    return path.startswith("hf://datasets/")
-
-
-def hub_file(path: str) -> bytes:
-    """What is in a file of a dataset on the hub.
-
-    Raises:
-        UserError: it cannot be had.
-    """
-    import fsspec
-
-    try:
-        with fsspec.open(path, "rb") as stream:
-            return stream.read()
-    except Exception as error:
-        text = str(error).strip() or type(error).__name__
-        raise UserError(f"{path}: {text.splitlines()[0]}") from error
-
-
-def audio_of(value: Any, *, local: bool) -> bytes | str | tuple[np.ndarray, int] | None:
-    """What a record holds of its audio: a file's bytes, or its path, or samples and their rate.
-
-    Paths of this machine count in local datasets only: one of the hub must not name its files.
-    """
-    if isinstance(value, str):
-        value = {"path": value}
-    if not isinstance(value, dict):
-        return None
-    if value.get("array") is not None and value.get("sampling_rate"):
-        return np.asarray(value["array"], dtype=np.float32), int(value["sampling_rate"])
-    if value.get("bytes"):
-        return value["bytes"]
-    path = value.get("path")
-    if not isinstance(path, str) or not path:
-        return None
-    if on_the_hub(path):
-        return path
-    return os.path.abspath(path) if local else None
-
-
-def suffix_of(data: bytes, name: str) -> str:
-    """The suffix of an audio file, from its first bytes, else from its name."""
-    for magic, suffix in _MAGIC:
-        if data.startswith(magic):
-            return suffix
-    if data[:1] == b"\xff" and data[1:2] and data[1] & 0xE0 == 0xE0:
-        return ".mp3"
-    suffix = Path(name).suffix.lower()
-    return suffix if suffix in AUDIO_SUFFIXES else ".audio"

@@ -18,12 +18,16 @@ import gzip
 import hashlib
 import io
 import math
+import os
 import tokenize
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
+from speechcwcl.data.audio.recordings import AUDIO_SUFFIXES
 from speechcwcl.data.problems import Problems
 from speechcwcl.errors import UserError, closest
 from speechcwcl.files import parse_json
@@ -32,6 +36,7 @@ LONGEST_LINE = 1 << 24
 """Characters that a line may have."""
 
 NOT_UTF8 = "the name is not UTF-8, so no list can hold it; rename the file"
+_MAGIC = ((b"RIFF", ".wav"), (b"fLaC", ".flac"), (b"OggS", ".ogg"), (b"ID3", ".mp3"))
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _KINDS = {dict: "an object", list: "a list", tuple: "a list", bytes: "bytes", bool: "yes or no"}
 
@@ -268,3 +273,56 @@ def seconds(value: Any, where: str, name: str) -> float | None:
     if not math.isfinite(number) or number < 0:
         raise UserError(f"{where}: {name} {str(value)[:40]!r} is not a time")
     return number
+
+
+def on_the_hub(path: str) -> bool:
+    """Whether a path names a file of a dataset on the hub."""
+    return path.startswith("hf://datasets/")
+
+
+def hub_file(path: str) -> bytes:
+    """What is in a file of a dataset on the hub.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    import fsspec
+
+    try:
+        with fsspec.open(path, "rb") as stream:
+            return stream.read()
+    except Exception as error:
+        text = str(error).strip() or type(error).__name__
+        raise UserError(f"{path}: {text.splitlines()[0]}") from error
+
+
+def audio_of(value: Any, *, local: bool) -> bytes | str | tuple[np.ndarray, int] | None:
+    """What a record holds of its audio: a file's bytes, or its path, or samples and their rate.
+
+    Paths of this machine count in local datasets only: one of the hub must not name its files.
+    """
+    if isinstance(value, str):
+        value = {"path": value}
+    if not isinstance(value, dict):
+        return None
+    if value.get("array") is not None and value.get("sampling_rate"):
+        return np.asarray(value["array"], dtype=np.float32), int(value["sampling_rate"])
+    if value.get("bytes"):
+        return value["bytes"]
+    path = value.get("path")
+    if not isinstance(path, str) or not path:
+        return None
+    if on_the_hub(path):
+        return path
+    return os.path.abspath(path) if local else None
+
+
+def suffix_of(data: bytes, name: str) -> str:
+    """The suffix of an audio file, from its first bytes, else from its name."""
+    for magic, suffix in _MAGIC:
+        if data.startswith(magic):
+            return suffix
+    if data[:1] == b"\xff" and data[1:2] and data[1] & 0xE0 == 0xE0:
+        return ".mp3"
+    suffix = Path(name).suffix.lower()
+    return suffix if suffix in AUDIO_SUFFIXES else ".audio"

@@ -20,7 +20,7 @@ import numpy as np
 from speechcwcl.data import remote
 from speechcwcl.data.audio import SAMPLE_RATE, audio_info, decode_audio, load_audio
 from speechcwcl.data.audio.resampling import resample
-from speechcwcl.data.rows import no_column, one_text, one_word
+from speechcwcl.data.rows import audio_of, hub_file, no_column, on_the_hub, one_text, one_word
 from speechcwcl.data.shards import open_shard, shard_list
 from speechcwcl.data.stream_spec import NAME, StreamSpec, check_spec, write_stream
 from speechcwcl.data.writing import replaced_datadir
@@ -72,8 +72,8 @@ class StreamClip:
         """
         require(not self.problem, self.problem)
         require(bool(self.text), f"{self.name}: has no text")
-        if isinstance(self.audio, str) and remote.on_the_hub(self.audio):
-            self.audio = remote.hub_file(self.audio)
+        if isinstance(self.audio, str) and on_the_hub(self.audio):
+            self.audio = hub_file(self.audio)
         if isinstance(self.audio, np.ndarray):
             self.duration = len(self.audio) / SAMPLE_RATE
         elif isinstance(self.audio, str):
@@ -138,7 +138,7 @@ def _clips_of_rows(
             clip.text = one_text(records.value(row, spec.text), name, clip.id) or ""
         except UserError as error:
             clip.problem = str(error)
-        audio = remote.audio_of(row[spec.audio], local=records.local)
+        audio = audio_of(row[spec.audio], local=records.local)
         if isinstance(audio, tuple):
             audio = resample(*audio, SAMPLE_RATE)
         if audio is None:

@@ -140,9 +140,9 @@ def test_many_files_of_a_split_and_several_splits(tmp_path):
 def test_a_cut_off_run_goes_on_after_the_last_whole_shard(tmp_path, monkeypatch):
     data = [clip(i) for i in range(6)]
     write_parquet(tmp_path / "d" / "train.parquet", {"audio": audio(*data), "text": list("abcdef")})
-    from speechcwcl.corpora import huggingface
+    from speechcwcl.corpora import _hf_disk
 
-    real, calls = huggingface._store, []
+    real, calls = _hf_disk._store, []
 
     def store(value, stem, **options):
         calls.append(stem)
@@ -150,7 +150,7 @@ def test_a_cut_off_run_goes_on_after_the_last_whole_shard(tmp_path, monkeypatch)
             raise KeyboardInterrupt
         return real(value, stem, **options)
 
-    monkeypatch.setattr(huggingface, "_store", store)
+    monkeypatch.setattr(_hf_disk, "_store", store)
     with pytest.raises(KeyboardInterrupt):
         prepared(tmp_path / "d", tmp_path / "data", shard=2)
     folder = tmp_path / "data" / "audio" / "train"

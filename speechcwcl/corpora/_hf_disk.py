@@ -1,0 +1,230 @@
+"""Splits of a dataset on the disk: audio as it is stored, in shards of files, and a parquet fake.
+
+``<split>/shard-00000/rows.jsonl`` has a line for each clip beside it; ``.source.json`` says what it
+is made of, ``.completed`` that it is all there. A shard is there when it is whole, so a run that
+was cut off goes on after the last of them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from speechcwcl.corpora._formats import say_repeated
+from speechcwcl.corpora._layout import write_spoken
+from speechcwcl.data.audio import write_audio
+from speechcwcl.data.remote import Records
+from speechcwcl.data.rows import (
+    NOT_UTF8,
+    audio_of,
+    hub_file,
+    is_text,
+    on_the_hub,
+    one_text,
+    one_word,
+    read_lines,
+    suffix_of,
+)
+from speechcwcl.errors import UserError
+from speechcwcl.files import parse_json, read_json, replace_folder, sha256_json, write_json
+
+DONE = ".completed"
+STATE = ".source.json"
+
+
+def write_split(
+    records: Records,
+    columns: dict[str, Any],
+    folder: Path,
+    *,
+    shard: int,
+    limit: int | None,
+    id_given: str,
+) -> None:
+    """Write a split in shards, unless it was done from the same source.
+
+    Args:
+        records: the split.
+        columns: role -> column; ``labels``: label field -> column.
+        folder: where.
+        shard: clips in a shard.
+        limit: take only so many.
+        id_given: the column of ids, if the user named it: then it must hold ids.
+    """
+    key = sha256_json([records.key, columns, shard, limit])
+    if (folder / DONE).exists() and read_json(folder / DONE, dict).get("key") == key:
+        return
+    whole = _whole_shards(folder, key)
+    written = whole * shard
+    last = None if limit is None else max(0, limit - written)
+    bar = tqdm(records.rows(written), initial=written, unit=" clips", desc=folder.name)
+    rows = islice(bar, last)
+    while True:
+        part = folder / f"shard-{whole:05d}"
+        count = _write_shard(part, islice(rows, shard), columns, records)
+        whole, written = whole + 1, written + count
+        if count < shard:
+            break
+    facts = {"key": key, "records": written, "columns": columns, "id_given": id_given}
+    write_json(folder / DONE, facts)
+
+
+def _ours(folder: Path) -> set[str]:
+    """The files of a split that was written out, or half of it."""
+    if not (folder / STATE).is_file():
+        return set()
+    found = {STATE, DONE}
+    for shard in folder.glob("shard-*"):
+        rows = shard / "rows.jsonl"
+        if re.fullmatch(r"shard-\d{5}", shard.name) and rows.is_file():
+            try:
+                names = [json.loads(line)["audio"] for line in rows.read_bytes().splitlines()]
+            except (ValueError, KeyError, TypeError):
+                continue
+            found |= {f"{shard.name}/{name}" for name in (rows.name, *names)}
+    return found
+
+
+def written(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The rows that were written out, each with the folder of its audio."""
+    for shard in sorted(folder.glob("shard-*")):
+        for number, line in read_lines(shard / "rows.jsonl"):
+            yield shard, parse_json(line, f"{shard / 'rows.jsonl'}:{number}", line=False)
+
+
+def repeats(folder: Path) -> bool:
+    """Whether a guessed column of ids has an id twice, which is said then."""
+    seen: set[str] = set()
+    for _, row in written(folder):
+        key = row.get("id", "")
+        if key and key in seen:
+            say_repeated(str(folder), key)
+            return True
+        seen.add(key)
+    return False
+
+
+def _whole_shards(folder: Path, key: str) -> int:
+    """How many shards of a cut-off run stand; those of another source are removed."""
+    state = folder / STATE
+    if not state.exists() or read_json(state, dict).get("key") != key:
+        with replace_folder(folder, _ours) as empty:
+            write_json(empty / STATE, {"key": key})
+    (folder / DONE).unlink(missing_ok=True)
+    count = 0
+    while (folder / f"shard-{count:05d}").is_dir():
+        count += 1
+    return count
+
+
+def _write_shard(
+    folder: Path, rows: Iterable[dict[str, Any]], columns: dict[str, Any], records: Records
+) -> int:
+    """One folder of audio files with ``rows.jsonl``, there when whole; returns how many."""
+    rows, count = iter(rows), 0
+    first = next(rows, None)
+    if first is None:
+        return 0
+    with (
+        replace_folder(folder, lambda _: ()) as made,
+        (made / "rows.jsonl").open("w", encoding="utf-8") as stream,
+    ):
+        for row in chain([first], rows):
+            audio = row.get(columns["audio"])
+            name = _store(audio, made / f"{count:06d}", local=records.local)
+            entry = {"audio": name, **_words(row, columns, records, count)}
+            if name and not is_text(name):
+                entry = {"audio": None, "problem": f": {ascii(name)}: {NOT_UTF8}"}
+            stream.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def _words(
+    row: dict[str, Any], columns: dict[str, Any], records: Records, number: int
+) -> dict[str, Any]:
+    """All of a record but its audio, as text, or the problem with it."""
+
+    def word(column: str | None, role: str) -> str:
+        return one_word(records.value(row, column), "", role)
+
+    try:
+        key = word(columns["id"], "id")
+        text = one_text(records.value(row, columns["text"]), "", key or str(number))
+        labels = {f: word(c, f"label {c!r}") for f, c in columns["labels"].items()}
+        return {
+            "text": (text or "") if columns["text"] else None,
+            "speaker": word(columns["speaker"], "speaker"),
+            "id": key,
+            "labels": {field: label for field, label in labels.items() if label},
+        }
+    except UserError as error:
+        return {"problem": str(error)}
+
+
+def _store(audio: Any, stem: Path, *, local: bool) -> str | None:
+    """Write a record's audio beside ``stem``; its name, or the path of a file that is there."""
+    found = audio_of(audio, local=local)
+    if isinstance(found, tuple):
+        path = stem.with_suffix(".flac")
+        write_audio(path, *found)
+        return path.name
+    if isinstance(found, str) and on_the_hub(found):
+        found = hub_file(found)
+    if isinstance(found, bytes):
+        name = audio if isinstance(audio, str) else audio.get("path")
+        path = stem.with_suffix(suffix_of(found, name or ""))
+        path.write_bytes(found)
+        return path.name
+    return found
+
+
+_FAKE = (
+    ("turn the heating on", "heating_on"),
+    ("it is far too warm in here", "heating_off"),
+    ("warm the bathroom up", "heating_on"),
+    ("stop heating the cellar", "heating_off"),
+)
+
+
+def write_parquet(target: Path, seed: int = 0) -> Path:
+    """Write ``data/<split>-00000-of-00001.parquet`` with audio, text, intent and speaker."""
+    import pyarrow
+    import pyarrow.parquet
+
+    names = sorted({intent for _, intent in _FAKE})
+    string = {"dtype": "string", "_type": "Value"}
+    features = {
+        "audio": {"sampling_rate": 16000, "_type": "Audio"},
+        "text": string,
+        "intent": {"names": names, "_type": "ClassLabel"},
+        "speaker_id": string,
+    }
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    for place, split in enumerate(("train", "validation", "test")):
+        clips = []
+        with tempfile.TemporaryDirectory() as folder:
+            for number, (text, _) in enumerate(_FAKE):
+                path = Path(folder) / f"{split}_{number}.flac"
+                write_spoken(path, text, seed + 10 * place + number)
+                clips.append({"bytes": path.read_bytes(), "path": path.name})
+        table = pyarrow.table(
+            {
+                "audio": pyarrow.array(clips, type=kind),
+                "text": [text for text, _ in _FAKE],
+                "intent": pyarrow.array([names.index(i) for _, i in _FAKE], pyarrow.int64()),
+                "speaker_id": [f"{split}{number % 2}" for number in range(len(_FAKE))],
+            }
+        ).replace_schema_metadata(metadata)
+        file = target / "data" / f"{split}-00000-of-00001.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pyarrow.parquet.write_table(table, file)
+    return target
