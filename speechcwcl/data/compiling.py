@@ -10,6 +10,7 @@ import functools
 import multiprocessing
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -191,6 +192,8 @@ def worker_pool(nj: int) -> Iterator[ProcessPoolExecutor]:
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     pool = ProcessPoolExecutor(nj, mp_context=context, initializer=_leave_interrupts_to_parent)
     try:
+        with interrupts_wait():
+            pool.submit(int)  # starts the workers, all of them where they are forked
         yield pool
     except BrokenProcessPool as error:
         raise UserError(
@@ -202,6 +205,23 @@ def worker_pool(nj: int) -> Iterator[ProcessPoolExecutor]:
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def interrupts_wait() -> Iterator[None]:
+    """Ctrl-C within comes at the end: a process that is half started is known to nobody, so nobody
+    would end it, and all would wait for it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # interrupts come in the main thread only
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+    if came:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _leave_interrupts_to_parent() -> None:

@@ -290,18 +290,20 @@ def test_an_ended_process_leaves_no_manifest(tmp_path):
     assert not (tmp_path / "m.jsonl").exists()
 
 
-def test_ctrl_c_ends_it_in_silence_and_leaves_nothing(tmp_path):
+@pytest.mark.parametrize("when", ["working", 0.0, 0.01, 0.03, 0.1])
+def test_ctrl_c_ends_it_in_silence_and_leaves_nothing(tmp_path, when):
+    """Whether workers are busy, or (so many seconds after the call) still starting."""
     folder, _ = recordings(tmp_path, [0.3] * 200)
     code = (
         "import os, signal, sys, time\n"
         "from speechcwcl.data import compiling\n"
         "compiling._CHUNK = 2\n"
-        "compiling.audio_info = lambda path: time.sleep(300)\n"
-        "print('ready', flush=True)\n"
+        "compiling.audio_info = lambda path: (os.write(1, b'working\\n'), time.sleep(300))\n"
         "try:\n"
+        "    print('ready', flush=True)\n"
         "    compiling.compile_manifest(sys.argv[1], sys.argv[2], nj=2, progress=False)\n"
         "except KeyboardInterrupt:\n"
-        "    print('stopped', flush=True); os._exit(0)\n"
+        "    os.write(1, b'stopped\\n'); os._exit(0)\n"
     )
     command = [sys.executable, "-c", code, str(folder), str(tmp_path / "m.jsonl")]
     process = subprocess.Popen(
@@ -312,10 +314,13 @@ def test_ctrl_c_ends_it_in_silence_and_leaves_nothing(tmp_path):
         start_new_session=True,
     )
     assert process.stdout.readline() == "ready\n"
-    time.sleep(2)
+    if when == "working":
+        assert process.stdout.readline() == "working\n"
+    else:
+        time.sleep(when)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     out, err = process.communicate(timeout=50)
-    assert (out, err) == ("stopped\n", "")
+    assert out.replace("working\n", "") == "stopped\n" and err == ""
     assert not (tmp_path / "m.jsonl").exists()
 
 
