@@ -35,7 +35,9 @@ def commands(tmp_path):
     """A function that runs a recipe under stand-ins and returns the commands as lists of words."""
     tools = tmp_path / "bin"
     tools.mkdir()
-    for name, text in (("speechcwcl", SPEECHCWCL), ("srun", NOTE), ("torchrun", NOTE)):
+    for name, text in (
+        ("speechcwcl", SPEECHCWCL), ("srun", NOTE), ("torchrun", NOTE), ("python", NOTE),
+    ):  # fmt: skip
         (tools / name).write_text(text)
         (tools / name).chmod(0o755)
     # path.sh puts the repository's own environment first, so recipes run from a copy of them

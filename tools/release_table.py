@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""The release's table: a model and the cascade on the same test clips, with 95 % intervals.
+
+Takes the compiled sets of tools/make_release_sets.py. The cascade (Whisper tiny.en, then MiniLM on
+the transcript as it is, or spelt as labels are where that is better) is slow: --limit clips a set,
+always the same, and the model is scored on them as well as on all. Transcripts are kept.
+
+Example:
+  tools/release_table.py --model exp/en-tiny/model --dump dump --out exp/table --limit 100
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from long_speech import questions
+from make_release_sets import PROTOCOLS
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "benchmarks"))
+from rivals import Cascade, spell  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from speechcwcl.data.manifest import Manifest  # noqa: E402
+from speechcwcl.errors import UserError  # noqa: E402
+from speechcwcl.evaluation.metrics import accuracy_interval  # noqa: E402
+from speechcwcl.evaluation.scores import build_classifier, targets  # noqa: E402
+from speechcwcl.files import atomic_write, read_json, write_json  # noqa: E402
+from speechcwcl.models.aligner import Aligner  # noqa: E402
+from speechcwcl.zeroshot.protocol import load_protocol  # noqa: E402
+
+EncodeText = Callable[[Sequence[str]], np.ndarray]
+SETS = [name for name in PROTOCOLS if name.startswith("test_")]
+CASCADE = "Whisper tiny.en + MiniLM"
+
+
+def answers(name: str, clips: list[Any], encode_text: EncodeText) -> Callable[..., np.ndarray]:
+    """A function of embeddings (n, dim) and positions in ``clips`` -> (n,) whether right.
+
+    Retrieval is always among the texts of all clips; the choice is made by cosine.
+    """
+    if name.endswith("_long"):
+        asked = dict(questions(clips))
+        texts = {row: encode_text(phrases) for row, phrases in asked.items()}
+        return lambda rows, where: np.array(
+            [int(np.argmax(texts[w] @ row)) == 0 for row, w in zip(rows, where, strict=True)]
+        )
+    if PROTOCOLS[name]:
+        protocol = load_protocol(PROTOCOLS[name])
+        wanted, classes = targets(clips, protocol), build_classifier(protocol, encode_text)
+    else:
+        unique = sorted({clip.text for clip in clips})
+        wanted = np.array([unique.index(clip.text) for clip in clips])
+        classes = encode_text(unique)
+    return lambda rows, where: np.argmax(rows @ classes.T, axis=1) == wanted[where]
+
+
+def positions(name: str, clips: list[Any], limit: int | None) -> np.ndarray:
+    """Which clips are scored, in a fixed random order."""
+    asked = [row for row, _ in questions(clips)] if name.endswith("_long") else range(len(clips))
+    return np.random.default_rng(0).permutation(np.array(list(asked)))[:limit]
+
+
+def cell(right: np.ndarray) -> str:
+    """``91.2 (89.0 to 93.1)``, in per cent."""
+    low, high = accuracy_interval(right)
+    return f"{100 * right.mean():.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def score_set(
+    name: str, model: Aligner, cascade: Cascade | None, args: argparse.Namespace, known: dict
+) -> dict[str, Any]:
+    """All figures of one set."""
+    clips = list(Manifest(args.dump / name / "manifest.jsonl"))
+    where, few = positions(name, clips, None), positions(name, clips, args.limit)
+    right = answers(name, clips, model.encode_text)
+    speech = model.encode_speech([clips[i].load() for i in where])
+    found = right(speech, where)
+    row: dict[str, Any] = {"set": name, "n": len(where), "ours": cell(found)}
+    row["same"] = f"{100 * found[: len(few)].mean():.1f}"
+    if all(clips[i].text for i in where):
+        words = right(model.encode_text([clips[i].text for i in where]), where)
+        row["bound"] = f"{100 * words.mean():.1f}"
+    if cascade:
+        heard = [known.get(clips[i].id) for i in few]
+        for at, i in enumerate(tqdm(few, desc=name, mininterval=30)):
+            if heard[at] is None:
+                heard[at] = known[clips[i].id] = cascade.transcribe(clips[i].load())
+        judge = answers(name, clips, cascade.encode_text)
+        forms = [heard, [spell(text) for text in heard]]
+        best = max((judge(cascade.encode_text(form), few) for form in forms), key=np.mean)
+        row |= {"few": len(few), "cascade": cell(best)}
+    return row
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown."""
+    head = ["test set", "clips", "en-tiny, all clips", "text bound", "clips", "en-tiny", CASCADE]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    keys = ("set", "n", "ours", "bound", "few", "same", "cascade")
+    lines += ["| " + " | ".join(str(row.get(key, "")) for key in keys) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run; exit code 2 for what the user can put right."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, required=True, help="a model folder")
+    parser.add_argument("--dump", type=Path, required=True, help="the compiled sets")
+    parser.add_argument("--out", type=Path, required=True, help="figures and transcripts go here")
+    parser.add_argument("--sets", nargs="*", default=SETS, choices=list(PROTOCOLS))
+    parser.add_argument("--limit", type=int, default=100, help="clips a set for the cascade")
+    parser.add_argument("--no_cascade", action="store_true")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    path, rows = args.out / "transcripts.json", []
+    try:
+        known = read_json(path) if path.exists() else {}
+        model = Aligner.from_pretrained(args.model)
+        cascade = None if args.no_cascade else Cascade()
+        for name in args.sets:
+            rows.append(score_set(name, model, cascade, args, known))
+            write_json(path, known)
+            print(rows[-1], flush=True)
+        with atomic_write(args.out / "table.md") as stream:
+            stream.write(table(rows) + "\n")
+        print(table(rows))
+        return 0
+    except UserError as error:
+        print(f"release_table: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
