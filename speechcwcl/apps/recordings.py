@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from speechcwcl.data.audio import audio_info, load_audio
+from speechcwcl.data.audio.recordings import audio_files
 from speechcwcl.errors import UserError
 from speechcwcl.files import atomic_write
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf")
 _SHORTEST = 0.05  # seconds; less than that at the end of a recording is no piece of its own
 # Audio (s) and recordings after which a part is handed on: an interrupted update loses little more.
 PART_SECONDS = 240.0
@@ -85,26 +84,15 @@ def scan(folder: Path) -> dict[str, Recording]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of recordings")
     found: dict[str, Recording] = {}
-    for where, folders, files in os.walk(folder, onerror=_refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if name.startswith(".") or not name.lower().endswith(SUFFIXES):
-                continue
-            path = Path(where) / name
-            try:
-                status = path.stat()
-            except FileNotFoundError:  # a dangling link, or gone in this moment
-                continue
-            key = path.relative_to(folder).as_posix()
-            found[key] = Recording(key, status.st_size, status.st_mtime_ns)
-    if not found:
-        raise UserError(f"{folder}: no recordings in it ({' '.join(SUFFIXES)})")
+    for name in audio_files(folder):
+        path = Path(name)
+        try:
+            status = path.stat()
+        except FileNotFoundError:  # gone in this moment
+            continue
+        key = path.relative_to(folder).as_posix()
+        found[key] = Recording(key, status.st_size, status.st_mtime_ns)
     return found
-
-
-def _refuse(error: OSError) -> None:
-    # Taken for empty, the folder's recordings would be dropped from the index.
-    raise UserError(f"{error.filename}: cannot read the folder: {error.strerror}") from error
 
 
 def pieces(path: Path, cutting: Cutting) -> Iterator[tuple[float, float, np.ndarray]]:

@@ -131,7 +131,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _listed(items: Sequence[str]) -> list[str] | None:
     """The paths, where they are known beforehand: standard input is read as it comes."""
-    return None if "-" in items else list(find_recordings(items))
+    return None if "-" in items else list(find_recordings(items, on_omitted=_complain))
 
 
 def _complain(line: str) -> None:
@@ -209,7 +209,7 @@ def _answers(
     known: list[str] | None,
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """(path, ranking) of every recording that can be read, in order."""
-    paths = find_recordings(args.audio, sys.stdin) if known is None else known
+    paths = find_recordings(args.audio, sys.stdin, _complain) if known is None else known
     with _bar(known, "classify") as bar:
         for found, wavs in reader.chunks(paths):
             ranked = rank(

@@ -68,6 +68,8 @@ def read_rows(path: Path, problems: Problems) -> Iterator[tuple[int, str, str]]:
     try:
         with path.open("rb") as stream:
             for number, raw in enumerate(stream, 1):
+                if number == 1 and raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                    raise UserError(f"{path}:1: UTF-16; save the file as UTF-8")
                 try:
                     line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip(_BLANK)
                 except UnicodeDecodeError:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from speechcwcl.data.audio import check_samples
 from speechcwcl.data.audio.resampling import resample
 from speechcwcl.errors import UserError
 
@@ -104,8 +105,7 @@ def _load(item: Audio, index: int, sample_rate: int) -> np.ndarray:
     if np.issubdtype(array.dtype, np.integer):
         array = array / float(np.iinfo(array.dtype).max + 1)
     clip = np.ascontiguousarray(array, dtype=np.float32)
-    if not np.isfinite(clip).all():
-        raise UserError(f"recording {index + 1}: has NaN or infinite samples")
+    check_samples(f"recording {index + 1}", clip)
     if sample_rate != _RATE:
         clip = resample(clip, sample_rate, _RATE)
     return clip

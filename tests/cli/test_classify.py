@@ -98,7 +98,8 @@ def test_bad_recordings_are_named_and_the_others_answered(model, clips, capsys):
     for words_ in ("d/broken.wav: not audio", "d/empty.wav: empty", "no.wav: no such audio file",
                    "long.wav: 3 s long, the limit is 2 s", "4 of 7 recordings"):  # fmt: skip
         assert words_ in err
-    assert err.count("\n") == 5 and "Traceback" not in err
+    assert "d: 1 file(s) left out, by their endings no audio: .txt 1" in err
+    assert err.count("\n") == 6 and "Traceback" not in err
     assert run(model, *words, "--skip_bad") == 0
     assert run(model, "no.wav", "--skip_bad") == 2  # nothing was answered at all
 

@@ -139,7 +139,7 @@ def test_what_the_user_can_put_right(built, recordings, model, tmp_path, capsys)
         (("query", built, "--audio", tmp_path / "no.wav"), "no such audio file"),
         (("build", tmp_path / "no", "--index", tmp_path / "x", "--model", model), "no such folder"),
         (("build", tmp_path / "empty", "--index", tmp_path / "x", "--model", model),
-         "no recordings in it"),
+         "no audio in this folder"),
         (("build", tmp_path / "broken", "--index", tmp_path / "y", "--model", model),
          "none of its recordings can be read"),
         (("build", recordings, "--index", tmp_path / "z", "--model", model, "--hop", "99"), "hop"),

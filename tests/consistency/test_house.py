@@ -83,7 +83,7 @@ def test_one_room_alone_decodes_audio():
         for path in PACKAGE.rglob("*.py")
         if decoding.search(path.read_text(encoding="utf-8"))
     ]
-    assert "data/audio/decode.py" in users
+    assert "data/audio/opening.py" in users
     assert all(name.startswith("data/audio/") for name in users), users
 
 

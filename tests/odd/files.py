@@ -107,3 +107,131 @@ def shard_address(size: int) -> Maker:
         return folder / f"a.tar::x.wav@512+{size}"
 
     return make
+
+
+def joined(suffix: str, *others: str) -> Maker:
+    """``cat a b > c``: files of 300, 600 and of 900, 1200, 1500 Hz one after the other."""
+    parts = [sound(suffix, 300, 600), *(sound(other, 900, 1200, 1500) for other in others)]
+    return holding(f"joined.{suffix}", b"".join(parts))
+
+
+def with_id3(suffix: str) -> Maker:
+    """An ID3 tag before the file, as some shops and taggers write it before anything."""
+    return holding(f"tagged.{suffix}", id3() + sound(suffix, 300, 600))
+
+
+def id3(size: int = 2048) -> bytes:
+    """An ID3v2 tag of ``size`` bytes of padding."""
+    length = bytes([size >> 21 & 127, size >> 14 & 127, size >> 7 & 127, size & 127])
+    return b"ID3\x03\0\0" + length + b"\0" * size
+
+
+def unfinished_wav(riff: int, size: int, tail: bytes = b"") -> Maker:
+    """A WAV whose writer never came back to fill in its lengths."""
+
+    def data() -> bytes:
+        raw = patched(sound("wav", 300, 600), 4, riff.to_bytes(4, "little"))
+        return patched(raw, 40, size.to_bytes(4, "little")) + tail
+
+    return holding("unfinished.wav", data)
+
+
+def unfinished(suffix: str) -> Maker:
+    """The same in other containers: every length that the writer fills in last is zero."""
+
+    def data() -> bytes:
+        raw = sound(suffix, 300, 600)
+        if suffix == "aiff":
+            at, head = raw.index(b"SSND") + 4, raw.index(b"COMM") + 10
+            return patched(patched(patched(raw, 4, bytes(4)), at, bytes(4)), head, bytes(4))
+        if suffix == "au":
+            return patched(raw, 8, bytes(4))
+        if suffix == "w64":
+            at = raw.index(b"data\xf3\xac\xd3\x11") + 16
+            return patched(patched(raw, 16, bytes(8)), at, bytes(8))
+        at = raw.index(b"ds64") + 8  # rf64
+        return patched(raw, at, bytes(24))
+
+    return holding(f"unfinished.{suffix}", data)
+
+
+def empty_wav_with_a_chunk() -> Maker:
+    """A WAV that is meant to hold no samples: a LIST chunk follows."""
+    chunk = b"LIST" + (8).to_bytes(4, "little") + b"INFOISFT"
+
+    def data() -> bytes:
+        raw = sound("wav", 300)[:44] + chunk
+        raw = patched(raw, 4, (len(raw) - 8).to_bytes(4, "little"))
+        return patched(raw, 40, bytes(4))
+
+    return holding("empty.wav", data)
+
+
+def float_wav(scale: float, subtype: str = "FLOAT") -> Maker:
+    """A WAV of floats whose full scale is ``scale``."""
+    stream = io.BytesIO()
+    soundfile.write(stream, tones(300, 600) * scale, RATE, format="WAV", subtype=subtype)
+    return holding("floats.wav", stream.getvalue())
+
+
+def shorten_sph() -> Maker:
+    """The header of a .sph that is compressed with shorten."""
+    head = (
+        b"NIST_1A\n   1024\nsample_count -i 16000\nsample_coding -s26 pcm,embedded-shorten-v2.00\n"
+    )
+    return holding("x.sph", (head + b"end_head\n").ljust(1024) + b"ajkg\x02" + b"\x55" * 4000)
+
+
+def named(name: str, on_disk: str) -> Maker:
+    """A path spelled otherwise than the file on the disk is."""
+
+    def make(folder: Path) -> Path:
+        holding(on_disk, sound("wav", 300, 600))(folder)
+        return folder / name
+
+    return make
+
+
+def folder_of(*names: str) -> Maker:
+    """A folder of empty files."""
+
+    def make(folder: Path) -> Path:
+        for name in names:
+            holding(name, b"")(folder)
+        return folder
+
+    return make
+
+
+def folder_with_links() -> Maker:
+    """A folder with a linked folder of clips, a link to itself, and a link that leads nowhere."""
+
+    def make(folder: Path) -> Path:
+        clip = sound("wav", 300)
+        for name in ("top/a.wav", "elsewhere/b.flac", "top/deep/c.CAF", "top/._a.wav", "top/n.txt"):
+            holding(name, clip)(folder)
+        for at, target in (("linked", "elsewhere"), ("deep/up", "top"), ("gone", "nowhere")):
+            (folder / "top" / at).symlink_to(folder / target)
+        (folder / "elsewhere/back").symlink_to(folder / "top")
+        return folder / "top"
+
+    return make
+
+
+def data_folder(**tables: str | bytes) -> Maker:
+    """A Kaldi folder of two clips, ``a`` and ``b``, with some tables replaced or added.
+
+    ``AUDIO`` in a table is the folder of the clips (a second each).
+    """
+
+    def make(folder: Path) -> Path:
+        for name in ("a", "b"):
+            holding(f"audio/{name}.wav", sound("wav", 300, 600))(folder)
+        usual = {"wav.scp": "a AUDIO/a.wav\nb AUDIO/b.wav\n", "text": "a one\nb two\n"}
+        for name, rows in {**usual, **tables}.items():
+            raw = rows.encode() if isinstance(rows, str) else rows
+            place = str(folder / "audio").encode()
+            holding(f"set/{name}", raw.replace(b"AUDIO", place))(folder)
+        return folder / "set"
+
+    return make

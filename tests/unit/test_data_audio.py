@@ -191,8 +191,15 @@ def test_samples_that_are_not_finite_are_refused_with_their_time(tmp_path, value
 
 def test_stretches_outside_the_recording_are_refused_but_rounding_is_forgiven(tmp_path):
     path = make(tmp_path, "wav", 16000, 2.0)
-    assert len(load_audio(path, 1.5, 2.04)) == 8000
-    for start, end in ((1.0, 2.5), (2.0, 2.02), (1.5, 1.5), (1.0, 0.5), (-1, 1), (float("nan"), 1)):
+    assert len(load_audio(path, 1.5, 2.04)) == len(load_audio(path, 1.5, 2.5)) == 8000
+    for start, end in (
+        (1.0, 2.51),
+        (2.0, 2.02),
+        (1.5, 1.5),
+        (1.0, 0.5),
+        (-1, 1),
+        (float("nan"), 1),
+    ):
         with pytest.raises(UserError, match="stretch"):
             load_audio(path, start, end)
 

@@ -6,11 +6,11 @@ from speechcwcl.data.audio.decode import (
     AudioInfo,
     audio_blocks,
     audio_info,
+    check_samples,
     decode_audio,
-    encode_audio,
     load_audio,
-    write_audio,
 )
+from speechcwcl.data.audio.formats import encode_audio, write_audio
 
 __all__ = [
     "END_TOLERANCE",
@@ -18,6 +18,7 @@ __all__ = [
     "AudioInfo",
     "audio_blocks",
     "audio_info",
+    "check_samples",
     "decode_audio",
     "encode_audio",
     "load_audio",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,14 +23,16 @@ _SECONDS = 120.0
 
 
 def find_recordings(
-    items: Sequence[str | os.PathLike], lines: Iterable[str] | None = None
+    items: Sequence[str | os.PathLike],
+    lines: Iterable[str] | None = None,
+    on_omitted: Callable[[str], None] | None = None,
 ) -> Iterator[str]:
-    """Paths of audio files, in order; folders by name, hidden files left out.
+    """Paths of audio files, in order; folders as :func:`audio_files` reads them.
 
     Args:
-        items: files; folders, searched through and through for audio endings; ``-`` for
-            ``lines``.
+        items: files; folders; ``-`` for ``lines``.
         lines: one path a line, such as standard input; read as they are needed.
+        on_omitted: called with the line that says which files of a folder are left out.
 
     Raises:
         UserError: a folder without audio. A file that is not there is found out on reading.
@@ -39,23 +42,64 @@ def find_recordings(
         if text == "-":
             yield from (line.rstrip("\r\n") for line in lines or () if line.strip())
         elif Path(text).is_dir():
-            yield from _in_folder(text)
+            yield from audio_files(text, on_omitted)
         else:
             yield text
 
 
-def _in_folder(folder: str) -> Iterator[str]:
+def is_audio_name(name: str) -> bool:
+    """Whether a file's name has an ending of audio and is not hidden (``._x.wav`` of macOS)."""
+    return not name.startswith(".") and name.lower().endswith(AUDIO_SUFFIXES)
+
+
+def audio_files(
+    folder: str | os.PathLike, on_omitted: Callable[[str], None] | None = None
+) -> Iterator[str]:
+    """Paths of the audio files in and below a folder, by name; hidden ones are left out.
+
+    Links to folders are followed, but never back into a folder that one is in.
+
+    Args:
+        folder: where to look.
+        on_omitted: called with one line that counts the files that have other endings.
+
+    Raises:
+        UserError: a folder that cannot be read, or no audio at all.
+    """
+    others: Counter[str] = Counter()
     found = False
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and name.lower().endswith(AUDIO_SUFFIXES):
-                found = True
-                yield os.path.join(parent, name)
+    for path in _walk(os.fspath(folder), ()):
+        if is_audio_name(os.path.basename(path)):
+            found = True
+            yield path
+        else:
+            others[os.path.splitext(path)[1].lower() or "no ending"] += 1
     if not found:
         raise UserError(
             f"{folder}: no audio in this folder (endings looked for: {' '.join(AUDIO_SUFFIXES)})"
         )
+    if others and on_omitted:
+        kinds = ", ".join(f"{ending} {count}" for ending, count in others.most_common(5))
+        on_omitted(
+            f"{folder}: {others.total()} file(s) left out, by their endings no audio: {kinds}"
+        )
+
+
+def _walk(folder: str, above: tuple[str, ...]) -> Iterator[str]:
+    """The files in a folder, then those below it; hidden ones are passed over."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    try:
+        names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot read the folder: {error.strerror}") from error
+    paths = [os.path.join(folder, name) for name in names]
+    inside = {path for path in paths if os.path.isdir(path)}
+    yield from (path for path in paths if path not in inside and os.path.exists(path))
+    for path in paths:
+        if path in inside:
+            yield from _walk(path, (*above, real))
 
 
 @dataclass

@@ -1,0 +1,128 @@
+"""Files that are not what decoders take them for: joined, with tags in front, never finished.
+
+Decoders stop where the first header says that the audio ends, and refuse what a recorder that lost
+its power left behind. :func:`whole_files` cuts such a file into whole ones.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from itertools import pairwise
+
+from speechcwcl.data.audio.mp3 import Buffer, behind_tags, mp3_parts
+
+# From here on a length is a placeholder of a writer that could not go back (sox, ffmpeg pipes).
+PLACEHOLDER_BYTES = 0x7FFF0000
+_W64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
+_W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
+# How a whole file of each kind begins; long enough not to be met within audio.
+_BEGINNINGS = {
+    kind: re.compile(pattern, re.DOTALL)
+    for kind, pattern in {
+        b"RIFF": rb"R(?:IFF|F64)....WAVE",
+        b"RF64": rb"R(?:IFF|F64)....WAVE",
+        b"fLaC": rb"fLaC[\x00\x80]\x00\x00\x22",
+        b"OggS": rb"OggS\x00\x02\x00{8}",
+        b"FORM": rb"FORM....AIF[FC]",
+        b"riff": re.escape(_W64),
+        b".snd": rb"\.snd\x00\x00\x00[\x18-\xff].{4}\x00\x00\x00[\x01-\x1b]\x00",
+        b"caff": rb"caff\x00\x01\x00\x00desc",
+        b"NIST": rb"NIST_1A\n {1,6}\d+\n",
+    }.items()
+}
+
+
+def whole_files(data: Buffer) -> list[bytes] | None:
+    """The whole files in ``data``, one after the other; None where it is one as its header says.
+
+    Bytes behind a file that begin no other (tags, padding) are left to the decoder.
+    """
+    start = behind_tags(data)
+    kind = bytes(data[start : start + 4])
+    if kind not in _BEGINNINGS:
+        parts = mp3_parts(data, start)
+        return [data[part.start : part.end] for part in parts] if len(parts) > 1 else None
+    starts = [start, *_further(data, start, kind)]
+    changes = [list(_mended(data, a, b)) for a, b in pairwise([*starts, len(data)])]
+    if starts == [0] and not changes[0]:
+        return None
+    found = []
+    for (a, b), patches in zip(pairwise([*starts, len(data)]), changes, strict=True):
+        whole = bytearray(data[a:b])
+        for at, value in patches:
+            whole[at - a : at - a + len(value)] = value
+        found.append(bytes(whole))
+    return found
+
+
+def _further(data: Buffer, start: int, kind: bytes) -> Iterator[int]:
+    """Where further files begin behind the one at ``start``."""
+    at = start + 4
+    if kind == b"RIFF":  # says where it ends, so that as a rule nothing needs to be searched
+        said = int.from_bytes(data[start + 4 : start + 8], "little")
+        at = start + 8 + said if 36 < said < PLACEHOLDER_BYTES else at
+    last = -1  # the end of a page that begins a stream: the next one is of the same file
+    for found in _BEGINNINGS[kind].finditer(data, at):
+        here = found.start()
+        if kind == b"OggS":
+            before, last = last, _page_end(data, here)
+            if here in (before, _page_end(data, start)):
+                continue
+        yield here
+
+
+def _page_end(data: Buffer, at: int) -> int:
+    """The first byte behind an Ogg page."""
+    segments = data[at + 26]
+    return at + 27 + segments + sum(data[at + 27 : at + 27 + segments])
+
+
+def _mended(data: Buffer, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """What must be written where, so that a file that was never finished has its lengths."""
+    kind = bytes(data[start : start + 4])
+    if kind in (b"RIFF", b"RF64"):
+        at, size = _chunk(data, start + 12, end, b"data", "<")
+        long = _chunk(data, start + 12, end, b"ds64", "<")[0] if kind == b"RF64" else 0
+        if long:
+            size = int.from_bytes(data[long + 8 : long + 16], "little")
+        if at and size == 0 and not _only_chunks(data, at, end):
+            yield at - 4, struct.pack("<I", min(end - at, 0xFFFFFFFF))
+            yield start + 4, struct.pack("<I", min(end - start - 8, 0xFFFFFFFF))
+            if long:
+                yield long, struct.pack("<QQ", end - start - 8, end - at)
+    elif kind == b"FORM":
+        at, size = _chunk(data, start + 12, end, b"SSND", ">")
+        head, _ = _chunk(data, start + 12, end, b"COMM", ">")
+        if at and head and end - at > 8 and (size <= 8 or not any(data[head + 2 : head + 6])):
+            channels, _, bits = struct.unpack(">HIH", data[head : head + 8])
+            frames = (end - at - 8) // max(1, channels * -(-bits // 8))
+            yield at - 4, struct.pack(">I", min(end - at, 0xFFFFFFFF))
+            yield start + 4, struct.pack(">I", min(end - start - 8, 0xFFFFFFFF))
+            yield head + 2, struct.pack(">I", min(frames, 0xFFFFFFFF))
+    elif kind == b".snd" and not any(data[start + 8 : start + 12]):
+        yield start + 8, b"\xff" * 4
+    elif kind == b"riff":
+        at = data.find(_W64_DATA, start, start + 65536)
+        if 0 <= at < end - 24 and int.from_bytes(data[at + 16 : at + 24], "little") <= 24:
+            yield at + 16, struct.pack("<Q", end - at)
+            yield start + 16, struct.pack("<Q", end - start)
+
+
+def _chunk(data: Buffer, at: int, end: int, name: bytes, order: str) -> tuple[int, int]:
+    """First byte and announced size of a chunk's content; zeros where there is no such chunk."""
+    while at + 8 <= end:
+        size = struct.unpack(order + "I", data[at + 4 : at + 8])[0]
+        if data[at : at + 4] == name:
+            return at + 8, size
+        at += 8 + size + size % 2
+    return 0, 0
+
+
+def _only_chunks(data: Buffer, at: int, end: int) -> bool:
+    """Whether chunks follow to the end, so that the empty one before them is meant to be empty."""
+    while at + 8 <= end and data[at : at + 4].isalnum():
+        size = struct.unpack("<I", data[at + 4 : at + 8])[0]
+        at += 8 + size + size % 2
+    return at >= end

@@ -1,0 +1,266 @@
+"""Opening audio files of every kind, whole, joined or unfinished, and reading samples from them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import stat
+import threading
+import unicodedata
+from collections.abc import Iterator
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from speechcwcl.data.audio.containers import whole_files
+from speechcwcl.data.audio.members import find_member
+from speechcwcl.data.audio.mp3 import TAIL, Buffer, untold_samples
+from speechcwcl.data.audio.resampling import check_rate
+from speechcwcl.errors import UserError, closest
+
+FAILURES = (soundfile.SoundFileError, RuntimeError, TypeError, ValueError, OSError)
+# More than so many hours at once are refused: a few kB of FLAC can hold a week of silence.
+MOST_HOURS = 6
+# Samples (of all channels) decoded at a time: headers may promise what is not there.
+BLOCK = 1 << 20
+# Lossy decoders carry state from packet to packet, so a read that begins at a seek target differs
+# from the same stretch of a full decode. Starting this much (s) earlier makes Vorbis and MP3 equal
+# (below 1e-6) and Opus equal or nearly so (SILK at 16 kHz: below 1e-3 of full scale).
+_PREROLL = 0.5
+# What libsndfile says where a header has no length.
+_UNKNOWN = 1 << 62
+_quiet_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def opened(path: str | Path, data: bytes | None = None) -> Iterator[soundfile.SoundFile]:
+    """Open a file (or its bytes) for reading, or say in one line why that cannot be done."""
+    text = os.fspath(path)
+    member = None if data is not None else find_member(text)
+    if data is None and member is None:
+        text = _found(text)
+    try:
+        data = member.read() if member else data
+        if data is None:
+            stream = _plain_or_mended(text)
+        else:
+            stream = _open_parts(text, whole_files(data) or [data])
+    except EOFError as error:
+        raise UserError(f"{text}: truncated shard: {error}; make or copy it again") from None
+    except FileNotFoundError:
+        tar = member.tar if member else text
+        raise UserError(f"{tar}: no such shard{_neighbour(tar)}") from None
+    except OSError as error:
+        if error.strerror is None:
+            raise UserError(f"{text}: not audio that can be read: {reason(error)}") from error
+        raise UserError(f"{text}: cannot read: {error.strerror}") from None
+    with stream:
+        yield stream
+
+
+def _plain_or_mended(path: str) -> soundfile.SoundFile:
+    """Open a file of the disk, from the disk where it is one whole file."""
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise UserError(f"{path}: a folder, not an audio file")
+    if status.st_size == 0:
+        raise UserError(f"{path}: empty file (0 bytes)")
+    with Path(path).open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as mapped:
+        _refuse_compressed(path, mapped[:1024])
+        parts = whole_files(mapped)
+        if parts is not None:
+            return _open_parts(path, parts)
+        return _sound(path, _open_one(path, path), mapped)
+
+
+def _open_parts(path: str, parts: list[bytes]) -> soundfile.SoundFile:
+    """Open the whole files of a file: as it is, or decoded and joined where there are several."""
+    if not parts[0]:
+        raise UserError(f"{path}: empty file (0 bytes)")
+    _refuse_compressed(path, parts[0][:1024])
+    opened = [_sound(path, _open_one(path, io.BytesIO(part)), part) for part in parts]
+    if len(opened) == 1:
+        return opened[0]
+    return _joined(path, opened)
+
+
+class _Forward(soundfile.SoundFile):
+    """Without a length there is no seeking, and soundfile must not try it after each block."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _open_one(path: str, source: str | io.BytesIO) -> soundfile.SoundFile:
+    try:
+        with quiet(path):
+            stream = soundfile.SoundFile(source)
+            if stream.frames < _UNKNOWN:
+                return stream
+            stream.close()
+            if isinstance(source, io.BytesIO):
+                source.seek(0)
+            return _Forward(source)
+    except FAILURES as error:
+        raise UserError(f"{path}: not audio that can be read: {reason(error)}") from error
+
+
+def _sound(path: str, stream: soundfile.SoundFile, data: Buffer) -> soundfile.SoundFile:
+    """The stream, if its header is sound; read to its end where that says no length."""
+    if stream.frames >= _UNKNOWN:
+        return _joined(path, [stream])
+    if stream.frames <= 0:
+        raise UserError(f"{path}: no samples in it (0 s)")
+    try:
+        check_rate(stream.samplerate)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    if stream.format == "MP3":
+        counted, rate = untold_samples(data), stream.samplerate
+        if counted and abs(counted - stream.frames) > 0.05 * counted + TAIL:
+            raise UserError(
+                f"{path}: an MP3 of variable bit rate without a length header (decoders see "
+                f"{stream.frames / rate:.1f} s of {counted / rate:.1f} s); convert it, say to FLAC"
+            )
+    return stream
+
+
+def _joined(path: str, streams: list[soundfile.SoundFile]) -> soundfile.SoundFile:
+    """Several streams, or one of unknown length, as one of known length in memory."""
+    rate, blocks, left = streams[0].samplerate, [], MOST_HOURS * 3600 * streams[0].samplerate
+    for stream in streams:
+        if stream.samplerate != rate:
+            raise UserError(
+                f"{path}: several recordings in one file, at {rate} and {stream.samplerate} Hz; "
+                "take them apart"
+            )
+        known = stream.frames < _UNKNOWN
+        part = read_mono(path, stream, 0, stream.frames) if known else _forward(path, stream, left)
+        left -= len(part)
+        if left <= 0:
+            raise UserError(f"{path}: more than {MOST_HOURS} hours at once; cut it")
+        blocks.append(part)
+        stream.close()
+    data = io.BytesIO()
+    soundfile.write(data, np.concatenate(blocks), rate, format="WAV", subtype="FLOAT")
+    data.seek(0)
+    return soundfile.SoundFile(data)
+
+
+def _forward(path: str, stream: soundfile.SoundFile, most: int) -> np.ndarray:
+    """Mono samples from here to the end, or ``most`` of them, whatever length the header says."""
+    try:
+        with quiet(path, stream):
+            return next_mono(stream, most)
+    except FAILURES as error:
+        raise UserError(f"{path}: corrupt or truncated: {reason(error)}") from error
+
+
+def _refuse_compressed(path: str, head: bytes) -> None:
+    if head.startswith(b"NIST_1A") and b"shorten" in head:
+        raise UserError(
+            f"{path}: a .sph compressed with shorten; unpack it: sph2pipe -f wav {path} out.wav"
+        )
+
+
+def _found(path: str) -> str:
+    """The path of a file that is there; names of other letters composed alike (NFC, NFD) count."""
+    if os.path.exists(path):
+        return path
+    if path.rstrip().endswith("|"):
+        raise UserError(f"{path}: a command, not an audio file; commands run in stage 2 only")
+    if re.fullmatch(r".*\.ark(:\d+)?(\[.*\])?", path):
+        raise UserError(f"{path}: a place in a Kaldi archive, and arks are not read; write files")
+    if "\0" in path:
+        raise UserError(f"{path!r}: a NUL byte in a path")
+    folder, name = os.path.split(path)
+    if not path.isascii() and os.path.isdir(folder or "."):
+        for other in os.listdir(folder or "."):
+            if unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", name):
+                return os.path.join(folder, other)
+    raise UserError(f"{path}: no such audio file{_neighbour(path)}")
+
+
+def _neighbour(path: str) -> str:
+    """The closest name beside a missing file, or which part of its path is missing."""
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        return f"; its folder {folder} does not exist"
+    with os.scandir(folder) as entries:  # the first few thousand: corpora have huge folders
+        names = [entry.name for entry, _ in zip(entries, range(2000), strict=False)]
+    return closest(os.path.basename(path), names)
+
+
+def read_mono(path: str | Path, stream: soundfile.SoundFile, first: int, last: int) -> np.ndarray:
+    """Samples ``first:last`` as ``(samples,)`` float32, mean of the channels."""
+    lossy = stream.format in ("OGG", "MP3")
+    seek_to = max(0, first - int(_PREROLL * stream.samplerate)) if lossy else first
+    try:
+        with quiet(path, stream):
+            if seek_to:
+                stream.seek(seek_to)
+            data = next_mono(stream, last - seek_to)
+    except FAILURES as error:
+        raise UserError(f"{path}: corrupt or truncated: {reason(error)}") from error
+    missing = (last - seek_to) - len(data)
+    # MP3 lengths may come from an estimate, and end with the encoder's padding.
+    if missing > (TAIL if stream.format == "MP3" else 0) or len(data) <= first - seek_to:
+        read = (seek_to + len(data)) / stream.samplerate
+        raise UserError(
+            f"{path}: truncated: {stream.frames / stream.samplerate:.3f} s announced, "
+            f"{read:.3f} s there; fetch the file again"
+        )
+    return data[first - seek_to :]
+
+
+def next_mono(stream: soundfile.SoundFile, frames: int) -> np.ndarray:
+    """The next ``frames`` samples or what there is of them, ``(samples,)``: mean of the channels.
+
+    Block by block, so that memory follows what is there and not what a header promises.
+    """
+    blocks, left = [np.zeros(0, dtype=np.float32)], frames
+    size = max(1, BLOCK // stream.channels)
+    while left > 0:
+        data = stream.read(min(left, size), dtype="float32", always_2d=True)
+        if not len(data):
+            break
+        left -= len(data)
+        blocks.append(data[:, 0] if stream.channels == 1 else data.mean(axis=1, dtype=np.float32))
+    return np.concatenate(blocks[1:] or blocks)
+
+
+@contextlib.contextmanager
+def quiet(path: str | Path, stream: soundfile.SoundFile | None = None) -> Iterator[None]:
+    """Keep libmpg123's remarks, which are harmless after a seek, from the terminal.
+
+    It writes straight to file descriptor 2, so that is where they must be caught.
+    """
+    is_mp3 = stream.format == "MP3" if stream else str(path).lower().endswith(".mp3")
+    if not is_mp3:
+        yield
+        return
+    with _quiet_lock:
+        saved = os.dup(2)
+        try:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 2)
+            os.close(nowhere)
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+if hasattr(os, "register_at_fork"):  # a child must not inherit the lock as another thread held it
+    os.register_at_fork(after_in_child=lambda: globals().update(_quiet_lock=threading.Lock()))
+
+
+def reason(error: BaseException) -> str:
+    """What a decoder says is wrong, in one line."""
+    text = getattr(error, "error_string", "") or str(error)
+    text = text.strip().splitlines()[0] if text.strip() else "the decoder gives no reason"
+    return text.rstrip(".")
