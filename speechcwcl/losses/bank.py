@@ -92,7 +92,7 @@ class TextBank:
         size = _BLOCK_BYTES.get(like.device.type, _BLOCK_BYTES["cuda"])
         step = max(64, size // (4 * (self.dim + len(like))))
         for lo in range(0, len(self), step):
-            yield lo, self.matrix[lo : lo + step].to(device=like.device, dtype=dtype)
+            yield lo, self.matrix[lo : lo + step].to(like.device, dtype, non_blocking=True)
 
     def moments(self, like: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """``B^T B`` (dim, dim) and ``B^T 1`` (dim,), computed once, summed in float64."""

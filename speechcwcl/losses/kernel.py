@@ -81,33 +81,37 @@ def pair_sums(
         >>> torch.allclose(pairs, 10 * (p * q).sum(), atol=1e-5)
         True
     """
-    operand, wide = working_dtypes(*((speech, text) if like is None else (like,)))
+    wide = working_dtypes(*((speech, text) if like is None else (like,)))[1]
     scale = torch.as_tensor(scale, dtype=wide, device=text.device)
     if ceiling is None:
         ceiling = float(scale.detach()) if scale.device.type == "cpu" else math.inf
-    numbers = None if ids is None else _numbers(ids, text.device)
-    asked = tuple(name for name in DIRECTIONS if name in set(wanted))
-    names = asked if numbers is not None else tuple(dict.fromkeys(map(_plain, asked)))
     step, kept = chunk_rows(len(text), wide, text.device, chunk), 0
     if torch.is_grad_enabled() and any(t.requires_grad for t in (speech, text, scale)):
         fit = memory // (max(1, len(text)) * torch.finfo(wide).bits // 8)
         kept = len(speech) if fit >= len(speech) else fit // step * step
+    asked = tuple(name for name in DIRECTIONS if name in set(wanted))
+    numbers = None if ids is None else _numbers(ids, text.device)
     plan = _Plan(
-        wanted=names,
+        wanted=asked if numbers is not None else tuple(dict.fromkeys(map(_plain, asked))),
         weights=tuple(None if m is None else m.detach().to(wide) for m in weights),
         numbers=numbers,
         chunk=step,
         kept=kept,
         bounded=fits_range(ceiling, max(len(speech), len(text)), wide),
-        operand=operand,
+        operand=working_dtypes(*((speech, text) if like is None else (like,)))[0],
         wide=wide,
     )
+    lse, sums = _run(speech, text, scale, plan)
+    return {n: lse[n if n in lse else _plain(n)] for n in asked}, sums
+
+
+def _run(speech: Tensor, text: Tensor, scale: Tensor, plan: _Plan) -> Sums:
     with torch.autocast(text.device.type, enabled=False):
         # a frozen side is converted chunk by chunk: it may be a bank in half precision on the CPU
-        rows = speech.to(wide) if speech.requires_grad else speech
-        result = _PairSums.apply(rows, text.to(wide), scale, plan)
-    lse = dict(zip(names, result[: len(names)], strict=True))
-    return {n: lse[n if n in lse else _plain(n)] for n in asked}, list(result[len(names) :])
+        rows = speech.to(plan.wide) if speech.requires_grad else speech
+        result = _PairSums.apply(rows, text.to(plan.wide), scale, plan)
+    count = len(plan.wanted)
+    return dict(zip(plan.wanted, result[:count], strict=True)), list(result[count:])
 
 
 def _plain(name: str) -> str:
@@ -119,7 +123,9 @@ def _numbers(ids: Tensor, device: torch.device) -> Tensor | None:
     if ids.device.type != "cpu":
         return ids
     found, numbers = ids.unique(return_inverse=True)
-    return None if len(found) == len(ids) else numbers.to(device, torch.int32)
+    if len(found) == len(ids):
+        return None
+    return numbers.to(device, torch.int32, non_blocking=True)
 
 
 @dataclass
@@ -148,7 +154,7 @@ class _Plan:
         scratch = kept.new_empty(min(self.chunk, rows) if self.kept < rows else 0, len(text))
         for lo in range(0, rows, self.chunk):
             part = slice(lo, min(lo + self.chunk, rows))
-            own = speech[part].to(text.device, self.wide)
+            own = speech[part].to(text.device, self.wide, non_blocking=True)
             stored = part.stop <= self.kept
             block = kept[part] if stored else scratch[: part.stop - lo]
             if fill or not stored:
@@ -316,7 +322,9 @@ def sum_in_chunks(
     """
     size = copies * len(sides[0]) * columns * sides[0].element_size()
     again = torch.is_grad_enabled() and size > DEFAULT_MEMORY
-    run = functools.partial(checkpoint, part, use_reentrant=False) if again else part
+    run = part
+    if again:
+        run = functools.partial(checkpoint, part, use_reentrant=False, preserve_rng_state=False)
     pieces = zip(*(side.split(chunk) for side in sides), strict=True)
     return torch.stack([run(i * chunk, *rows) for i, rows in enumerate(pieces)]).sum()
 

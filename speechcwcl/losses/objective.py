@@ -236,7 +236,7 @@ class ContrastiveObjective(nn.Module):
             speech, text = gather_rows(speech, counts), gather_rows(text, counts)
             if text_ids is not None:
                 text_ids = gather_rows(text_ids.to(speech.device), counts)
-        ids = None if text_ids is None else text_ids.to(speech.device)
+        ids = None if text_ids is None else text_ids.to(speech.device, non_blocking=True)
         kernel = {"chunk": self.chunk, "memory": self.memory}
         shared = {"text_ids": ids, "text_bank": bank, **kernel}
         values: dict[str, Any] = {}

@@ -50,7 +50,7 @@ def siglip(
         Zhai et al., SigLIP, arXiv 2303.15343.
     """
     wide = working_dtypes(speech, text)[1]
-    ids = text_ids.to(speech.device) if mask_equal and text_ids is not None else None
+    ids = text_ids.to(speech.device, non_blocking=True) if mask_equal and text_ids is not None else None
     step = chunk_rows(len(text), wide, speech.device, chunk)
 
     def part(first: int, rows: Tensor) -> Tensor:
