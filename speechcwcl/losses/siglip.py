@@ -50,7 +50,9 @@ def siglip(
         Zhai et al., SigLIP, arXiv 2303.15343.
     """
     wide = working_dtypes(speech, text)[1]
-    ids = text_ids.to(speech.device, non_blocking=True) if mask_equal and text_ids is not None else None
+    ids = None
+    if mask_equal and text_ids is not None:
+        ids = text_ids.to(speech.device, non_blocking=True)
     step = chunk_rows(len(text), wide, speech.device, chunk)
 
     def part(first: int, rows: Tensor) -> Tensor:

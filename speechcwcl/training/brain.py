@@ -121,17 +121,16 @@ class AlignBrain(sb.Brain):
         self, predictions: torch.Tensor, batch: Batch, stage: sb.Stage
     ) -> torch.Tensor:
         """The total loss over the batches of all ranks; its parts go to the running means."""
-        rows = batch.rows.to(self.device)
         out = self.modules["objective"](
             predictions.float(),
             self.data.texts(batch, self.device),
-            text_ids=rows,
+            text_ids=batch.rows,
             bank=self.data.bank,
+            step=self.step - 1,
         )
         if stage == sb.Stage.TRAIN:
-            values = {"loss": out.total.item()}
-            values |= {name: term.item() for name, term in out.terms.items()}
-            self.means.add(values | out.diagnostics)
+            self.means.add({"loss": out.total, **out.terms})
+            self.means.add(out.diagnostics if out.fresh else {})
         return out.total
 
     def fit_batch(self, batch: Batch) -> torch.Tensor:

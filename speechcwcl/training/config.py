@@ -76,6 +76,7 @@ class TrainConfig(BaseModel):
         "cwcl_matched"  # a name, or weighted terms: {cwcl: 1, cl: 1, cosine: 10}
     )
     loss_options: Options = {}
+    loss_file: str | None = None  # a Python file with losses of your own, relative to this YAML
     text_bank: bool = False  # speech -> text terms run over all training texts, not the batch's
     # batches
     batch_size: Positive = 256  # utterances, at most
@@ -142,9 +143,17 @@ def load_config(
     else:
         document = read_yaml(config, typed=True, base="base")
         also_reads(*document.files)
+    folder = Path(document.where("loss_file").rpartition(":")[0]).parent
     for name, value in (overrides or {}).items():
         document.values[name] = value
         document.places[(name,)] = f"--{name}"
+    word = document.values.get("loss_file")
+    if isinstance(word, str):
+        # so that it is found from wherever the run is gone on with
+        path = (Path() if "loss_file" in (overrides or {}) else folder) / word
+        if not path.is_file():
+            raise document.refuse("loss_file", problem=f"loss_file: there is no file {path}")
+        document.values["loss_file"] = str(path.resolve())
     return validate(TrainConfig, document)
 
 

@@ -22,7 +22,7 @@ from speechcwcl.data.manifest import Manifest
 from speechcwcl.data.stream_spec import is_stream, read_stream
 from speechcwcl.errors import require
 from speechcwcl.evaluation.evals import make_validator, manifest_of, parse_evals, read_protocol
-from speechcwcl.files import read_json, read_text, sha256_json, write_json
+from speechcwcl.files import read_json, read_text, sha256_file, sha256_json, write_json
 from speechcwcl.losses import build_loss
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.training.brain import AlignBrain, SpeechSide
@@ -115,6 +115,11 @@ def _fit(
     validator = make_validator(pairs, dumpdir)
     aligner = build_aligner(config)
     inputs = run_inputs(aligner, train_set, pairs, dumpdir)
+    if config.loss_file is not None:
+        inputs["loss file"] = {
+            "path": config.loss_file,
+            "hash": sha256_file(Path(config.loss_file)),
+        }
     refuse_another_run(config, inputs, expdir)
     if is_stream(train_set):
         data = stream_data(config, aligner, read_stream(train_set))
@@ -124,7 +129,7 @@ def _fit(
     checkpointer = WholeCheckpointer(expdir / "checkpoints", recoverables={"counter": counter})
     brain = AlignBrain(
         aligner,
-        build_loss(config.loss, **config.loss_options),
+        build_loss(config.loss, loss_file=config.loss_file, **config.loss_options),
         data,
         config=config,
         expdir=expdir,
@@ -297,7 +302,7 @@ def average_run(expdir: Path, best: int = 1) -> str:
     aligner = build_aligner(config)
     side = SpeechSide(aligner, config.feature_mask)
     side.load_state_dict(without_ddp(average_checkpoints(found, "speech")), strict=True)
-    objective = build_loss(config.loss, **config.loss_options)
+    objective = build_loss(config.loss, loss_file=config.loss_file, **config.loss_options)
     objective.load_state_dict(without_ddp(average_checkpoints(found, "objective")), strict=True)
     if objective.scale is not None:
         aligner.set_logit_scale(objective.scale().item())

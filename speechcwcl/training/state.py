@@ -145,29 +145,34 @@ class RunningMeans:
     """Means of named numbers over the steps of an epoch; kept in checkpoints within an epoch."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.count = 0
+        self.sums: dict[str, Any] = {}
+        self.counts: dict[str, int] = {}
 
-    def add(self, values: dict[str, float]) -> None:
-        """Count one step's values in."""
-        self.count += 1
+    def add(self, values: dict[str, Any]) -> None:
+        """Count one step's values in; those on a GPU stay there until the means are asked for."""
         for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+            if isinstance(value, torch.Tensor):
+                value = value.detach().double()
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
 
     def take(self) -> dict[str, float]:
         """The means so far, and start anew."""
-        means = {name: total / self.count for name, total in self.sums.items()}
+        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
         self.__init__()
         return means
 
     @mark_as_saver
     def save(self, path: str | Path) -> None:
-        """Write sums and count."""
-        torch.save({"sums": self.sums, "count": self.count}, path)
+        """Write sums and counts."""
+        sums = {name: float(total) for name, total in self.sums.items()}
+        torch.save({"sums": sums, "counts": self.counts}, path)
 
     @mark_as_loader
     def load(self, path: str | Path, end_of_epoch: bool) -> None:
         """Read them back; a finished epoch leaves nothing to go on with."""
         if not end_of_epoch:
             state = torch.load(path, weights_only=True)
-            self.sums, self.count = state["sums"], state["count"]
+            self.sums = state["sums"]
+            # an older version counted the steps only
+            self.counts = state.get("counts") or dict.fromkeys(self.sums, state.get("count", 0))

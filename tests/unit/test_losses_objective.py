@@ -282,6 +282,17 @@ def test_diagnostics_in_training_and_evaluation():
     assert build_loss("cwcl", diagnostics_every=0)(speech, text).diagnostics == {}
 
 
+def test_diagnostics_after_a_resume_are_those_of_an_unbroken_run():
+    """When they are due follows from the number of the step, which a resumed run knows."""
+    batches = [_pair(seed=seed) for seed in range(8)]
+    whole, resumed = (build_loss("cwcl", diagnostics_every=3) for _ in range(2))
+    expected = [whole(*batch, step=i) for i, batch in enumerate(batches)]
+    found = [resumed(*batch, step=i) for i, batch in enumerate(batches) if i >= 4]
+    taken = [(i, o.diagnostics) for i, o in enumerate(expected) if o.fresh]
+    assert [i for i, _ in taken] == [0, 3, 6]
+    assert [(i, o.diagnostics) for i, o in enumerate(found, 4) if o.fresh] == taken[2:]
+
+
 def test_flat_text_space_warns_once():
     base = reference.rows(1, 64)
     flat = torch.nn.functional.normalize(base + 0.05 * reference.rows(40, 64, seed=3), dim=1)

@@ -200,7 +200,13 @@ def test_without_a_validation_the_latest_checkpoint_is_the_best(config, dump, tm
 
 
 def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(config, dump, tmp_path):
-    path = config(ckpt_interval_steps=1, augment_copies=1, augment={"noise": {"prob": 1.0}})
+    often = {"diagnostics_every": 2}
+    path = config(
+        ckpt_interval_steps=1,
+        augment_copies=1,
+        augment={"noise": {"prob": 1.0}},
+        loss_options=often,
+    )
     assert main(words(path, dump, tmp_path / "whole")) == 0
     expected, _ = latest(tmp_path / "whole")
 
@@ -215,7 +221,14 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(config, dump
     found, epoch = latest(killed)
     assert epoch == 3
     assert same(found, expected)
-    assert len((killed / "metrics.jsonl").read_text().splitlines()) == 3
+    lines = [
+        [json.loads(line) for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()]
+        for n in ("whole", "killed")
+    ]
+    assert len(lines[0]) == 3
+    assert {"w_std", "cosine", "loss"} <= set(lines[0][0]["train"])
+    # the loss and what is logged beside it, which is taken on some steps only
+    assert [line["train"] for line in lines[0]] == [line["train"] for line in lines[1]]
 
 
 def kill_after_a_new_checkpoint(process, folder):
@@ -305,6 +318,6 @@ def test_running_means_travel_within_an_epoch_only(tmp_path):
     means.save(tmp_path / "m")
     other = RunningMeans()
     other.load(tmp_path / "m", end_of_epoch=True)
-    assert other.count == 0
+    assert other.counts == {}
     other.load(tmp_path / "m", end_of_epoch=False)
-    assert other.take() == {"loss": 2.0} and other.count == 0
+    assert other.take() == {"loss": 2.0} and other.counts == {}
