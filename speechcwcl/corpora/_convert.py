@@ -227,8 +227,11 @@ def _lhotse(stream: IO[str], utterances: _Utterances, path: Path) -> None:
     for u, info in _with_info(utterances):
         name, length = Path(u.audio).stem, round(_duration(u), 6)
         channels = list(range(info.channels))
-        common = {"channel": 0 if info.channels == 1 else channels, "duration": length}
-        supervision = {"id": u.id, "recording_id": name, "start": 0.0, **common}
+        common: dict[str, Any] = {
+            "channel": 0 if info.channels == 1 else channels,
+            "duration": length,
+        }
+        supervision: dict[str, Any] = {"id": u.id, "recording_id": name, "start": 0.0, **common}
         supervision |= {k: v for k, v in (("text", u.text), ("speaker", u.speaker)) if v}
         if u.labels:
             supervision["custom"] = _labels(u)
@@ -240,7 +243,12 @@ def _lhotse(stream: IO[str], utterances: _Utterances, path: Path) -> None:
             "duration": info.duration,
             "channel_ids": channels,
         }
-        cut = {"id": u.id, "start": u.start or 0.0, **common, "supervisions": [supervision]}
+        cut: dict[str, Any] = {
+            "id": u.id,
+            "start": u.start or 0.0,
+            **common,
+            "supervisions": [supervision],
+        }
         cut |= {"recording": recording, "type": "MonoCut" if info.channels == 1 else "MultiCut"}
         stream.write(json.dumps(cut, ensure_ascii=False) + "\n")
 

@@ -184,7 +184,7 @@ def _lhotse(path: Path, options: Options, problems: Problems) -> Iterator[Entry]
             audio = _audio_of_cut(cut)
             start, length = float(cut["start"]), float(cut["duration"])
             whole = start < _CLOSE and abs(length - float(cut["recording"]["duration"])) < _CLOSE
-            span = {} if whole else {"start": start, "length": length}
+            span: dict[str, Any] = {} if whole else {"start": start, "length": length}
             entry = Entry(where, number, _row_of_cut(cut), audio, **span, id=str(cut.get("id", "")))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             problems.add(f"{where}: not a cut of one file: {error}")
@@ -361,7 +361,8 @@ def read_manifest(
     entries = _ENTRIES[format or detect(path, options.audio)]
     if not options.id and entries in (_csv, _jsonl):
         options = _without_repeated_id(path, options, entries)
-    maker, unseen, seen = _Maker(path, options), set(options.given), set()
+    maker, unseen = _Maker(path, options), set(options.given)
+    seen: set[str] = set()
     for entry in entries(path, options, problems):
         unseen.difference_update(entry.row)
         seen = set(entry.row) if unseen else seen

@@ -88,7 +88,7 @@ class HuggingFace(Corpus):
         parser.add_argument("--revision", help="commit or tag of it")
         for role in self.columns:
             parser.add_argument(f"--{role}", default="", metavar="COLUMN", help=f"of the {role}")
-        pairs = {"nargs": "+", "default": []}
+        pairs: dict[str, Any] = {"nargs": "+", "default": []}
         parser.add_argument("--labels", metavar="[FIELD=]COLUMN", help="of the labels", **pairs)
         parser.add_argument("--split", metavar="SET=SPLIT", help="set made of that split", **pairs)
         parser.add_argument("--limit", type=int, help="only so many records a split")
@@ -197,7 +197,7 @@ class HuggingFace(Corpus):
         folders = []
         for name in self.stream:
             split = self.split_map.get(name, name)
-            place = {"dataset": self.dataset, "revision": self.revision}
+            place: dict[str, Any] = {"dataset": self.dataset, "revision": self.revision}
             if not self.dataset:
                 place = {"folder": str(source.resolve())}
             records = self._records(source, split)
@@ -207,7 +207,7 @@ class HuggingFace(Corpus):
                 "no column of text, which a set to train from needs; name it with --text; there "
                 f"are {', '.join(records.columns)}",
             )
-            roles = {role: columns[role] or "" for role in ("audio", "text", "id")}
+            roles: dict[str, Any] = {role: columns[role] or "" for role in ("audio", "text", "id")}
             spec = StreamSpec(**place, config=self.config, split=split, **roles)
             folders.append(write_streamed(Path(out) / name, spec, self.facts(name)))
         return folders
@@ -246,9 +246,14 @@ class HuggingFace(Corpus):
         return remote.local_records(source, split, self.config)
 
     def _write(self, records: Records, folder: Path) -> None:
-        columns, given = self._choose(records), self.columns["id"]
-        options = {"shard": self.shard, "limit": self.limit, "id_given": given}
-        write_split(records, columns, folder, **options)
+        write_split(
+            records,
+            self._choose(records),
+            folder,
+            shard=self.shard,
+            limit=self.limit,
+            id_given=self.columns["id"],
+        )
 
     def _choose(self, records: Records) -> dict[str, Any]:
         """Column of each role, given or guessed."""

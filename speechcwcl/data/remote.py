@@ -58,14 +58,15 @@ class Records:
     rows: Callable[[int], Iterator[Row]]
     key: dict[str, Any] = field(default_factory=dict)
     local: bool = True
-    pieces: Callable[[], list[Rows]] | None = None
+    pieces: Callable[[], list[Rows]] = list
 
     def value(self, row: Row, column: str | None) -> Any:
         """What a record has in a column; of class numbers their names."""
         found = row.get(column) if column else None
         names = self.class_names.get(column or "", [])
-        number = isinstance(found, int | np.integer) and not isinstance(found, bool)
-        return names[found] if number and 0 <= found < len(names) else found
+        if isinstance(found, bool) or not isinstance(found, int | np.integer):
+            return found
+        return names[int(found)] if 0 <= int(found) < len(names) else found
 
 
 def hub_splits(dataset: str, config: str | None, revision: str | None) -> list[str]:
@@ -245,11 +246,14 @@ def _of_iterable(streamed: Any, key: dict[str, Any], name: str) -> Records:
     def rows(skip: int) -> Iterator[Row]:
         return flat(_guarded(iter(undecoded.skip(skip) if skip else undecoded), name))
 
+    def piece(cut: Any, at: int) -> Iterator[Row]:
+        return flat(_piece(cut, at, name))
+
     def pieces() -> list[Rows]:
         cut = undecoded
         if undecoded.num_shards < _FEW_FILES:
             cut = _asked(name, undecoded.reshard)
-        return [lambda at=at: flat(_piece(cut, at, name)) for at in range(cut.num_shards)]
+        return [functools.partial(piece, cut, at) for at in range(cut.num_shards)]
 
     return Records([*features, *inner], audio, classes, rows, key, pieces=pieces)
 
@@ -310,7 +314,7 @@ def _listed(path: Path, needed: str = "") -> Iterator[Row]:
             name = row.pop(needed, None)
             require(name is not None, f"{where}: {no_column(needed, list(row))}")
             require(isinstance(name, str) and bool(name), f"{where}: {needed} is no file's name")
-            row = {"audio": name, **row}
+            row = {"audio": str(name), **row}
         for column in ["audio"] if needed else list(row):
             value = row[column]
             if needed or (isinstance(value, str) and value.lower().endswith(AUDIO_SUFFIXES)):

@@ -79,7 +79,7 @@ def read_head(path: str | Path, size: int = 1 << 16) -> str:
 
 
 def _opened(path: Path) -> IO[str]:
-    def binary() -> IO[bytes]:
+    def binary() -> Any:
         return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
 
     with binary() as stream:

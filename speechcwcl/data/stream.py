@@ -139,12 +139,10 @@ def _clips_of_rows(
         except UserError as error:
             clip.problem = str(error)
         audio = audio_of(row[spec.audio], local=records.local)
-        if isinstance(audio, tuple):
-            audio = resample(*audio, SAMPLE_RATE)
         if audio is None:
             clip.problem = f"{name}: has no audio"
         else:
-            clip.audio = audio
+            clip.audio = resample(*audio, SAMPLE_RATE) if isinstance(audio, tuple) else audio
         yield clip
 
 

@@ -257,7 +257,7 @@ class StreamSet(IterableDataset):
         waves, texts = [], []
         for clip in clips:
             try:
-                wav = clip.load()
+                wav: Any = clip.load()
             except UserError as error:
                 reader.skip(error)
                 continue
@@ -323,6 +323,7 @@ class StreamLoader(DataLoader):
     """The batches of a :class:`StreamSet`; notes each that the training loop takes."""
 
     def __init__(self, dataset: StreamSet, config: TrainConfig) -> None:
+        self.stream_set = dataset
         super().__init__(
             dataset,
             batch_size=None,
@@ -332,12 +333,12 @@ class StreamLoader(DataLoader):
             generator=torch.Generator().manual_seed(config.seed),
         )
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         for item in super().__iter__():
             if isinstance(item, UserError):
                 raise item
             worker, place, batch = item
-            self.dataset.note(worker, place)
+            self.stream_set.note(worker, place)
             yield batch
 
 
