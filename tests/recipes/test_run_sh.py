@@ -15,20 +15,26 @@ ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted(path.parent for path in ROOT.glob("egs/*/cwcl1/run.sh"))
 
 
-def run(recipe, root, *words, timeout=300):
-    """Run a recipe with all its output under ``root``."""
+def command(recipe, root, *words):
+    """The words and the environment that run a recipe with all its output under ``root``."""
     tools = root / "bin"
     tools.mkdir(exist_ok=True)
     script = tools / "speechcwcl"
     script.write_text(f'#!/bin/sh\nexec {sys.executable} -m speechcwcl.cli.main "$@"\n')
     script.chmod(0o755)
     environment = dict(os.environ, PATH=f"{tools}:{os.environ['PATH']}", OMP_NUM_THREADS="1")
-    command = [
+    words = [
         str(recipe / "run.sh"), "--datadir", str(root / "data"), "--dumpdir", str(root / "dump"),
         "--expdir", str(root / "exp"), *words,
     ]  # fmt: skip
+    return words, environment
+
+
+def run(recipe, root, *words, timeout=300):
+    """Run a recipe with all its output under ``root``."""
+    words, environment = command(recipe, root, *words)
     return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=timeout, cwd=root
+        words, env=environment, capture_output=True, text=True, timeout=timeout, cwd=root
     )
 
 
