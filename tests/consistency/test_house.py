@@ -37,7 +37,7 @@ ALLOWED = {
     "losses": set(),
     "data": set(),
 }
-EVERYBODYS = {"errors", "files", "stages", "yamls"}
+EVERYBODYS = {"assets", "errors", "files", "stages", "yamls"}
 
 
 def tracked(pattern):

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from speechcwcl import files
+from speechcwcl.assets import boxed_models
 from speechcwcl.errors import UserError, closest
 from speechcwcl.models.weights.catalogue import ELSEWHERE, SOURCES, Source
 from speechcwcl.models.weights.packages import collect
@@ -56,9 +57,13 @@ def resolve(source: str | os.PathLike, *, offline: bool | None = None) -> Path:
 
 
 def locate(folder: str | os.PathLike) -> Path:
-    """The folder of a saved model: as given where it is one (whatever is in it), else fetched."""
+    """The folder of a saved model: as given where it is one (whatever is in it), that of a model
+    in the package (``en-tiny``), else fetched.
+    """
     path = Path(folder).expanduser()
-    return path if path.is_dir() else resolve(folder)
+    if path.is_dir():
+        return path
+    return boxed_models().get(os.fspath(folder)) or resolve(folder)
 
 
 def fetch(name: str, *, offline: bool | None = None) -> Path:
