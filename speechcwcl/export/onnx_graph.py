@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.encoders.families.base import Family, zero_beyond
+from speechcwcl.models.encoders.families import Family
+from speechcwcl.models.encoders.frames import zero_beyond
 
 # model_type -> why it cannot be exported.
 _CANNOT = {"wav2vec2-bert": "its filter bank is computed in double precision with an FFT"}

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from speechcwcl.errors import UserError
-from speechcwcl.models.encoders.families.base import valid
+from speechcwcl.models.encoders.frames import valid
 
 
 class Context(nn.Module):

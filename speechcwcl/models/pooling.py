@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from speechcwcl.errors import UserError, closest
 from speechcwcl.models.context import build_context
-from speechcwcl.models.encoders.families.base import valid
+from speechcwcl.models.encoders.frames import valid
 
 _STATS = ("mean", "max", "std")
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from speechcwcl.errors import UserError
 from speechcwcl.files import write_json
-from speechcwcl.models.encoders.families import family_class
-from speechcwcl.models.encoders.options import feature_config, load_config
+from speechcwcl.models.encoders.families import open_family
 from speechcwcl.models.encoders.speech import SpeechEncoder
 from speechcwcl.models.encoders.text import TextInfo, text_files
 from speechcwcl.models.weights.sources import resolve
@@ -50,8 +49,6 @@ def speech_from_tower(folder: Path, saved: dict[str, Any]) -> SpeechEncoder:
         folder: the saved aligner.
         saved: ``speech`` of its config.json.
     """
-    config = load_config(folder / "speech")
-    family_cls = family_class(config, str(folder))
-    family = family_cls(family_cls.build(config), feature_config(folder / "speech"))
+    family = open_family(folder / "speech", str(folder), weights=False)
     options = {**saved["options"], "source": saved["source"], "source_hash": saved["hash"]}
     return SpeechEncoder(family, **options)

@@ -9,7 +9,7 @@ from speechcwcl.models.encoders.frames import (
     Windows,
     by_length,
     stride_mean,
-    zero_padding,
+    zero_beyond,
 )
 from speechcwcl.models.pooling import AttentionPooling, build_pooling, build_projection
 
@@ -113,7 +113,7 @@ def test_wrong_specs(make, words):
 
 @pytest.mark.parametrize("stride", [1, 2, 4, 20])
 def test_stride_mean_by_hand(stride):
-    frames = zero_padding(FRAMES, LENGTHS)
+    frames = zero_beyond(FRAMES, LENGTHS)
     found, lengths = stride_mean(frames, LENGTHS, stride)
     for row, length in enumerate(LENGTHS):
         groups = FRAMES[row, :length].split(stride)
@@ -125,7 +125,7 @@ def test_stride_mean_by_hand(stride):
 
 @pytest.mark.parametrize("size", [None, 3, 4, 11, 50])
 def test_windows_come_together_again(size):
-    frames = zero_padding(FRAMES, LENGTHS)
+    frames = zero_beyond(FRAMES, LENGTHS)
     windows = Windows(LENGTHS, 11, size)
     parts = windows.split(frames)
     assert torch.equal(windows.merge(parts), frames)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from speechcwcl.files import read_json
-from speechcwcl.models.encoders.families.base import quiet
+from speechcwcl.models.encoders.families import quiet
 from speechcwcl.models.encoders.text import TextEncoder
 from speechcwcl.models.weights.sources import resolve
 

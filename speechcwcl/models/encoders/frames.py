@@ -1,13 +1,92 @@
-"""Small operations on (batch, frames, ...) tensors with true lengths: windows, strides, mixing."""
+"""Operations on padded batches with true lengths: masks, norms, windows, strides, mixing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from speechcwcl.models.encoders.families.base import valid
+from speechcwcl.errors import UserError
+
+
+def valid(lengths: Tensor, size: int) -> Tensor:
+    """(batch, size) bool: true within each length."""
+    return torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]
+
+
+def zero_beyond(values: Tensor, lengths: Tensor, axis: int = 1) -> Tensor:
+    """``values`` (batch, ...) with zeros beyond ``lengths`` along ``axis``."""
+    mask = valid(lengths, values.shape[axis])
+    before = axis % values.dim() - 1
+    after = values.dim() - 2 - before
+    place = (slice(None), *[None] * before, slice(None), *[None] * after)
+    return values.masked_fill(~mask[place], 0.0)
+
+
+def attention_mask(hidden: Tensor, frame_lengths: Tensor) -> Tensor:
+    """Additive (batch, 1, 1, frames) mask: 0 on true frames, very negative on padding.
+
+    It is made even when nothing is padded: the masked and the unmasked kernels of torch round
+    differently, and an utterance's frames should not depend on its company.
+    """
+    mask = torch.zeros(
+        hidden.shape[0], 1, 1, hidden.shape[1], dtype=hidden.dtype, device=hidden.device
+    )
+    padding = ~valid(frame_lengths, hidden.shape[1])
+    return mask.masked_fill(padding[:, None, None, :], torch.finfo(hidden.dtype).min)
+
+
+def masked_moments(values: Tensor, lengths: Tensor, over_channels: bool) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of (batch, channels, time) over the true time steps.
+
+    Args:
+        values: (batch, channels, time), anything beyond ``lengths``.
+        lengths: (batch,) true time steps.
+        over_channels: pool the channels too.
+
+    Returns:
+        Two (batch, channels or 1, 1) tensors.
+    """
+    mask = valid(lengths, values.shape[-1])[:, None, :]
+    count = lengths[:, None, None].to(values.dtype)
+    axes: tuple[int, ...] = (-1,)
+    if over_channels:
+        axes, count = (-2, -1), count * values.shape[1]
+    mean = values.masked_fill(~mask, 0.0).sum(axes, keepdim=True) / count
+    square = (values - mean).masked_fill(~mask, 0.0).square()
+    return mean, square.sum(axes, keepdim=True) / count
+
+
+def masked_group_norm(norm: nn.GroupNorm, values: Tensor, lengths: Tensor) -> Tensor:
+    """``norm`` with its statistics over the true length only.
+
+    Args:
+        norm: one group a channel (wav2vec2, HuBERT) or one group in all (Moonshine).
+        values: (batch, channels, time).
+        lengths: (batch,) true time steps.
+    """
+    if norm.num_groups not in (1, norm.num_channels):
+        raise UserError(f"group norm with {norm.num_groups} groups is not supported")
+    exact = values.float()  # sums over thousands of time steps, whatever the autocast precision
+    mean, variance = masked_moments(exact, lengths, over_channels=norm.num_groups == 1)
+    scaled = (exact - mean) * torch.rsqrt(variance + norm.eps)
+    return (scaled * norm.weight[None, :, None] + norm.bias[None, :, None]).to(values.dtype)
+
+
+def conv_lengths(lengths: Tensor, kernels: Sequence[int], strides: Sequence[int]) -> Tensor:
+    """Output lengths of a stack of unpadded convolutions."""
+    for kernel, stride in zip(kernels, strides, strict=True):
+        lengths = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
+    return lengths
+
+
+def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:
+    """Fewest input samples for which a stack of unpadded convolutions gives one frame."""
+    size = 1
+    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
+        size = (size - 1) * stride + kernel
+    return size
 
 
 class Windows:
@@ -71,12 +150,6 @@ def stride_mean(frames: Tensor, frame_lengths: Tensor, stride: int) -> tuple[Ten
     counts = (frame_lengths[:, None] - starts[None, :]).clamp(1, stride)
     lengths = torch.div(frame_lengths + stride - 1, stride, rounding_mode="floor")
     return total / counts[:, :, None].to(total.dtype), lengths
-
-
-def zero_padding(frames: Tensor, frame_lengths: Tensor) -> Tensor:
-    """Zero (batch, frames, ...) beyond the lengths."""
-    mask = valid(frame_lengths, frames.shape[1])
-    return frames.masked_fill(~mask.view(*mask.shape, *[1] * (frames.dim() - 2)), 0.0)
 
 
 class LayerMix(nn.Module):

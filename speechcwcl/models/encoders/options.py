@@ -1,72 +1,12 @@
-"""Reading a speech model's folder, its hash, and the meaning of the encoder's options."""
+"""The meaning of the speech encoder's options."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from speechcwcl.errors import UserError
-from speechcwcl.files import read_json, sha256_json
-from speechcwcl.models.encoders.families.base import SAMPLE_RATE, Family
-
-# The settings that change a network's output without changing the shape of a tensor.
-_SHAPING = (
-    "model_type",
-    "num_attention_heads",
-    "encoder_attention_heads",
-    "encoder_num_attention_heads",
-    "hidden_act",
-    "activation_function",
-    "encoder_hidden_act",
-    "layer_norm_eps",
-    "do_stable_layer_norm",
-    "feat_extract_norm",
-    "feat_extract_activation",
-    "conv_stride",
-    "position_embeddings_type",
-    "scale_embedding",
-)
-
-
-def load_config(folder: Path) -> Any:
-    """The transformers configuration of a folder; never runs code of the folder.
-
-    Raises:
-        UserError: no or unreadable configuration, or a type that transformers does not know.
-    """
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:
-        why = (str(error).strip().splitlines() or [repr(error)])[0]
-        raise UserError(f"{folder}: cannot read config.json: {why}") from error
-
-
-def feature_config(folder: Path) -> dict[str, Any]:
-    """The feature extractor's settings in a model folder, or an empty dictionary."""
-    for name, key in (("preprocessor_config.json", None), ("processor_config.json", "feature")):
-        if (folder / name).is_file():
-            data = read_json(folder / name)
-            return data if key is None else data.get("feature_extractor", {})
-    return {}
-
-
-def network_hash(family: Family) -> str:
-    """Hash of the network: what its configuration does to it, and its tensors without their names.
-
-    Releases of transformers rename tensors and add settings with defaults; neither changes the
-    network, and a model trained today should still find its encoder tomorrow.
-    """
-    config = {name: getattr(family.config, name, None) for name in _SHAPING}
-    digests = []
-    for tensor in family.model.state_dict().values():
-        digest = hashlib.sha256(repr(tuple(tensor.shape)).encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        digests.append(digest.hexdigest())
-    return sha256_json([config, sorted(digests)])
+from speechcwcl.models.encoders.families import SAMPLE_RATE, Family
 
 
 def positive(name: str, value: Any) -> int:

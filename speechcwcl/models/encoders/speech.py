@@ -12,15 +12,11 @@ from torch.utils.checkpoint import checkpoint
 
 from speechcwcl.errors import UserError
 from speechcwcl.files import sha256_json
-from speechcwcl.models.encoders.families import family_class
-from speechcwcl.models.encoders.families.base import SAMPLE_RATE, Family, zero_beyond
-from speechcwcl.models.encoders.frames import LayerMix, Windows, stride_mean, zero_padding
+from speechcwcl.models.encoders.families import SAMPLE_RATE, Family, network_hash, open_family
+from speechcwcl.models.encoders.frames import LayerMix, Windows, stride_mean, zero_beyond
 from speechcwcl.models.encoders.lora import check_lora, inject_lora
 from speechcwcl.models.encoders.options import (
     cut_layer,
-    feature_config,
-    load_config,
-    network_hash,
     positive,
     silence_frames,
     wanted_states,
@@ -104,12 +100,8 @@ class SpeechEncoder(nn.Module):
         Raises:
             UserError: no such model, not a speech encoder, broken weights, a wrong option.
         """
-        folder = resolve(source)
-        config = load_config(folder)
-        family_cls = family_class(config, os.fspath(source))
-        model = family_cls.load(folder, config)
-        family = family_cls(model, feature_config(folder))
-        return cls(family, source=os.fspath(source), **options)
+        name = os.fspath(source)
+        return cls(open_family(resolve(source), name), source=name, **options)
 
     # -- what is trained ----------------------------------------------------------------------
 
@@ -228,7 +220,7 @@ class SpeechEncoder(nn.Module):
             return self._select(hidden, frame_lengths, kept)
         hidden = self._run(hidden, frame_lengths, 0, self._cut, kept)
         states = [kept[i] for i in self._wanted if i < self._cut] + [hidden]
-        return zero_padding(torch.stack(states, dim=2), frame_lengths), frame_lengths
+        return zero_beyond(torch.stack(states, dim=2), frame_lengths), frame_lengths
 
     def from_features(self, feats: Tensor, frame_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Everything above the cut.

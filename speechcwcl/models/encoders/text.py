@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from speechcwcl.errors import UserError
 from speechcwcl.files import read_json, sha256_file, sha256_json
-from speechcwcl.models.encoders.families.base import quiet
+from speechcwcl.models.encoders.families import quiet
 from speechcwcl.models.weights.sources import resolve
 
 _POOLINGS = ("mean", "cls", "max", "last")

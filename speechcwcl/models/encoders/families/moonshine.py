@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechcwcl.models.encoders.families.base import (
-    Family,
+from speechcwcl.models.encoders.families import Family
+from speechcwcl.models.encoders.frames import (
     attention_mask,
     conv_lengths,
-    load_pretrained,
     masked_group_norm,
-    masked_moments,
     receptive_field,
 )
 
@@ -24,47 +21,16 @@ _KERNELS, _STRIDES = (127, 7, 3), (64, 3, 2)
 
 
 class Moonshine(Family):
-    """Moonshine encoders; a full checkpoint works too, its decoder is never read into memory."""
+    """Moonshine encoders."""
 
-    model_types = ("moonshine",)
+    encoder = "moonshine.modeling_moonshine.MoonshineEncoder"
+    normalises = False
     min_samples = receptive_field(_KERNELS, _STRIDES)
+    hop = math.prod(_STRIDES)  # about 41.7 frames a second
 
-    @classmethod
-    def build(cls, config: Any) -> nn.Module:
-        """A random encoder."""
-        from transformers.models.moonshine.modeling_moonshine import MoonshineEncoder
-
-        config._attn_implementation = "sdpa"
-        return MoonshineEncoder(config)
-
-    @classmethod
-    def load(cls, folder: Path, config: Any) -> nn.Module:
-        """The encoder of any Moonshine folder."""
-        from transformers.models.moonshine.modeling_moonshine import MoonshineEncoder
-
-        return load_pretrained(MoonshineEncoder, folder, config, {r"^(model\.)?encoder\.": ""})
-
-    @property
-    def layers(self) -> nn.ModuleList:
-        """The transformer layers."""
-        return self.model.layers
-
-    @property
-    def final_modules(self) -> list[nn.Module]:
-        """The final layer norm."""
-        return [self.model.layer_norm]
-
-    @property
-    def hop(self) -> int:
-        """384 samples: about 41.7 frames a second."""
-        return math.prod(_STRIDES)
-
-    def normalise(self, wav: Tensor, lengths: Tensor) -> Tensor:
-        """As it is, unless the checkpoint asks for zero mean and unit variance."""
-        if not self.feature_config.get("do_normalize", False):
-            return wav
-        mean, variance = masked_moments(wav[:, None], lengths, over_channels=False)
-        return (wav - mean[:, 0]) * torch.rsqrt(variance[:, 0] + 1e-7)
+    def __init__(self, model: nn.Module, feature_config: dict[str, Any]):
+        super().__init__(model, feature_config)
+        self.layers, self.final_modules = model.layers, [model.layer_norm]
 
     def front(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Three convolutions, the first with a norm over the whole clip."""

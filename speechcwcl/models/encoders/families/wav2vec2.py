@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import functools
 import math
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from speechcwcl.models.encoders.families.base import (
-    Family,
+from speechcwcl.models.encoders.families import Family
+from speechcwcl.models.encoders.frames import (
     attention_mask,
     conv_lengths,
     masked_group_norm,
-    masked_moments,
     receptive_field,
     zero_beyond,
 )
@@ -28,47 +25,16 @@ class Wav2Vec2(Family):
     true length, where transformers lets the padding of a batch in.
     """
 
-    model_types = ("wav2vec2", "hubert")
+    normalises = True
 
     def __init__(self, model: nn.Module, feature_config: dict[str, Any]):
         super().__init__(model, feature_config)
         self.min_samples = receptive_field(self.config.conv_kernel, self.config.conv_stride)
-
-    @classmethod
-    def build(cls, config: Any) -> nn.Module:
-        """A random encoder."""
-        return super().build(_without_adapter(config))
-
-    @classmethod
-    def load(cls, folder: Path, config: Any) -> nn.Module:
-        """The encoder of any of the family's folders, heads left out."""
-        return super().load(folder, _without_adapter(config))
-
-    @property
-    def layers(self) -> nn.ModuleList:
-        """The transformer layers."""
-        return self.model.encoder.layers
-
-    @property
-    def _norm_last(self) -> bool:
-        return getattr(self.config, "do_stable_layer_norm", False)
-
-    @property
-    def final_modules(self) -> list[nn.Module]:
-        """The final norm of pre-norm models; post-norm layers normalise themselves."""
-        return [self.model.encoder.layer_norm] if self._norm_last else []
-
-    @property
-    def hop(self) -> int:
-        """320 samples, 50 frames a second, in every published model."""
-        return math.prod(self.config.conv_stride)
-
-    def normalise(self, wav: Tensor, lengths: Tensor) -> Tensor:
-        """Zero mean and unit variance over the true length, where the checkpoint wants it."""
-        if not self.feature_config.get("do_normalize", True):
-            return wav
-        mean, variance = masked_moments(wav[:, None], lengths, over_channels=False)
-        return (wav - mean[:, 0]) * torch.rsqrt(variance[:, 0] + 1e-7)
+        self.hop = math.prod(self.config.conv_stride)  # 320: 50 frames a second, in all there are
+        self.layers = model.encoder.layers
+        # Post-norm layers normalise themselves.
+        self._norm_last = getattr(self.config, "do_stable_layer_norm", False)
+        self.final_modules = [model.encoder.layer_norm] if self._norm_last else []
 
     def front(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Convolutions, projection, convolutional positions."""
@@ -99,15 +65,9 @@ class Wav2Vec2(Family):
         normed = zero_beyond(embed.batch_norm(hidden.transpose(1, 2)), lengths, axis=-1)
         return embed.activation(embed.padding(embed.conv(normed))).transpose(1, 2)
 
-    def layer(self, index: int, hidden: Tensor, context: Any) -> Tensor:
-        """Apply one layer."""
-        return self.layers[index](hidden, attention_mask=context)
-
 
 class Data2VecAudio(Wav2Vec2):
     """data2vec-audio: its positions come from several convolutions one after the other."""
-
-    model_types = ("data2vec-audio",)
 
     def _positions(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         hidden = hidden.transpose(1, 2)
@@ -119,8 +79,6 @@ class Data2VecAudio(Wav2Vec2):
 
 class WavLM(Wav2Vec2):
     """WavLM: a relative position bias, owned by the lowest layer, gated in every layer."""
-
-    model_types = ("wavlm",)
 
     def __init__(self, model: nn.Module, feature_config: dict[str, Any]):
         super().__init__(model, feature_config)
@@ -159,13 +117,3 @@ def _attend(module: nn.Module, hidden: Tensor, mask: Tensor, bias: Tensor) -> tu
         dropout_p=module.dropout if module.training else 0.0,
     )
     return module.out_proj(attended.transpose(1, 2).reshape(batch, frames, dim)), None
-
-
-def _without_adapter(config: Any) -> Any:
-    # The adapter of speech translation checkpoints shortens the frames for a decoder we lack.
-    if getattr(config, "add_adapter", False):
-        config.add_adapter = False
-    return config
-
-
-__all__ = ["Data2VecAudio", "Wav2Vec2", "WavLM"]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from speechcwcl.models.encoders.families.base import (
-    Family,
+from speechcwcl.models.encoders.families import Family
+from speechcwcl.models.encoders.frames import (
     attention_mask,
     masked_moments,
     valid,
@@ -71,38 +70,14 @@ class FilterBank:
 class Wav2Vec2Bert(Family):
     """w2v-bert 2.0 encoders; two filter-bank frames side by side make one frame of 20 ms."""
 
-    model_types = ("wav2vec2-bert",)
     min_samples = _WINDOW + _HOP
 
     def __init__(self, model: nn.Module, feature_config: dict[str, Any]):
         super().__init__(model, feature_config)
         self._stride = feature_config.get("stride", 2)
+        self.hop = _HOP * self._stride
+        self.layers, self.final_modules = model.encoder.layers, []
         self.filter_bank = FilterBank(self.config.feature_projection_input_dim // self._stride)
-
-    @classmethod
-    def build(cls, config: Any) -> nn.Module:
-        """A random encoder."""
-        return super().build(_without_adapter(config))
-
-    @classmethod
-    def load(cls, folder: Path, config: Any) -> nn.Module:
-        """The encoder of any w2v-bert folder, heads and adapter left out."""
-        return super().load(folder, _without_adapter(config))
-
-    @property
-    def layers(self) -> nn.ModuleList:
-        """The conformer layers."""
-        return self.model.encoder.layers
-
-    @property
-    def final_modules(self) -> list[nn.Module]:
-        """None: each layer ends in a norm."""
-        return []
-
-    @property
-    def hop(self) -> int:
-        """320 samples: 50 frames a second."""
-        return _HOP * self._stride
 
     def front(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Filter bank, stacking, projection."""
@@ -129,10 +104,3 @@ class Wav2Vec2Bert(Family):
             conv_attention_mask=convolved,
             relative_position_embeddings=positions,
         )
-
-
-def _without_adapter(config: Any) -> Any:
-    # The adapter of speech translation checkpoints shortens the frames for a decoder we lack.
-    config.add_adapter = False
-    config.use_intermediate_ffn_before_adapter = False
-    return config

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import pi
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechcwcl.models.encoders.families.base import Family, load_pretrained, zero_beyond
+from speechcwcl.models.encoders.families import Family
+from speechcwcl.models.encoders.frames import zero_beyond
 
 _FFT = 400
 _HOP = 160
@@ -98,14 +98,15 @@ def _reflect(wav: Tensor, lengths: Tensor, size: int) -> Tensor:
 
 
 class Whisper(Family):
-    """Whisper encoders; a full checkpoint works too, its decoder is never read into memory.
+    """Whisper encoders.
 
     Clips longer than the position table (30 s) are encoded in windows of that length, whose frames
     are put one after the other; the spectrogram is still taken over the whole clip.
     """
 
-    model_types = ("whisper",)
+    encoder = "whisper.modeling_whisper.WhisperEncoder"
     min_samples = 2 * _HOP
+    hop = 2 * _HOP  # 50 frames a second
     # It was trained on clips inside 30 s of silence. A little silence on both sides gives most of
     # that back: spoken digits of unseen speakers, linear probe on the mean frame: 91.6 % without,
     # 97.2 % with 0.2 s, 97.8 % with 0.3 s before and 1 s after.
@@ -115,43 +116,8 @@ class Whisper(Family):
         super().__init__(model, feature_config)
         self.window_frames = self.config.max_source_positions
         self.log_mel = LogMel(self.config.num_mel_bins)
+        self.layers, self.final_modules = model.layers, [model.layer_norm]
         model.embed_positions.requires_grad_(False)  # sinusoids
-
-    @classmethod
-    def build(cls, config: Any) -> nn.Module:
-        """A random encoder."""
-        from transformers.models.whisper.modeling_whisper import WhisperEncoder
-
-        config._attn_implementation = "sdpa"
-        return WhisperEncoder(config)
-
-    @classmethod
-    def load(cls, folder: Path, config: Any) -> nn.Module:
-        """The encoder of a ``WhisperModel`` or ``WhisperForConditionalGeneration`` folder."""
-        from transformers.models.whisper.modeling_whisper import WhisperEncoder
-
-        mapping = {r"^(model\.)?encoder\.": ""}
-        return load_pretrained(WhisperEncoder, folder, config, mapping)
-
-    @property
-    def layers(self) -> nn.ModuleList:
-        """The transformer layers."""
-        return self.model.layers
-
-    @property
-    def final_modules(self) -> list[nn.Module]:
-        """The final layer norm."""
-        return [self.model.layer_norm]
-
-    @property
-    def dim(self) -> int:
-        """Width of a frame."""
-        return self.config.d_model
-
-    @property
-    def hop(self) -> int:
-        """320 samples: 50 frames a second."""
-        return 2 * _HOP
 
     def front(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Log-mel, two convolutions, sinusoidal positions."""
@@ -173,7 +139,3 @@ class Whisper(Family):
         hidden = F.gelu(model.conv2(zero_beyond(hidden, mel_frames, axis=-1))).transpose(1, 2)
         hidden = hidden + model.embed_positions.weight[: hidden.shape[1]]
         return zero_beyond(hidden, torch.div(mel_frames + 1, 2, rounding_mode="floor"))
-
-    def layer(self, index: int, hidden: Tensor, context: Any) -> Tensor:
-        """Apply one layer."""
-        return self.layers[index](hidden, context)
