@@ -138,10 +138,13 @@ def _write_shard(
     ):
         for row in chain([first], rows):
             audio = row.get(columns["audio"])
-            name = _store(audio, made / f"{count:06d}", local=records.local)
-            entry = {"audio": name, **_words(row, columns, records, count)}
-            if name and not is_text(name):
-                entry = {"audio": None, "problem": f": {ascii(name)}: {NOT_UTF8}"}
+            try:
+                name = _store(audio, made / f"{count:06d}", local=records.local)
+                if name and not is_text(name):
+                    raise UserError(f"{ascii(name)}: {NOT_UTF8}")
+                entry = {"audio": name, **_words(row, columns, records, count)}
+            except UserError as error:
+                entry = {"audio": None, "problem": f": {str(error).removeprefix(': ')}"}
             stream.write(json.dumps(entry, ensure_ascii=False) + "\n")
             count += 1
     return count
@@ -150,23 +153,20 @@ def _write_shard(
 def _words(
     row: dict[str, Any], columns: dict[str, Any], records: Records, number: int
 ) -> dict[str, Any]:
-    """All of a record but its audio, as text, or the problem with it."""
+    """All of a record but its audio, as text."""
 
     def word(column: str | None, role: str) -> str:
         return one_word(records.value(row, column), "", role)
 
-    try:
-        key = word(columns["id"], "id")
-        text = one_text(records.value(row, columns["text"]), "", key or str(number))
-        labels = {f: word(c, f"label {c!r}") for f, c in columns["labels"].items()}
-        return {
-            "text": (text or "") if columns["text"] else None,
-            "speaker": word(columns["speaker"], "speaker"),
-            "id": key,
-            "labels": {field: label for field, label in labels.items() if label},
-        }
-    except UserError as error:
-        return {"problem": str(error)}
+    key = word(columns["id"], "id")
+    text = one_text(records.value(row, columns["text"]), "", key or str(number))
+    labels = {f: word(c, f"label {c!r}") for f, c in columns["labels"].items()}
+    return {
+        "text": (text or "") if columns["text"] else None,
+        "speaker": word(columns["speaker"], "speaker"),
+        "id": key,
+        "labels": {field: label for field, label in labels.items() if label},
+    }
 
 
 def _store(audio: Any, stem: Path, *, local: bool) -> str | None:

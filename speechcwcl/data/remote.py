@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from speechcwcl.data.audio.recordings import AUDIO_SUFFIXES
+from speechcwcl.data.audio.recordings import AUDIO_SUFFIXES, audio_files, is_audio_name
 from speechcwcl.data.problems import Problems
 from speechcwcl.data.rows import no_column, read_json_lines, read_table, suffix_of_list
 from speechcwcl.errors import UserError, closest, require
@@ -127,6 +127,8 @@ def _look_into(source: Path, config: str | None) -> _Folder:
     try:
         builder = datasets.load_dataset_builder(str(source), config)
     except (FileNotFoundError, datasets.exceptions.DataFilesNotFoundError):
+        if files := _with_linked(source, "audiofolder", {}):
+            return _Folder(source, "audiofolder", files)
         builder, kind = None, ""
     except Exception as error:
         raise UserError(f"{source}: {' '.join(str(error).split())[:400]}") from error
@@ -139,7 +141,35 @@ def _look_into(source: Path, config: str | None) -> _Folder:
             f"files with a metadata.csv or in a folder a label; found {found}"
         )
     files = {str(s): [Path(p) for p in paths] for s, paths in builder.config.data_files.items()}
-    return _Folder(source, kind, files, builder)
+    return _Folder(source, kind, _with_linked(source, kind, files), builder)
+
+
+def _with_linked(source: Path, kind: str, files: dict[str, list[Path]]) -> dict[str, list[Path]]:
+    """The same splits, and in them the audio below links to folders: `datasets` follows none.
+
+    A split is then the folder of its name; where there is no such folder, the only split there is.
+    """
+    for path in _below_links(source) if kind == "audiofolder" else ():
+        words = (_USUAL.get(word, word) for word in path.relative_to(source).parts)
+        usual = next((word for word in words if word in ("train", "validation", "test")), "")
+        usual = usual or (next(iter(files)) if len(files) == 1 else "train")
+        files.setdefault(usual, []).append(path)
+    return files
+
+
+def _below_links(source: Path) -> list[Path]:
+    real, found = Path(os.path.realpath(source)), []
+    for path in map(Path, _audio_below(source)):
+        if Path(os.path.realpath(path.parent)) != real / path.parent.relative_to(source):
+            found.append(path)
+    return found
+
+
+def _audio_below(source: Path) -> list[str]:
+    try:
+        return list(audio_files(source))
+    except UserError:  # there is none
+        return []
 
 
 def _configured(source: Path, config: str) -> tuple[Path, str | None]:
@@ -166,25 +196,16 @@ def local_splits(source: Path, config: str | None = None) -> list[str]:
     """Names of the splits of a local folder; files that belong to none are counted in a line."""
     found = _look_into(source, config)
     mine = {os.path.abspath(path) for paths in found.files.values() for path in paths}
-    suffixes = {Path(path).suffix.lower() for path in mine} - {".csv", ".json", ".jsonl", ".tsv"}
-    others = [
-        path
-        for path in _walk(found.path)
-        if path not in mine and Path(path).suffix.lower() in suffixes
-    ]
-    if others and found.kind != "saved":
+    every = _audio_below(found.path) if found.kind == "audiofolder" else []
+    if found.kind == "parquet":
+        every = [str(path) for path in found.path.rglob("*.parquet")]
+    if others := [path for path in every if os.path.abspath(path) not in mine]:
         print(
             f"{source}: {len(others)} files belong to no split and are left out, such as "
             f"{ascii(os.path.relpath(others[0], source))}",
             file=sys.stderr,
         )
     return sorted(found.files)
-
-
-def _walk(folder: Path) -> Iterator[str]:
-    for root, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name[0] not in "._"]
-        yield from (os.path.abspath(os.path.join(root, n)) for n in names if n[0] not in "._")
 
 
 def local_records(source: Path, split: str, config: str | None = None) -> Records:
@@ -354,7 +375,7 @@ def _audio_rows(found: _Folder, split: str) -> list[Row]:
 
 
 def _audio_files(paths: list[Path]) -> list[str]:
-    return [os.path.abspath(p) for p in paths if p.name.lower().endswith(AUDIO_SUFFIXES)]
+    return [os.path.abspath(p) for p in paths if is_audio_name(p.name)]
 
 
 def _labelled(every: dict[str, list[str]], mine: list[str]) -> list[Row]:

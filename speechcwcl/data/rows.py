@@ -27,9 +27,10 @@ from typing import IO, Any
 
 import numpy as np
 
+from speechcwcl.data.audio import check_samples
 from speechcwcl.data.audio.recordings import AUDIO_SUFFIXES
 from speechcwcl.data.problems import Problems
-from speechcwcl.errors import UserError, closest
+from speechcwcl.errors import UserError, closest, require
 from speechcwcl.files import parse_json
 
 LONGEST_LINE = 1 << 24
@@ -300,13 +301,16 @@ def audio_of(value: Any, *, local: bool) -> bytes | str | tuple[np.ndarray, int]
     """What a record holds of its audio: a file's bytes, or its path, or samples and their rate.
 
     Paths of this machine count in local datasets only: one of the hub must not name its files.
+
+    Raises:
+        UserError: samples that are none.
     """
     if isinstance(value, str):
         value = {"path": value}
     if not isinstance(value, dict):
         return None
     if value.get("array") is not None and value.get("sampling_rate"):
-        return np.asarray(value["array"], dtype=np.float32), int(value["sampling_rate"])
+        return _samples(value["array"]), int(value["sampling_rate"])
     if value.get("bytes"):
         return value["bytes"]
     path = value.get("path")
@@ -315,6 +319,17 @@ def audio_of(value: Any, *, local: bool) -> bytes | str | tuple[np.ndarray, int]
     if on_the_hub(path):
         return path
     return os.path.abspath(path) if local else None
+
+
+def _samples(value: Any) -> np.ndarray:
+    """``(samples,)`` float32 of an array that somebody decoded."""
+    try:
+        wav = np.asarray(value, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise UserError("its array is not of numbers") from None
+    require(wav.ndim == 1, f"its array has the shape {wav.shape}; one channel of samples is read")
+    check_samples("its array", wav)
+    return wav
 
 
 def suffix_of(data: bytes, name: str) -> str:

@@ -136,13 +136,12 @@ def _clips_of_rows(
         try:
             clip.id = one_word(row[spec.id], name, "id") if spec.id else name
             clip.text = one_text(records.value(row, spec.text), name, clip.id) or ""
-        except UserError as error:
-            clip.problem = str(error)
-        audio = audio_of(row[spec.audio], local=records.local)
-        if audio is None:
-            clip.problem = f"{name}: has no audio"
-        else:
+            audio = audio_of(row[spec.audio], local=records.local)
+            require(audio is not None, f"{name}: has no audio")
             clip.audio = resample(*audio, SAMPLE_RATE) if isinstance(audio, tuple) else audio
+        except UserError as error:
+            text = str(error)
+            clip.problem = text if text.startswith(name) else f"{name}: {text}"
         yield clip
 
 

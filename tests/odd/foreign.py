@@ -160,6 +160,38 @@ def latin_1(folder: Path) -> Path:
     return folder
 
 
+def linked(folder: Path) -> Path:
+    """A folder of labels, one of them a link, and a circle of links."""
+    here = folder / "here"
+    for path in (here / "yes/1.wav", folder / "there/1.wav"):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(WAV)
+    (here / "no").symlink_to(folder / "there")
+    (here / "loop").symlink_to(here)
+    return here
+
+
+def linked_splits(folder: Path) -> Path:
+    """A folder of links to splits that lie elsewhere."""
+    for name in ("train", "test"):
+        tree(a_Dwav=WAV, metadata_Dcsv=f"file_name,text\na.wav,{name}\n")(folder / "real" / name)
+        (folder / "here").mkdir(exist_ok=True)
+        (folder / "here" / name).symlink_to(folder / "real" / name)
+    return folder / "here"
+
+
+def arrays(*waves: Any) -> Maker:
+    """A parquet file of decoded samples."""
+
+    def make(folder: Path) -> Path:
+        rows = [{"array": wav, "sampling_rate": 16000} for wav in waves]
+        table = pyarrow.table({"audio": rows, "text": ["yes"] * len(rows)})
+        pyarrow.parquet.write_table(table, folder / "train.parquet")
+        return folder
+
+    return make
+
+
 WAV = sound("wav", 300)
 TABLE = "audio,text\na.wav,one\nb.wav,two\n"
 README = "---\nconfigs:\n- config_name: en\n  data_files: en/*\n- config_name: fr\n"
@@ -290,6 +322,16 @@ ROWS: list[tuple[str, Maker, Any, Any]] = [
      tree(a_Dwav=WAV, metadata_Dcsv="file_name,text\na.wav,yes\nb.wav,no\n"), prepared(),
      Refused("b.wav is not there")),
     ("a name in Latin-1", latin_1, prepared(), Refused("udce9.wav': the name is not UTF-8")),
+    ("a linked folder", linked, prepared(), {"train": ["yes", "no"]}),
+    ("linked splits", linked_splits, prepared(), {"test": ["test"], "train": ["train"]}),
+    # samples
+    ("samples", arrays([0.5, -0.5] * 4000), prepared(), {"train": ["yes"]}),
+    ("16-bit samples as floats", arrays([30000.0, -30000.0] * 4000), prepared(),
+     Refused("record 0: its array: samples up to 30000, .* divide 16-bit numbers by 32768")),
+    ("samples that are no number", arrays([float("nan")] * 4000), prepared(),
+     Refused("record 0: its array: 4000 samples are NaN")),
+    ("samples of two channels", arrays([[0.5] * 4000] * 2), prepared(),
+     Refused(r"record 0: its array has the shape \(2, 4000\)")),
     # lhotse
     ("a cut that is resampled as it is read", cut(transforms=[resample(16000)]), converted(),
      ["yes"]),
