@@ -29,6 +29,7 @@ REQUIRES = [
     "matplotlib>=3.8",
     "jinja2>=3.1",
     "tqdm>=4.66",
+    "braceexpand>=0.1.7",
     "packaging>=23",
     "pyyaml>=6",
 ]
@@ -39,16 +40,16 @@ EXTRAS = {
     "web": ["gradio>=6,<7"],  # the page of `speechcwcl demo`
     "mic": ["sounddevice>=0.5"],  # `speechcwcl listen` from a microphone
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
-    "shards": ["webdataset>=1"],
     "mini": ["onnxruntime>=1.17", "hibari-tts==0.2.1"],  # only to make the mini corpus again
-    "bench": ["open_clip_torch>=2.30", "sentence-transformers>=5", "accelerate>=1"],
+    "bench": [
+        "open_clip_torch>=2.30",
+        "sentence-transformers>=5",
+        "accelerate>=1",
+        "webdataset>=1",
+    ],
 }
 EXTRAS["all"] = sorted(
-    {
-        line
-        for name in ("lora", "tensorboard", "web", "mic", "onnx", "shards")
-        for line in EXTRAS[name]
-    }
+    {line for name in ("lora", "tensorboard", "web", "mic", "onnx") for line in EXTRAS[name]}
 )
 EXTRAS["test"] = [
     *EXTRAS["all"],

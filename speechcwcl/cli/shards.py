@@ -4,7 +4,7 @@ OUT/shards/shard-000000.tar ... and OUT/manifest.jsonl, which serves wherever a 
 audio is stored as it is; segments of longer recordings are cut out as FLAC. Interrupted, the same
 command goes on. Given a folder of shards (yours, copied to another place, or anybody's
 WebDataset), only the manifest is written. With --stream the shards stay where they are, on the disk
-or the web (http, https and hf URLs, read through curl): OUT/stream.json is written, and `speechcwcl
+or the web (http, https and hf URLs): OUT/stream.json is written, and `speechcwcl
 train --train OUT/stream.json` reads them as it goes.
 
 Example:

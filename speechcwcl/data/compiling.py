@@ -67,8 +67,7 @@ def compile_manifest(
         UserError: the folder or its audio is unsound, or nothing is left after filtering.
     """
     datadir, out = Path(datadir), Path(out_jsonl)
-    low = 0.0 if min_duration is None else min_duration
-    high = float("inf") if max_duration is None else max_duration
+    low, high = min_duration or 0.0, float("inf") if max_duration is None else max_duration
     require(low < high, f"min_duration {low:g} s must be below max_duration {high:g} s")
     report = check_datadir(datadir, allow_pipe=allow_pipe)  # cheap, and better before the hours
     report.problems.raise_if_any()
@@ -79,20 +78,16 @@ def compile_manifest(
         nj=nj,
         pipe_folder=out.parent / f"{out.stem}.audio" if allow_pipe else None,
     )
-    bar = tqdm(
-        measured, desc=datadir.name, total=report.utterances, unit="utt", disable=not progress
-    )
+    bar = tqdm(measured, datadir.name, report.utterances, unit="utt", disable=not progress)
     with atomic_write(out, "wb") as stream:
         writer = ManifestWriter(stream)
         for utterance in _kept(bar, low, high, summary, bad, dropped):
             writer.add(utterance)
         if bad and not skip_bad:
             raise UserError(_bad_message(bad, bad_path))
-        require(
-            len(writer.offsets) > 0,
-            f"{datadir}: no utterance is left: {summary.too_short} shorter than {low:g} s, "
-            f"{summary.too_long} longer than {high:g} s, {summary.bad} with bad audio",
-        )
+        left = f"{summary.too_short} shorter than {low:g} s, {summary.too_long} longer than "
+        left += f"{high:g} s, {summary.bad} with bad audio"
+        require(len(writer.offsets) > 0, f"{datadir}: no utterance is left: {left}")
     writer.finish(summary, out)
     summary.dropped_list = _keep_list(dropped, out.with_name(f"{out.stem}.dropped.tsv"))
     summary.bad_list = _keep_list(bad, bad_path)

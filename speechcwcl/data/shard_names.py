@@ -1,8 +1,8 @@
 """Which shards a word means, and opening them: a description of data never runs a command.
 
-``webdataset`` would run ``pipe:``, and finds it behind braces, ``::`` and other protocols. So words
-are expanded here, looked at afterwards, and opened without its dispatch: files of this machine,
-http(s) and hf, nothing else.
+Readers of WebDataset run ``pipe:`` as a command, and find it behind braces, ``::`` and other
+protocols. So words are expanded here and looked at afterwards: files of this machine, http(s) and
+hf are opened, nothing else.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import itertools
 import re
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from urllib.request import url2pathname, urlopen
 
+from braceexpand import braceexpand
 from typing_extensions import TypedDict
 
 from speechcwcl.errors import UserError
@@ -48,9 +49,6 @@ def expand(word: str) -> list[str]:
     Raises:
         UserError: a command, another protocol, braces that do not close, a million shards or more.
     """
-    need_webdataset()  # brings braceexpand
-    from braceexpand import braceexpand
-
     if len(word) > _LONGEST:
         raise UserError(f"{word[:40]!r}...: {len(word):,} letters; {_LONGEST:,} are allowed")
     # counted first: braceexpand holds the whole of each range in memory
@@ -81,18 +79,15 @@ def _allowed(shard: str, word: str) -> str:
 
 
 def open_shard_file(shard: str) -> IO[bytes]:
-    """Open what :func:`expand` gave, for reading from front to back."""
-    if shard.startswith(("http://", "https://", "hf://")):
-        need_webdataset()
-        from webdataset.gopen import gopen_curl, gopen_hf
+    """Open what :func:`expand` gave, for reading from front to back.
 
-        return gopen_hf(shard) if shard.startswith("hf://") else gopen_curl(shard)
+    Raises:
+        OSError: it cannot be had.
+    """
+    if shard.startswith(("http://", "https://")):
+        return urlopen(shard, timeout=60)
+    if shard.startswith("hf://"):
+        from huggingface_hub import HfFileSystem
+
+        return HfFileSystem().open(shard, "rb")
     return Path(shard).open("rb")
-
-
-def need_webdataset() -> Any:
-    try:
-        import webdataset
-    except ImportError:
-        raise UserError("shards need webdataset: pip install 'speechcwcl[shards]'") from None
-    return webdataset

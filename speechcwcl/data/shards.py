@@ -2,7 +2,7 @@
 
 ``<folder>/shard-000000.tar`` ... hold for each utterance its audio, byte for byte as it was stored
 (a segment of a longer recording is cut out as FLAC), and ``.json`` with id, text, speaker,
-duration and labels: what :mod:`webdataset` reads anywhere. ``plan.json`` is written first,
+duration and labels: what ``webdataset`` reads anywhere. ``plan.json`` is written first,
 ``shards.json`` (bytes, utterances and sha256 of each shard) last; a shard appears whole or not at
 all, so that a run that was cut off goes on where it was.
 
@@ -15,12 +15,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import glob
+import io
 import json
 import os
+import re
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
+from http.client import HTTPException
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import quote, unquote
 
 from tqdm import tqdm
@@ -30,7 +34,7 @@ from speechcwcl.data.audio.members import Member, find_member, read_audio_file
 from speechcwcl.data.compiling import worker_pool
 from speechcwcl.data.manifest import Manifest, ManifestWriter, Summary
 from speechcwcl.data.rows import one_text, one_word, seconds
-from speechcwcl.data.shard_names import ShardIndex, expand, need_webdataset, open_shard_file
+from speechcwcl.data.shard_names import ShardIndex, expand, open_shard_file
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest
 from speechcwcl.files import (
@@ -46,6 +50,7 @@ from speechcwcl.files import (
 VERSION = 1
 INDEX, PLAN = "shards.json", "plan.json"
 _NOT_AUDIO = ("json", "txt", "cls")
+_LARGEST = 1 << 30  # bytes of a file in a shard
 
 
 def write_shards(
@@ -69,9 +74,8 @@ def write_shards(
         For each shard ``{"name", "bytes", "utterances", "sha256"}``, as ``shards.json`` has it.
 
     Raises:
-        UserError: audio that is missing or cannot be read, a full disk, ``webdataset`` missing.
+        UserError: audio that is missing or cannot be read, a full disk.
     """
-    need_webdataset()
     source, folder = Manifest(manifest), Path(folder)
     if per_shard < 1:
         raise UserError(f"per_shard: {per_shard} is not above 0")
@@ -130,14 +134,16 @@ def read_shard(path: str | Path) -> Iterator[Utterance]:
     Raises:
         UserError: it is not a whole tar.
     """
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for key, members in _samples(tar):
-                yield _utterance(tar, Path(path), key, members)
-    except (tarfile.TarError, EOFError) as error:
-        raise UserError(f"{path}: damaged or cut off ({error}); make or copy it again") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot read: {error.strerror or error}") from error
+    size = _size(Path(path))
+    with _named(str(path)), tarfile.open(path, "r:") as tar:
+        for key, texts, (info, _) in _samples(tar, str(path), with_audio=False):
+            if info.offset_data + info.size > size:
+                raise EOFError("unexpected end of data")
+            found = _described(key, texts, f"{path}: {key!r}")
+            found.audio = str(Member(str(path), info.name, info.offset_data, info.size))
+            if found.duration is None:
+                found.duration = audio_info(found.audio).duration
+            yield found
 
 
 def shard_list(shards: str | Path | Sequence[str]) -> list[str]:
@@ -170,32 +176,29 @@ def open_shard(shard: str) -> Iterator[tuple[Utterance, bytes]]:
     Raises:
         UserError: it cannot be had, is cut off, or holds a sample without audio.
     """
+    with (
+        _named(shard),
+        open_shard_file(shard) as stream,
+        tarfile.open(fileobj=stream, mode="r|*") as tar,
+    ):
+        for key, texts, (info, data) in _samples(tar, shard, with_audio=True):
+            found = _described(key, texts, f"{shard}: {key!r}")
+            found.audio = f"{shard}::{info.name}"
+            yield found, data
+
+
+@contextlib.contextmanager
+def _named(shard: str) -> Iterator[None]:
+    """What goes wrong while a shard is read becomes a line that names it."""
     try:
-        stream = open_shard_file(shard)
-        try:
-            for sample in _grouped(shard, stream):
-                yield _with_bytes(sample)
-        finally:
-            with contextlib.suppress(OSError):  # curl dislikes that nobody reads on
-                stream.close()
+        yield
     except FileNotFoundError as error:
-        if error.filename == "curl":
-            raise UserError(
-                f"{shard}: shards of the web are read through curl, which is not installed: "
-                "install it, or copy the shards to the disk"
-            ) from error
         raise UserError(f"{shard}: no such shard") from error
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        reason = str(error.args[0]).splitlines()[0] if error.args else type(error).__name__
-        if "://" in shard and (reason == "empty file" or " (read) " in reason):  # curl gave up
-            reason = "nothing more comes; is it there, and the network up?"
-        raise UserError(f"{shard}: cannot be read to its end: {reason}") from error
-
-
-def _grouped(shard: str, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
-    """The samples of an open tar, as ``webdataset`` groups its files."""
-    readers = need_webdataset().tariterators
-    return readers.group_by_keys(readers.tar_file_expander([{"url": shard, "stream": stream}]))
+    except (tarfile.TarError, EOFError, OSError, ValueError, HTTPException, zlib.error) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{shard}: damaged, cut off or not to be had ({reason}); make or copy it again"
+        ) from error
 
 
 def _index(folder: Path) -> list[dict[str, Any]]:
@@ -249,17 +252,16 @@ def _shard_name(number: int) -> str:
 
 def _write_shard(source: Manifest, folder: Path, per_shard: int, start: int) -> dict[str, Any]:
     """One shard, unless it stands; its line of the index."""
-    webdataset = need_webdataset()
     path = folder / _shard_name(start // per_shard)
     stop = min(start + per_shard, len(source))
     if not path.exists():
-        with atomic_write(path, "wb") as stream:
-            # PAX, because USTAR cuts long names; no times, so that the same input gives the same
-            # bytes everywhere.
-            writer = webdataset.TarWriter(stream, encoder=False, mtime=0, format="PAX_FORMAT")
-            with writer:
-                for at in range(start, stop):
-                    writer.write(_sample(source[at]))
+        # PAX, because USTAR cuts long names
+        with (
+            atomic_write(path, "wb") as stream,
+            tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar,
+        ):
+            for at in range(start, stop):
+                _add(tar, source[at])
     entry = {"name": path.name, "bytes": _size(path), "utterances": stop - start}
     count = sum(1 for _ in read_shard(path))
     if count != stop - start:
@@ -267,8 +269,8 @@ def _write_shard(source: Manifest, folder: Path, per_shard: int, start: int) -> 
     return {**entry, "sha256": sha256_file(path)}
 
 
-def _sample(utterance: Utterance) -> dict[str, Any]:
-    """What ``webdataset`` writes: key -> bytes."""
+def _add(tar: tarfile.TarFile, utterance: Utterance) -> None:
+    """Append an utterance's audio and what is known of it."""
     data, suffix = _clip(utterance)
     facts = {
         "id": utterance.id,
@@ -277,10 +279,15 @@ def _sample(utterance: Utterance) -> dict[str, Any]:
         "duration": utterance.duration,
         "labels": utterance.labels,
     }
-    text = json.dumps(facts, ensure_ascii=False).encode("utf-8")
     # A dot would end the key and a slash would make a folder.
     key = quote(utterance.id, safe=" ").replace(".", "%2E")
-    return {"__key__": key, suffix: data, "json": text}
+    for ending, content in (
+        (suffix, data),
+        ("json", json.dumps(facts, ensure_ascii=False).encode()),
+    ):
+        info = tarfile.TarInfo(f"{key}.{ending}")  # no time, so that equal input gives equal bytes
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
 
 
 def _clip(utterance: Utterance) -> tuple[bytes, str]:
@@ -323,44 +330,44 @@ def _checked_paths(folder: Path) -> list[Path]:
     return paths
 
 
-def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
-    """Group neighbours of one key, as ``webdataset`` does: the key ends at the name's first dot."""
-    last, members = "", {}
+def _samples(
+    tar: tarfile.TarFile, shard: str, *, with_audio: bool
+) -> Iterator[tuple[str, dict[str, bytes], tuple[tarfile.TarInfo, bytes]]]:
+    """Group neighbours of one key, as ``webdataset`` does: the key ends at the name's first dot.
+
+    Yields:
+        The key, what is in the files beside the audio, and the audio file with its bytes (none
+        without ``with_audio``).
+    """
+    key, texts, audio = "", {}, []
+
+    def sample() -> tuple[str, dict[str, bytes], tuple[tarfile.TarInfo, bytes]]:
+        if len(audio) != 1:
+            names = ", ".join(info.name for info, _ in audio) or "none"
+            raise UserError(f"{shard}: {key!r} must have one audio file, it has {names}")
+        return key, texts, audio[0]
+
     for info in tar:
-        if not info.isfile():
-            continue
         folder, name = os.path.split(info.name)
-        stem, _, suffix = name.partition(".")
-        key = os.path.join(folder, stem)
-        if members and key != last:
-            yield last, members
-            members = {}
-        last = key
-        members[suffix.lower()] = info
-    if members:
-        yield last, members
-
-
-def _utterance(
-    tar: tarfile.TarFile, path: Path, key: str, members: dict[str, tarfile.TarInfo]
-) -> Utterance:
-    texts = {}
-    for suffix in _NOT_AUDIO:
-        if suffix in members:
-            stream = tar.extractfile(members[suffix])
-            texts[suffix] = stream.read() if stream else b""
-    audio = [info for suffix, info in members.items() if suffix not in _NOT_AUDIO]
-    if len(audio) != 1:
-        names = ", ".join(info.name for info in members.values())
-        raise UserError(f"{path}: {key!r} must have one audio file, it has {names}")
-    if audio[0].offset_data + audio[0].size > path.stat().st_size:
-        raise EOFError("unexpected end of data")
-    member = Member(str(path), audio[0].name, audio[0].offset_data, audio[0].size)
-    found = _described(key, texts, f"{path}: {key!r}")
-    found.audio = str(member)
-    if found.duration is None:
-        found.duration = audio_info(found.audio).duration
-    return found
+        stem, _, suffix = name.lower().partition(".")
+        if not info.isfile() or not stem or re.fullmatch("__.*__", stem):
+            continue  # folders, hidden files of macOS, metadata
+        found = os.path.join(folder, name[: len(stem)])
+        if (texts or audio) and found != key:
+            yield sample()
+            texts, audio = {}, []
+        key = found
+        if info.size > _LARGEST:
+            raise UserError(f"{shard}: {info.name}: {info.size:,} bytes; {_LARGEST:,} are allowed")
+        stream = tar.extractfile(info) if with_audio or suffix in _NOT_AUDIO else None
+        data = stream.read() if stream else b""
+        if suffix in _NOT_AUDIO:
+            texts[suffix] = data
+        else:
+            audio.append((info, data))
+        tar.members = []  # or a large shard's headers would all stay in memory
+    if texts or audio:
+        yield sample()
 
 
 def _described(key: str, texts: dict[str, bytes], where: str) -> Utterance:
@@ -384,16 +391,3 @@ def _described(key: str, texts: dict[str, bytes], where: str) -> Utterance:
         duration=seconds(facts.get("duration"), where, "duration"),
         labels={name: one_word(value, where, f"label {name!r}") for name, value in labels.items()},
     )
-
-
-def _with_bytes(sample: dict[str, Any]) -> tuple[Utterance, bytes]:
-    """A sample of ``webdataset`` as an utterance and its audio as it is stored."""
-    where = f"{sample['__url__']}: {sample['__key__']!r}"
-    parts = {k: v for k, v in sample.items() if not k.startswith("_")}
-    texts = {k: v for k, v in parts.items() if k in _NOT_AUDIO}
-    audio = next((k for k in parts if k not in _NOT_AUDIO), None)
-    if audio is None:
-        raise UserError(f"{where} has no audio")
-    found = _described(sample["__key__"], texts, where)
-    found.audio = f"{sample['__url__']}::{sample['__key__']}.{audio}"
-    return found, parts[audio]
