@@ -61,7 +61,7 @@ def _is_at(error: OSError, path: Path) -> bool:
 def _is_about_writing(error: Exception, text: str) -> bool:
     if isinstance(error, ValueError):  # a NUL in the path, a name that is no text
         return "null byte" in text or isinstance(error, UnicodeEncodeError)
-    words = ("writ", "iostream", "os error", "no space left")
+    words = ("writ", "iostream", "unexpected pos", "os error", "no space left")
     known = isinstance(error, RuntimeError) or type(error).__name__ == "SafetensorError"
     return known and any(word in text.lower() for word in words)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ import torch
 from speechbrain.augment.freq_domain import SpectrogramDrop
 from torch import nn
 
+from speechcwcl.errors import UserError
 from speechcwcl.files import atomic_write
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.encoders.frames import by_length
 from speechcwcl.training.cached_gradients import CachedGradients
 from speechcwcl.training.config import Masks, TrainConfig
-from speechcwcl.training.dataset import Batch, TrainingData
+from speechcwcl.training.dataset import Batch, TrainingData, check_texts
 from speechcwcl.training.state import RandomState, RunningMeans
 
 # what the one line an epoch shows, beside the validation scores
@@ -133,8 +135,16 @@ class AlignBrain(sb.Brain):
             self.means.add(out.diagnostics if out.fresh else {})
         return out.total
 
-    def fit_batch(self, batch: Batch) -> torch.Tensor:
-        """One step; with cached gradients when the configuration asks for them."""
+    def fit_batch(self, batch: Batch | UserError) -> torch.Tensor:
+        """One step; with cached gradients when the configuration asks for them.
+
+        Raises:
+            UserError: a clip of the batch could not be loaded; the first texts are all the same.
+        """
+        if isinstance(batch, UserError):
+            raise batch
+        if batch.texts and not self.optimizer_step:  # of a stream; a manifest is looked at before
+            check_texts(Counter(batch.texts), "the first batch")
         if self.cached_gradients is not None:
             return self.cached_gradients.fit_batch(self, batch)
         return super().fit_batch(batch)

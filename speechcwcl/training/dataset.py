@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +122,13 @@ class AlignmentSet(Dataset):
     def __len__(self) -> int:
         return len(self.manifest)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int] | UserError:
+        try:
+            return self._load(index)
+        except UserError as error:
+            return error  # raised in a worker it would come with its traceback
+
+    def _load(self, index: int) -> tuple[np.ndarray, int]:
         if self.cache is not None:
             copy = 0
             if self.copies:
@@ -134,8 +141,11 @@ class AlignmentSet(Dataset):
             wav = self.augment(wav, utterance.id, self.epoch)
         return wav, int(self.rows[index])
 
-    def collate(self, items: list[tuple[np.ndarray, int]]) -> Batch:
-        """Zero-pad to the longest."""
+    def collate(self, items: list[Any]) -> Batch | UserError:
+        """Zero-pad to the longest; the first error where an utterance could not be loaded."""
+        for item in items:
+            if isinstance(item, UserError):
+                return item
         rows = torch.tensor([row for _, row in items])
         return Batch(*pad([array for array, _ in items]), rows, cached=self.cache is not None)
 
@@ -226,6 +236,7 @@ def training_texts(
         require(bool(utterance.text), f"utterance {utterance.id!r} has no text; training needs one")
         texts.append(utterance.text)
     unique = sorted(set(texts))
+    check_texts(Counter(texts), manifest.path)
     row_of = {text: row for row, text in enumerate(unique)}
     store = TextStore.open(store_folder, aligner.text.hash)
     raw = torch.from_numpy(embed_stored(aligner, store, unique, progress=True))
@@ -233,6 +244,29 @@ def training_texts(
     if center:
         aligner.set_text_mean(raw.mean(dim=0))
     return aligner.transform_text(raw), np.array([row_of[text] for text in texts], dtype=np.int64)
+
+
+def say(line: str) -> None:
+    """Print on one of the ranks."""
+    if sb.utils.distributed.if_main_process():
+        print(line, flush=True)
+
+
+def check_texts(counts: Counter[str], where: str | Path) -> None:
+    """Refuse a set with one and the same text everywhere; warn where most have the same.
+
+    Raises:
+        UserError: there is nothing to tell apart.
+    """
+    (text, count), total = counts.most_common(1)[0], counts.total()
+    shown = repr(text if len(text) <= 40 else text[:37] + "...")
+    require(
+        len(counts) > 1 or total == 1,
+        f"{where}: all {total} utterances have the text {shown}, so there is nothing to tell "
+        "apart; was the right column or file taken as the text?",
+    )
+    if count > total / 2 and total > 2:
+        say(f"warning: {where}: {count} of {total} utterances have the same text, {shown}")
 
 
 def build_dataset(

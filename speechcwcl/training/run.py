@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import json
@@ -10,7 +11,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,17 @@ from speechbrain.utils.checkpoints import Checkpointer, average_checkpoints
 
 from speechcwcl.data.manifest import Manifest
 from speechcwcl.data.stream_spec import is_stream, read_stream
-from speechcwcl.errors import require
+from speechcwcl.errors import UserError, require
 from speechcwcl.evaluation.evals import make_validator, manifest_of, parse_evals, read_protocol
-from speechcwcl.files import read_json, read_text, sha256_file, sha256_json, write_json
+from speechcwcl.files import lock, read_json, read_text, sha256_file, sha256_json, write_json
 from speechcwcl.losses import build_loss
 from speechcwcl.models.aligner import Aligner
+from speechcwcl.models.device import check_device
 from speechcwcl.training.brain import AlignBrain, SpeechSide
 from speechcwcl.training.config import TrainConfig, load_config
-from speechcwcl.training.dataset import manifest_data
+from speechcwcl.training.dataset import manifest_data, say
 from speechcwcl.training.state import WholeCheckpointer
-from speechcwcl.training.stream import say, stream_data
+from speechcwcl.training.stream import stream_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,17 +92,36 @@ def train(
     dumpdir = Path(dumpdir or ("dump" if is_stream(train_set) else train_set.parent.parent))
     pairs = parse_evals(list(valid))
     check_workers(config)
+    check_device(device, config.precision)
     joins = "RANK" in os.environ and not torch.distributed.is_initialized()
     if joins:
         sb.utils.distributed.ddp_init_group({"distributed_backend": _backend()})
     if config.threads:
         torch.set_num_threads(config.threads)
-    _fit(config, train_set, pairs, expdir, dumpdir, device)
+    with _alone(expdir):
+        _fit(config, train_set, pairs, expdir, dumpdir, device)
     if joins:
         # what DDP wrapped holds the group, whose threads would outlive the interpreter and abort
         gc.collect()
         torch.distributed.destroy_process_group()
     return Experiment(expdir)
+
+
+@contextlib.contextmanager
+def _alone(expdir: Path) -> Iterator[None]:
+    """Let one training at a time into an experiment folder, by its first process."""
+
+    def refuse() -> None:
+        env = read_json(expdir / "env.json") if (expdir / "env.json").exists() else {}
+        who = f" (process {env['process']} of {env['host']})" if "process" in env else ""
+        raise UserError(
+            f"{expdir}: another training is running in this folder{who}; wait until it has ended, "
+            "or end it, then run the same command again"
+        )
+
+    first = sb.utils.distributed.if_main_process()
+    with lock(expdir / ".lock", refuse) if first else contextlib.nullcontext():
+        yield
 
 
 def _fit(
@@ -272,6 +293,8 @@ def write_run_files(config: TrainConfig, inputs: dict[str, Any], expdir: Path) -
             "python": platform.python_version(),
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+            "process": os.getpid(),
+            "host": platform.node(),
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
             "versions": {
                 module.__name__: module.__version__

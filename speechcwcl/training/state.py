@@ -19,7 +19,7 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.distributed import ddp_barrier, if_main_process, main_process_only
 
-from speechcwcl.errors import UserError
+from speechcwcl.files import writing
 
 
 class WholeCheckpointer(Checkpointer):
@@ -54,7 +54,7 @@ class WholeCheckpointer(Checkpointer):
         Raises:
             UserError: the disk is full or the folder is read-only.
         """
-        try:
+        with writing(self.checkpoints_dir):
             saved = super().save_checkpoint(*args, **options)
             if saved is not None:
                 meta = Path(saved.path) / METAFNAME
@@ -62,16 +62,8 @@ class WholeCheckpointer(Checkpointer):
                     _flush(file)
                 meta.with_suffix(".partial").replace(meta)
                 _flush(meta.parent)
-            ddp_barrier()  # no rank goes on, and dies or looks, before the checkpoint counts
-            return saved
-        except (OSError, RuntimeError) as error:
-            text = str(error)
-            if isinstance(error, OSError) or "writ" in text or "iostream" in text:
-                raise UserError(
-                    f"{self.checkpoints_dir}: cannot write a checkpoint: {text.splitlines()[0]}; "
-                    "free some space, then run the same command again: it goes on from the last one"
-                ) from error
-            raise
+        ddp_barrier()  # no rank goes on, and dies or looks, before the checkpoint counts
+        return saved
 
     def find_checkpoints(self, *args: Any, **options: Any) -> list[Any]:
         """What the first rank finds, on every rank."""

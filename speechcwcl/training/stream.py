@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import speechbrain as sb
 import torch
 from speechbrain.utils.checkpoints import (
     mark_as_loader,
@@ -32,7 +31,7 @@ from speechcwcl.losses import world_size
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.audio_input import pad
 from speechcwcl.training.config import TrainConfig
-from speechcwcl.training.dataset import Batch, TrainingData, batch_sampler
+from speechcwcl.training.dataset import Batch, TrainingData, batch_sampler, say
 
 # Unique texts, the first of the stream, whose mean embedding `center_text` takes out.
 CENTER_TEXTS = 2000
@@ -94,12 +93,6 @@ def check_config(config: TrainConfig) -> None:
         not (config.feature_mask and config.freeze == "none" and not config.lora),
         "feature_mask: masks frozen features, and with freeze: none there are none; set it to null",
     )
-
-
-def say(line: str) -> None:
-    """Print on one of the ranks."""
-    if sb.utils.distributed.if_main_process():
-        print(line, flush=True)
 
 
 def center_on(aligner: Aligner, dataset: StreamSet) -> int:

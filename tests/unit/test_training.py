@@ -18,6 +18,7 @@ from speechcwcl.cli.main import main
 from speechcwcl.corpora import get_corpus
 from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.errors import UserError
+from speechcwcl.files import lock
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.training import dataset
 from speechcwcl.training.brain import append_metrics, lr_factor
@@ -199,6 +200,66 @@ def test_without_a_validation_the_latest_checkpoint_is_the_best(config, dump, tm
     assert learned and all(torch.equal(model[n], last[f"aligner.{n}"]) for n in learned)
 
 
+def test_one_training_at_a_time_in_a_folder(config, dump, tmp_path, capsys):
+    expdir = tmp_path / "exp"
+    assert main(words(config(epochs=1), dump, expdir)) == 0
+    with lock(expdir / ".lock"):
+        assert main(words(config(epochs=2), dump, expdir)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"{expdir}: another training is running in this folder (process {os.getpid()}" in error
+    assert main(words(config(epochs=2), dump, expdir)) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"precision": "fp16"}, "precision: fp16 needs a GPU; on a CPU use bf16 or fp32"),
+        ({"device": "cuda:0"}, "--device cuda:0: "),
+        ({"device": "tpu"}, "--device tpu: "),
+    ],
+)
+def test_a_device_that_cannot_do_it_is_one_line(config, dump, tmp_path, changes, message, capsys):
+    if changes.get("device") == "cuda:0" and torch.cuda.is_available():
+        pytest.skip("there is one")
+    device = changes.pop("device", "cpu")
+    asked = words(config(**changes), dump, tmp_path / "exp")
+    asked[asked.index("--device") + 1] = device
+    assert main(asked) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert message in error[-1] and not (tmp_path / "exp/checkpoints").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_clip_is_one_line(config, dump, tmp_path, workers, capsys):
+    ours = shutil.copytree(dump, tmp_path / "dump", ignore=shutil.ignore_patterns("feats"))
+    path = ours / "train/manifest.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    (tmp_path / "bad.wav").write_bytes(b"RIFF no such thing")
+    lines[5]["audio"] = str(tmp_path / "bad.wav")
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    changes = {"freeze": "none", "feature_mask": None, "num_workers": workers}
+    assert main(words(config(**changes), ours, tmp_path / "exp")) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("speechcwcl train: ") and "bad.wav" in error
+    assert "Traceback" not in error and "DataLoader" not in error
+
+
+@pytest.mark.parametrize(("same", "code"), [(1.0, 2), (0.7, 0), (0.3, 0)])
+def test_one_and_the_same_text_is_said_before_training(config, dump, tmp_path, same, code, capsys):
+    ours = shutil.copytree(dump, tmp_path / "dump", ignore=shutil.ignore_patterns("feats"))
+    path = ours / "train/manifest.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for number, line in enumerate(lines):
+        line["text"] = "_" if number < same * len(lines) else f"text {number}"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(words(config(epochs=1), ours, tmp_path / "exp")) == code
+    found = capsys.readouterr()
+    if code:
+        assert f"all {len(lines)} utterances have the text '_'" in found.err.splitlines()[-1]
+        assert not list((tmp_path / "dump/train").glob("feats/*"))  # before anything heavy
+    assert ("have the same text, '_'" in found.out) == (same == 0.7)
+
+
 def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(config, dump, tmp_path):
     often = {"diagnostics_every": 2}
     path = config(
@@ -227,8 +288,8 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(config, dump
     ]
     assert len(lines[0]) == 3
     assert {"w_std", "cosine", "loss"} <= set(lines[0][0]["train"])
-    # the loss and what is logged beside it, which is taken on some steps only
-    assert [line["train"] for line in lines[0]] == [line["train"] for line in lines[1]]
+    # the loss and what is logged beside it, which is taken on some steps only; the scores
+    assert [line | {"seconds": 0} for line in lines[0]] == [x | {"seconds": 0} for x in lines[1]]
 
 
 def kill_after_a_new_checkpoint(process, folder):
@@ -277,16 +338,27 @@ def test_half_a_checkpoint_is_swept_away(tmp_path):
     assert not broken.exists()
 
 
-def test_a_full_disk_while_saving_is_one_clear_line(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"),
+        RuntimeError("basic_ios::clear: iostream error"),
+        RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
+    ],
+    ids=["system", "torch, at the end", "torch, at the start", "torch"],
+)
+def test_a_full_disk_while_saving_is_one_clear_line(tmp_path, monkeypatch, error):
     model = torch.nn.Linear(2, 2)
     checkpointer = WholeCheckpointer(tmp_path, recoverables={"model": model})
 
     def full(*args, **options):
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match="cannot write a checkpoint: .*No space left"):
+    with pytest.raises(UserError, match="cannot write: .*; free some space") as found:
         checkpointer.save_checkpoint()
+    assert str(tmp_path) in str(found.value) and "\n" not in str(found.value)
     assert WholeCheckpointer(tmp_path).find_checkpoint() is None
 
 
