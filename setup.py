@@ -74,7 +74,15 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["speechcwcl", "speechcwcl.*"]),
     package_data={
-        "speechcwcl": ["py.typed", "**/*.yaml", "**/*.html", "**/*.css", "**/*.js", "**/*.tsv"]
+        "speechcwcl": [
+            "py.typed",
+            "**/*.yaml",
+            "**/*.html",
+            "**/assets/*.md",
+            "**/*.css",
+            "**/*.js",
+            "**/*.tsv",
+        ]
     },
     install_requires=REQUIRES,
     extras_require=EXTRAS,

@@ -109,8 +109,7 @@ def evaluate_sets(
         folder = eval_folder(expdir, name)
         speech = _embeddings_of(folder, [u.id for u in utterances])
         if protocol is None:
-            texts = [u.text for u in utterances]
-            ids = [u.id for u in utterances]
+            texts, ids = [u.text or "" for u in utterances], [u.id for u in utterances]
             ranked = evaluate_retrieval(speech, texts, encode_text, folder / RETRIEVAL, ids=ids)
             yield f"{name}: speech -> text R@1 {100 * ranked['speech_to_text']['R@1']:.1f} %"
             continue
@@ -190,11 +189,11 @@ def make_validator(
         encoder = aligner.speech_encoder
         caches = {n: _frozen_features(encoder, m, dumpdir / n) for n, m in manifests.items()}
         encode_text = stored_encoder(aligner, dumpdir / FOLDER)
-        prepared = []
+        prepared: list[tuple[str, str, np.ndarray, np.ndarray | None]] = []
         for name, word, protocol in protocols:
             utterances = list(manifests[name])
             if protocol is None:
-                prepared.append((name, word, encode_text([u.text for u in utterances]), None))
+                prepared.append((name, word, encode_text([u.text or "" for u in utterances]), None))
             else:
                 classifier = build_classifier(protocol, encode_text)
                 prepared.append((name, word, classifier, targets(utterances, protocol)))
@@ -204,7 +203,7 @@ def make_validator(
             speech = {n: embed_manifest(model, m, caches[n]) for n, m in manifests.items()}
             for name, word, text, wanted in prepared:
                 if wanted is None:
-                    texts = [u.text for u in manifests[name]]
+                    texts = [u.text or "" for u in manifests[name]]
                     value = retrieval_scores(speech[name], text, texts)["speech_to_text"]["R@1"]
                 else:
                     value = accuracy(speech[name], text, wanted)

@@ -249,13 +249,17 @@ class ScoreFolder:
         path = self.path / "predictions.tsv"
         if self.is_retrieval:
             return read_table(path, ("id",), ("rank",))
-        return read_table(path, ("id", "label", "prediction", "correct"), ("score",))
+        words, maybe = (
+            ("id", "label", "prediction", "correct"),
+            ("score2", "score3", "start", "end"),
+        )
+        return read_table(path, words, ("score",), maybe)
 
     @cached_property
     def per_class(self) -> list[dict[str, str]]:
         """Rows of ``per_class.tsv``."""
-        numbers = ("support", "precision", "recall", "f1", "text_bound")
-        return read_table(self.path / "per_class.tsv", ("label",), numbers)
+        numbers = ("support", "precision", "recall", "f1")
+        return read_table(self.path / "per_class.tsv", ("label",), numbers, ("text_bound",))
 
     @cached_property
     def per_speaker(self) -> list[dict[str, str]]:
@@ -300,14 +304,15 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]
 
 
 def read_table(
-    path: Path, needed: Iterable[str] = (), numbers: Iterable[str] = ()
+    path: Path, words: Sequence[str] = (), numbers: Sequence[str] = (), maybe: Sequence[str] = ()
 ) -> list[dict[str, str]]:
     """Read a table of :func:`write_table`.
 
     Args:
         path: the file.
-        needed: columns that must be there.
-        numbers: columns that must be there and hold finite numbers, or nothing.
+        words: columns that must be there.
+        numbers: columns that must be there and hold finite numbers.
+        maybe: columns that hold finite numbers or nothing, or are not there.
 
     Raises:
         UserError: a column is missing, a line has another number of columns, or no number where
@@ -315,7 +320,7 @@ def read_table(
     """
     lines = read_text(path).removesuffix("\n").split("\n")
     header = [_unescape(value) for value in lines[0].split("\t")]
-    for name in (*needed, *numbers):
+    for name in (*words, *numbers):
         if name not in header:
             raise UserError(f"{path}:1: no column {name!r}; score again (stage 8)")
     rows = []
@@ -324,9 +329,9 @@ def read_table(
         if len(values) != len(header):
             raise UserError(f"{path}:{number}: {len(values)} columns instead of {len(header)}")
         row = dict(zip(header, map(_unescape, values), strict=True))
-        for name in numbers:
-            if row[name] and not _is_number(row[name]):
-                raise UserError(f"{path}:{number}: {name}: {row[name]!r} is not a number")
+        for name in (*numbers, *(name for name in maybe if row.get(name))):
+            if not _is_number(row[name]):
+                raise UserError(f"{path}:{number}: {name}: {row[name][:60]!r} is not a number")
         rows.append(row)
     return rows
 

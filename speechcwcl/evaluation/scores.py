@@ -273,7 +273,7 @@ def _sensitivity(
     transcripts: Transcripts,
 ) -> dict[str, Any]:
     """Top-1 with each template alone: how much hangs on the wording."""
-    each = []
+    each: list[dict[str, Any]] = []
     for template, mean in zip(protocol.templates, means, strict=True):
         alone = metrics.unit_rows(mean, "class vectors")
         bound = short(np.mean(transcripts.correct(alone))) if len(transcripts.rows) else None
@@ -291,7 +291,7 @@ def _sample_rows(utterances: Sequence[Any], wanted: np.ndarray) -> np.ndarray:
     share = max(1, FIGURE_ROWS // len(present))
     picked: list[int] = []
     for column in present:
-        members = np.flatnonzero(wanted == column)
+        members = np.flatnonzero(wanted == column).tolist()
         by_hash = sorted(members, key=lambda i: sha256(utterances[i].id.encode()).digest())
         picked += sorted(by_hash[:share], key=lambda i: utterances[i].id)
     return np.asarray(picked, dtype=np.int64)

@@ -10,55 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from speechcwcl.errors import UserError
 from speechcwcl.files import read_text, refuse_foreign
-from speechcwcl.report.markdown import card_facts, markdown_table, results_markdown
+from speechcwcl.report.markdown import ASSETS, card_facts, markdown_table, results_markdown
 from speechcwcl.report.runs import Card, RunDir, corpus_cards, gather_tests
 
 if TYPE_CHECKING:
     from speechcwcl.models.aligner import Aligner
-
-_CARD = """\
----
-library_name: speechcwcl
-pipeline_tag: zero-shot-audio-classification
-license: {licence}
-tags: [speech, zero-shot, cwcl]
----
-# {name}
-
-A speech encoder aligned to a frozen text encoder with speechcwcl. Any label that can be written in
-words classifies speech with no further training:
-
-```python
-from speechcwcl.models.aligner import Aligner
-
-model = Aligner.from_pretrained("{repo}")
-model.classify(["clip.wav"], ["turn on the light", "play music"])
-```
-
-In a shell: `speechcwcl classify --model {repo} --labels "turn on the light;play music" clip.wav`;
-in transformers, after `speechcwcl.register()`:
-`pipeline("zero-shot-audio-classification", model="{repo}")`. Opening the folder runs no code of
-it{fetched}.
-
-## How it was made
-
-{encoders}
-
-{facts}
-
-{corpora}
-{results}
-## Citation
-
-```bibtex
-@inproceedings{{cwcl2023,
-  title = {{{{CWCL}}: Cross-Modal Transfer with Continuously Weighted Contrastive Loss}},
-  booktitle = {{Advances in Neural Information Processing Systems}},
-  year = {{2023}},
-  url = {{https://arxiv.org/abs/2309.14580}}
-}}
-```
-"""
 
 
 @dataclass(frozen=True)
@@ -159,7 +115,7 @@ def model_card(
         ["versions", ", ".join(run.versions) or "unknown"],
     ]
     fetched = "; the two encoders are fetched by name and checked by hash"
-    return _CARD.format(
+    return read_text(ASSETS / "card.md").format(
         name=run.name,
         repo=sharing.repo or "path/to/this/folder",
         licence=sharing.licence,
@@ -213,8 +169,8 @@ def _results(run: RunDir, given: Path | None) -> str:
     if given:
         text = read_text(given)
     elif run.scores:
-        whole = results_markdown([run], gather_tests([run]), {}, "Results")
-        text = whole.split("\n## Runs\n")[0]  # how it was made is told above
+        # how it was made is told above
+        text = results_markdown([run], gather_tests([run]), {}, "Results", whole=False)
     else:
         return "## Results\n\nNothing was scored when this was packed.\n"
     lines = text.strip().split("\n")

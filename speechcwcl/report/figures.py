@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -24,7 +25,7 @@ from speechcwcl.report.runs import Test
 RUN_COLOURS = ("#3a7bbd", "#c96a33", "#33936f", "#8b5eb5", "#a3841c", "#b74c74")  # --run0 ...
 COLOUR_MAP = mpl.colormaps["viridis"].resampled(64)
 LONGEST = 8.0  # seconds of a recording that are kept
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "speechcwcl",
     "font.size": 9,

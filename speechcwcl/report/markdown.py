@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
 
 from speechcwcl.evaluation.probe import PROBE_NOTE, probe_rows
+from speechcwcl.files import read_text
 from speechcwcl.report.runs import Card, RunDir, Test, gather_tests, open_runs
 
+ASSETS = Path(__file__).parent / "assets"
 Rows = tuple[list[str], list[list[str]]]  # header, rows
 
 
@@ -61,36 +66,47 @@ def results_table(runs: Iterable[RunDir | str | Path]) -> str:
 
 
 def results_markdown(
-    runs: Sequence[RunDir], tests: Sequence[Test], cards: dict[str, Card], title: str
+    runs: Sequence[RunDir],
+    tests: Sequence[Test],
+    cards: dict[str, Card],
+    title: str,
+    *,
+    whole: bool = True,
 ) -> str:
-    """The text of RESULTS.md."""
+    """The text of RESULTS.md; without the runs when not ``whole``."""
     header, rows = summary_rows(runs, tests)
     for test, row in zip(tests, rows, strict=True):
         row[0] += f" ({kind})" if (kind := speech_kind(test.corpus)) else ""
-    parts = [
-        f"# {_cell(title)}",
-        "Top-1 accuracy (recall at 1 for retrieval) with its 95 % bootstrap interval. No label was"
-        " used in training: the texts of the labels are the classifier. *Text bound*: the true"
-        " words through the same frozen text encoder, so what is missing to 100 % there is the"
-        " wording of the labels, and what is missing to the bound is the speech side.",
-        markdown_table(header, rows),
-    ]
-    parts += [f"**{t.title}**: not comparable: {t.mismatch}." for t in tests if t.mismatch]
+    environment = template_environment()
+    template = environment.from_string(read_text(ASSETS / "RESULTS.md"))
     classified = [test for test in tests if not test.is_retrieval]
-    retrieved = [test for test in tests if test.is_retrieval]
-    if classified:
-        parts += ["## Classification", markdown_table(*_detail_rows(runs, classified))]
-        reference = _reference_rows(runs, classified)
-        if reference[1]:
-            parts += ["## Supervised reference", PROBE_NOTE, markdown_table(*reference)]
-    if retrieved:
-        parts += ["## Retrieval", markdown_table(*_retrieval_rows(runs, retrieved))]
-    parts += ["## Runs", markdown_table(*_run_rows(runs))]
-    if cards:
-        header = ["set", "corpus", "version", "licence", "speech"]
-        rows = [[name, *card_facts(card, "–")] for name, card in sorted(cards.items())]
-        parts += ["## Corpora", markdown_table(header, rows)]
-    return "\n\n".join(parts) + "\n"
+    return template.render(
+        title=title,
+        runs=runs,
+        tests=tests,
+        summary=(header, rows),
+        classified=classified,
+        reference=_reference_rows(runs, classified),
+        retrieved=[test for test in tests if test.is_retrieval],
+        probe_note=PROBE_NOTE,
+        cards=sorted(cards.items()),
+        whole=whole,
+    )
+
+
+def template_environment(**options: Any) -> Environment:
+    """What the templates of the page and of RESULTS.md share."""
+    environment = Environment(
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        **options,
+    )
+    environment.filters.update(pct=percent, interval=interval, kind=speech_kind)
+    environment.filters.update(cell=_cell, facts=card_facts)
+    environment.globals.update(table=markdown_table)
+    return environment
 
 
 def card_facts(card: Card, unknown: str) -> list[str]:
@@ -99,30 +115,7 @@ def card_facts(card: Card, unknown: str) -> list[str]:
     return [str(value or unknown) for value in (*known, speech_kind(card))]
 
 
-def _detail_rows(runs: Sequence[RunDir], tests: Sequence[Test]) -> Rows:
-    header = ["test", "run", "top-1", "top-5", "macro-F1", "majority", "cosine to its text"]
-    header += ["templates alone: min / mean / max", "protocol hash"]
-    rows = []
-    for test in tests:
-        for number, folder in test.folders.items():
-            s = folder.scores
-            alone, cosine = s["templates"], s["cosine_to_text"]
-            spread = " / ".join(percent(alone[key]) for key in ("min", "mean", "max"))
-            rows.append(
-                [
-                    test.title,
-                    runs[number].name,
-                    f"{percent(s['top1'])} {interval(s['top1_interval'])}",
-                    *(percent(s[key]) for key in ("top5", "macro_f1", "majority")),
-                    f"{cosine['median']:.3f}" if cosine else "–",
-                    f"{spread} ({len(alone['each'])})",
-                    f"`{s['protocol']['hash'][:12]}`",
-                ]
-            )
-    return header, rows
-
-
-def _reference_rows(runs: Sequence[RunDir], tests: Sequence[Test]) -> Rows:
+def _reference_rows(runs: Sequence[RunDir], tests: Sequence[Test]) -> Rows | None:
     header: list[str] = []
     rows = []
     for test in tests:
@@ -132,32 +125,7 @@ def _reference_rows(runs: Sequence[RunDir], tests: Sequence[Test]) -> Rows:
                 header = ["test", "run", "trained on", *names]
                 where = [test.title, runs[number].name, folder.probe["train_set"]]
                 rows += [[*where, *row] for row in found]
-    return header, rows
-
-
-def _retrieval_rows(runs: Sequence[RunDir], tests: Sequence[Test]) -> Rows:
-    header = ["test", "run", "direction", "n", "R@1", "R@5", "R@10", "median rank"]
-    ways = {"speech_to_text": "speech → text", "text_to_speech": "text → speech"}
-    rows = []
-    for test in tests:
-        for number, folder in test.folders.items():
-            for key, name in ways.items():
-                way = folder.scores[key]
-                recalls = [percent(way[f"R@{k}"]) for k in (1, 5, 10)]
-                row = [test.title, runs[number].name, name, str(way["n"]), *recalls]
-                rows.append([*row, f"{way['median_rank']:g}"])
-    return header, rows
-
-
-def _run_rows(runs: Sequence[RunDir]) -> Rows:
-    header = ["run", "loss", "seed", "epochs", "versions", "command"]
-    rows = []
-    for run in runs:
-        loss, seed = str(run.hparams.get("loss", "–")), "–" if run.seed is None else str(run.seed)
-        command = f"`{run.command}`" if run.command else "–"
-        epochs, versions = str(len(run.epochs) or "–"), ", ".join(run.versions) or "–"
-        rows.append([run.name, loss, seed, epochs, versions, command])
-    return header, rows
+    return (header, rows) if rows else None
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -167,7 +135,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def _cell(text: str) -> str:
+def _cell(text: object) -> str:
     """Text that cannot break out of a Markdown table or become markup; `code` stays code."""
     text = " ".join(str(text).split())
     if len(text) > 2 and text[0] == text[-1] == "`":

@@ -6,21 +6,18 @@ Whatever comes from data is escaped by the template; only what is drawn here goe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from speechcwcl.evaluation import metrics
 from speechcwcl.evaluation.probe import PROBE_NOTE, probe_rows
 from speechcwcl.files import read_text
 from speechcwcl.report import figures
-from speechcwcl.report.markdown import interval, percent, speech_kind
+from speechcwcl.report.markdown import ASSETS, template_environment
 from speechcwcl.report.runs import Card, RunDir, Test, is_number
 
-ASSETS = Path(__file__).parent / "assets"
 AUDIO_BYTES = 2_000_000
 MOST_CLASSES = 70  # of a confusion matrix; beyond, the most confused ones are drawn
 MOST_SPEAKERS = 40
@@ -42,30 +39,25 @@ def render_page(
     panels = sum(len(test.folders) for test in tests if not test.is_retrieval)
     largest = 420 if panels <= 8 else 300 if panels <= 16 else 180
     budget = figures.Budget(AUDIO_BYTES)
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(pct=percent, interval=interval, kind=speech_kind, short=short)
+    environment = template_environment(autoescape=True)
+    environment.filters.update(short=short)
     environment.globals.update(difference=_difference)
     template = environment.from_string(read_text(ASSETS / "report.html"))
-    return (
-        template.render(
-            title=title,
-            runs=runs,
-            tests=tests,
-            anchors={test.title: f"t{number}" for number, test in enumerate(tests)},
-            classified=[_section(runs, t, budget, largest) for t in tests if not t.is_retrieval],
-            retrieved=[test for test in tests if test.is_retrieval],
-            curves=training_curves(runs),
-            cards=sorted(cards.items()),
-            gradient=Markup(figures.scale_gradient()),
-            probe_note=PROBE_NOTE.replace("*", ""),
-            style=Markup(read_text(ASSETS / "report.css")),
-            script=Markup(read_text(ASSETS / "report.js")),
-            colours=len(figures.RUN_COLOURS),
-            most_speakers=MOST_SPEAKERS,
-        )
-        + "\n"
+    return template.render(
+        title=title,
+        runs=runs,
+        tests=tests,
+        anchors={test.title: f"t{number}" for number, test in enumerate(tests)},
+        classified=[_section(t, budget, largest) for t in tests if not t.is_retrieval],
+        retrieved=[test for test in tests if test.is_retrieval],
+        curves=training_curves(runs),
+        cards=sorted(cards.items()),
+        gradient=Markup(figures.scale_gradient()),
+        probe_note=PROBE_NOTE.replace("*", ""),
+        style=Markup(read_text(ASSETS / "report.css")),
+        script=Markup(read_text(ASSETS / "report.js")),
+        colours=len(figures.RUN_COLOURS),
+        most_speakers=MOST_SPEAKERS,
     )
 
 
@@ -85,9 +77,7 @@ def _difference(test: Test, number: int) -> dict[str, Any] | None:
     return {**minus, "sure": low > 0 or high < 0}
 
 
-def _section(
-    runs: Sequence[RunDir], test: Test, budget: figures.Budget, largest: int
-) -> dict[str, Any]:
+def _section(test: Test, budget: figures.Budget, largest: int) -> dict[str, Any]:
     """Everything that the section of one classification test shows."""
     return {
         "test": test,
@@ -196,7 +186,7 @@ def _speakers(test: Test) -> list[dict[str, Any]]:
     for number, folder in test.folders.items():
         for row in folder.per_speaker:
             found.setdefault(row["speaker"], {})[number] = row
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": name,
             "n": next(iter(by_run.values()))["support"],

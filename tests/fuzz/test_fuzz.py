@@ -28,9 +28,15 @@ from speechcwcl.data.audio import audio_blocks, audio_info, load_audio
 from speechcwcl.data.kaldi import check_datadir, read_datadir
 from speechcwcl.data.manifest import Manifest
 from speechcwcl.data.stream_spec import read_stream
+from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
+from speechcwcl.evaluation.results import write_embeddings
+from speechcwcl.evaluation.retrieval import evaluate_retrieval
+from speechcwcl.evaluation.scores import evaluate_zeroshot
+from speechcwcl.files import write_json
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.zeroshot.protocol import load_labels, load_protocol
+from speechcwcl.report import build_report
+from speechcwcl.zeroshot.protocol import Protocol, load_labels, load_protocol
 from speechcwcl.zeroshot.threshold import Threshold
 
 PEAK = 3000  # MB that the whole test process may come to hold
@@ -178,3 +184,39 @@ def test_a_damaged_index(data):
         question = np.eye(4, dtype=np.float32)[:1]
         attempt(lambda: SearchIndex.open(index).search(question))
         attempt(lambda: SearchIndex.open(index).update(Toy()))
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    """An experiment folder as training and evaluation leave it, with few utterances."""
+    run = tmp_path_factory.mktemp("exp") / "run"
+    protocol = Protocol("mine", {"on": ("yes",), "off": ("no", "never")}, ("{}", "say {}"))
+    said = [
+        Utterance(f"u{n}", "gone.wav", f"word {n % 3}", f"s{n % 2}", labels={"label": label})
+        for n, label in enumerate(["on", "off"] * 3)
+    ]
+
+    def encode(texts):
+        return np.stack([np.cos(np.arange(1, 9) * len(text)) for text in texts])
+
+    speech = encode([u.text * n for n, u in enumerate(said, 1)])
+    write_embeddings(run / "eval/test", [u.id for u in said], speech, {"name": "x", "version": "1"})
+    evaluate_zeroshot(speech, said, protocol, encode, run / "eval/test/mine")
+    evaluate_retrieval(speech, [u.text for u in said], encode, run / "eval/test/retrieval")
+    write_json(run / "hparams.json", {"seed": 1, "loss": {"cwcl": 1}})
+    write_json(run / "env.json", {"command": ["train", "x"], "versions": {"torch": "2"}})
+    (run / "metrics.jsonl").write_bytes(
+        lines(*({"epoch": n, "train": {"loss": 1 / n}, "seconds": 2.5} for n in (1, 2)))
+    )
+    return run
+
+
+@given(data=st.data())
+def test_a_damaged_experiment_folder(experiment, data):
+    names = sorted(p.relative_to(experiment).as_posix() for p in experiment.rglob("*.*"))
+    name = data.draw(st.sampled_from(names))
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "run"
+        shutil.copytree(experiment, copy)
+        (copy / name).write_bytes(data.draw(damaged((experiment / name).read_bytes())))
+        attempt(lambda: build_report([copy], Path(folder) / "out"))
