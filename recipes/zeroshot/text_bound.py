@@ -33,7 +33,7 @@ from speechcwcl.data.problems import Problems
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, require
 from speechcwcl.evaluation.scores import score_zeroshot
-from speechcwcl.models.encoders.text import TextEncoder
+from speechcwcl.models.text_side import TextEncoder
 from speechcwcl.zeroshot.protocol import Protocol, load_protocol, load_templates
 
 WORDINGS = {

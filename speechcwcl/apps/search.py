@@ -12,7 +12,6 @@ from speechcwcl.apps.recordings import Cutting
 from speechcwcl.apps.search_index import Hit, SearchIndex, Update, nearest_texts
 from speechcwcl.errors import UserError, require
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.identity import model_identity
 
 
 def build(
@@ -36,7 +35,7 @@ def build(
         index,
         folder,
         dim=aligner.dim,
-        identity=model_identity(aligner),
+        identity=aligner.identity,
         model=str(path.resolve()) if path.is_dir() else model,
         cutting=cutting,
     )
@@ -56,7 +55,7 @@ def open_with_model(
     if not model and Path(name).is_absolute() and not Path(name).is_dir():
         raise UserError(f"{index}: its model {name} is gone; say where it is with --model")
     aligner = Aligner.from_pretrained(name, device=device)
-    opened.check_model(model_identity(aligner), name)
+    opened.check_model(aligner.identity, name)
     return opened, aligner
 
 

@@ -120,7 +120,7 @@ class SearchIndex:
             folder: of the index.
             root: of the recordings.
             dim: width of the embeddings.
-            identity: of the model, see :func:`speechcwcl.models.identity.model_identity`.
+            identity: of the model, see :attr:`speechcwcl.models.aligner.Aligner.identity`.
             model: where the model is, for later.
             cutting: how long recordings are cut.
 

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from speechcwcl.cache.text_store import TextStore
-    from speechcwcl.models.encoders.text import TextEncoder
+    from speechcwcl.models.text_side import TextEncoder
 
     config = load_config(args.config)
     texts = {u.text for path in args.manifests for u in Manifest(path) if u.text}

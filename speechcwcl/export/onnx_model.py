@@ -15,8 +15,7 @@ from speechcwcl.errors import UserError
 from speechcwcl.export import onnx_folder
 from speechcwcl.export.onnx_extra import needs
 from speechcwcl.models.audio_input import Audio, embed_all
-from speechcwcl.models.encoders.text import TextInfo
-from speechcwcl.models.text_side import TextSide, centred
+from speechcwcl.models.text_side import TextInfo, TextSide, centred
 from speechcwcl.zeroshot import classifier
 
 

@@ -40,7 +40,7 @@ from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.audio_input import load_batch
 from speechcwcl.models.checkpoint import MODEL_TYPE, read_config
-from speechcwcl.models.encoders.text import TextInfo
+from speechcwcl.models.text_side import TextInfo
 from speechcwcl.models.weights.sources import locate, resolve
 
 

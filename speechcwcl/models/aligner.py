@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from speechcwcl.errors import UserError
-from speechcwcl.files import replace_folder
+from speechcwcl.files import replace_folder, sha256_json
 from speechcwcl.models import checkpoint
 from speechcwcl.models.audio_input import Audio, embed_all
 from speechcwcl.models.device import check_device
+from speechcwcl.models.encoders.families import tensor_hash
 from speechcwcl.models.encoders.speech import SpeechEncoder
-from speechcwcl.models.encoders.text import TextEncoder, TextInfo, describe_text
-from speechcwcl.models.pooling import build_pooling, build_projection
-from speechcwcl.models.text_side import TextSide, centred
+from speechcwcl.models.head import build_pooling, build_projection
+from speechcwcl.models.text_side import TextEncoder, TextInfo, TextSide, centred, describe_text
 from speechcwcl.models.towers import speech_from_tower, write_towers
 from speechcwcl.models.weights.sources import locate
 from speechcwcl.zeroshot import classifier
@@ -41,9 +41,9 @@ class Aligner(nn.Module):
         text: the text encoder: a source, its description, or a loaded encoder; see
             :class:`~speechcwcl.models.text_side.TextSide`.
         pooling: ``"mean"`` or ``"attention"``.
-        pooling_options: options of :class:`~speechcwcl.models.pooling.AttentionPooling`.
+        pooling_options: options of :class:`~speechcwcl.models.head.AttentionPooling`.
         projection: ``"linear"``, ``"mlp"``, or options of
-            :class:`~speechcwcl.models.pooling.Projection`.
+            :class:`~speechcwcl.models.head.Projection`.
         logit_scale: initial 1 / temperature, learnable as its logarithm.
     """
 
@@ -225,6 +225,19 @@ class Aligner(nn.Module):
         for name in fixed:
             del kept[f"speech_encoder.{name}"]
         return kept
+
+    @property
+    def identity(self) -> str:
+        """Hex sha256 that two aligners share exactly when they embed alike.
+
+        It covers both encoders (by their hashes), the speech encoder's options and every learned
+        tensor; not the folder's name, nor whether the frozen encoders lie in it.
+        """
+        learned = self.learned_state()
+        del learned["log_scale"]  # a temperature moves no embedding
+        digests = {name: tensor_hash(tensor) for name, tensor in learned.items()}
+        encoder = self.speech_encoder
+        return sha256_json([encoder.hash, encoder.options(), self.text.hash, digests])
 
     def save_pretrained(
         self,

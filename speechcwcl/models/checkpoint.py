@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from speechcwcl import __version__
 from speechcwcl.errors import UserError, closest
 from speechcwcl.files import read_json, sha256_file, write_json
-from speechcwcl.models.encoders.text import TOKENIZER_FILES
+from speechcwcl.models.text_side import TOKENIZER_FILES
 
 FORMAT = "speechcwcl-aligner"
 VERSION = 1

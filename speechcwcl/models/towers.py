@@ -10,7 +10,7 @@ from speechcwcl.errors import UserError
 from speechcwcl.files import write_json
 from speechcwcl.models.encoders.families import open_family
 from speechcwcl.models.encoders.speech import SpeechEncoder
-from speechcwcl.models.encoders.text import TextInfo, text_files
+from speechcwcl.models.text_side import TextInfo, text_files
 from speechcwcl.models.weights.sources import resolve
 
 

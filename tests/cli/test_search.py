@@ -10,7 +10,6 @@ import torch
 from speechcwcl.cli.main import main
 from speechcwcl.data.audio import write_audio
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.identity import model_identity
 
 
 @pytest.fixture(scope="module")
@@ -116,12 +115,12 @@ def test_another_model_is_refused(built, recordings, tiny_speech, tiny_text, tmp
 def test_identity_is_of_the_model_not_of_its_folder(aligner, model, tmp_path):
     aligner.save_pretrained(tmp_path / "towers", with_towers=True)
     twin = Aligner.from_pretrained(tmp_path / "towers")
-    assert model_identity(twin) == model_identity(aligner)
-    assert model_identity(Aligner.from_pretrained(model)) == model_identity(aligner)
+    assert twin.identity == aligner.identity
+    assert Aligner.from_pretrained(model).identity == aligner.identity
     twin.set_logit_scale(3.0)
-    assert model_identity(twin) == model_identity(aligner)
+    assert twin.identity == aligner.identity
     twin.set_text_mean(torch.ones(twin.dim))
-    assert model_identity(twin) != model_identity(aligner)
+    assert twin.identity != aligner.identity
 
 
 def test_what_the_user_can_put_right(built, recordings, model, tmp_path, capsys):

@@ -10,7 +10,7 @@ from speechcwcl.corpora._layout import write_spoken
 from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.data.kaldi import Utterance, write_datadir
 from speechcwcl.losses import build_loss
-from speechcwcl.models.encoders.text import describe_text
+from speechcwcl.models.text_side import describe_text
 from speechcwcl.training.config import load_config
 from speechcwcl.training.run import build_aligner, train
 

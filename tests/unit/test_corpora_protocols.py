@@ -108,7 +108,7 @@ def test_label_sets_cover_the_real_annotations(real_data):
 def test_the_wording_is_worth_it(real_data):
     """On devel, with the real text encoder: names 54 %, our texts 77 % (recipes/zeroshot)."""
     from speechcwcl.errors import UserError
-    from speechcwcl.models.encoders.text import TextEncoder
+    from speechcwcl.models.text_side import TextEncoder
     from speechcwcl.models.weights.sources import resolve
 
     path = real_data / "text" / "slurp" / "devel.jsonl"

@@ -11,7 +11,7 @@ from speechcwcl.models.encoders.frames import (
     stride_mean,
     zero_beyond,
 )
-from speechcwcl.models.pooling import AttentionPooling, build_pooling, build_projection
+from speechcwcl.models.head import AttentionPooling, build_pooling, build_projection
 
 FRAMES = torch.randn(3, 11, 8, generator=torch.Generator().manual_seed(0))
 LENGTHS = torch.tensor([11, 1, 6])
@@ -151,7 +151,7 @@ def test_a_wrong_context_is_named(options, message):
 
 
 def test_context_lets_frames_see_one_another():
-    from speechcwcl.models.context import Context
+    from speechcwcl.models.head import Context
 
     torch.manual_seed(0)
     context = Context(8, heads=2, hidden=8).eval()

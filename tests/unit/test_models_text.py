@@ -9,7 +9,7 @@ import torch
 from speechcwcl.cache.text_store import TextStore, stored_encoder
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.encoders.text import TextEncoder, describe_text
+from speechcwcl.models.text_side import TextEncoder, describe_text
 
 TEXTS = ["yes", "turn on the light", "a cat", "what is the weather like tomorrow", "a cat"]
 

@@ -17,7 +17,7 @@ import torch
 
 from speechcwcl.files import read_json
 from speechcwcl.models.encoders.families import quiet
-from speechcwcl.models.encoders.text import TextEncoder
+from speechcwcl.models.text_side import TextEncoder
 from speechcwcl.models.weights.sources import resolve
 
 WHISPER, TOKENIZER, TEXT = "whisper-tiny.en", "whisper-tiny.en-tokenizer", "all-MiniLM-L6-v2"

@@ -32,7 +32,7 @@ from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.data.kaldi import Utterance, write_datadir
 from speechcwcl.data.manifest import Manifest
 from speechcwcl.data.problems import Problems
-from speechcwcl.models.encoders.text import TextEncoder
+from speechcwcl.models.text_side import TextEncoder
 from speechcwcl.models.weights.sources import resolve
 from speechcwcl.training.config import TrainConfig
 from speechcwcl.training.run import train

@@ -10,17 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from speechcwcl.errors import UserError
+from speechcwcl.errors import UserError, require
 from speechcwcl.files import sha256_json
 from speechcwcl.models.encoders.families import SAMPLE_RATE, Family, network_hash, open_family
 from speechcwcl.models.encoders.frames import LayerMix, Windows, stride_mean, zero_beyond
 from speechcwcl.models.encoders.lora import check_lora, inject_lora
-from speechcwcl.models.encoders.options import (
-    cut_layer,
-    positive,
-    silence_frames,
-    wanted_states,
-)
 from speechcwcl.models.weights.sources import resolve
 
 # Raise when the numbers that frozen_features gives change, so that old caches are not used.
@@ -70,16 +64,21 @@ class SpeechEncoder(nn.Module):
         self.source = source
         self.hash = source_hash or network_hash(family)
         self.depth = len(family.layers)
-        self.frame_stride = positive("frame_stride", frame_stride)
-        self._silence = silence_frames(silence, family)
+        whole = isinstance(frame_stride, int) and not isinstance(frame_stride, bool)
+        require(
+            whole and frame_stride >= 1,
+            f"frame_stride: {frame_stride!r} is not a whole number from 1",
+        )
+        self.frame_stride = frame_stride
+        self._silence = _silence_frames(silence, family)
         self.gradient_checkpointing = bool(gradient_checkpointing)
         self.freeze = freeze
         self.combine = combine
         self.lora = check_lora(lora, freeze) if lora else None
-        self._wanted = wanted_states(layers, self.depth)
+        self._wanted = _wanted_states(layers, self.depth)
         self.layers = layers if isinstance(layers, str) else list(layers)
         self._top = max(self._wanted)
-        self._cut = cut_layer(freeze, self.depth, self._top, bool(lora))
+        self._cut = _cut_layer(freeze, self.depth, self._top, bool(lora))
         if combine not in ("mix", "concat"):
             raise UserError(f"combine: {combine!r} is neither 'mix' nor 'concat'")
         many = len(self._wanted) > 1
@@ -359,3 +358,43 @@ class SpeechEncoder(nn.Module):
             "silence": [frames * self.family.hop / SAMPLE_RATE for frames in self._silence],
             "lora": self.lora,
         }
+
+
+def _wanted_states(layers: str | Sequence[int], depth: int) -> list[int]:
+    """The hidden states that ``layers`` asks for, lowest first."""
+    if layers == "last":
+        return [depth]
+    if layers == "mix":
+        return list(range(depth + 1))
+    listed = not isinstance(layers, str) and isinstance(layers, Sequence) and len(layers) > 0
+    if not listed or not all(isinstance(i, int) and -depth - 1 <= i <= depth for i in layers):
+        raise UserError(
+            f"layers: {layers!r} is not 'last', 'mix' or a list of numbers between 0 and {depth}"
+        )
+    return sorted({i % (depth + 1) for i in layers})
+
+
+def _cut_layer(freeze: str | int, depth: int, top: int, lora: bool) -> str | int | None:
+    """What is frozen: ``"top"`` (all), the layers below a number, or ``None`` (nothing)."""
+    if freeze == "all":
+        return "top"
+    if freeze == "none":
+        return 0 if lora else None
+    if isinstance(freeze, bool) or not isinstance(freeze, int) or not 0 <= freeze <= depth:
+        raise UserError(f"freeze: {freeze!r} is not 'all', 'none' or a number from 0 to {depth}")
+    return "top" if freeze >= top and top < depth else freeze
+
+
+def _silence_frames(silence: float | Sequence[float] | None, family: Family) -> tuple[int, int]:
+    """Frames of silence before and after a clip.
+
+    Args:
+        silence: seconds on either side, ``[before, after]``, or ``None`` for the family's own.
+        family: knows its frames.
+    """
+    value = family.silence if silence is None else silence
+    pair = [value, value] if isinstance(value, int | float) else list(value)
+    if len(pair) != 2 or not all(isinstance(x, int | float) and 0 <= x <= 30 for x in pair):
+        raise UserError(f"silence: {silence!r} is not seconds from 0 to 30, or a pair of such")
+    before, after = (round(seconds * SAMPLE_RATE / family.hop) for seconds in pair)
+    return before, after

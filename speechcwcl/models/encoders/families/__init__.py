@@ -269,9 +269,12 @@ def network_hash(family: Family) -> str:
     network, and a model trained today should still find its encoder tomorrow.
     """
     config = {name: getattr(family.config, name, None) for name in _SHAPING}
-    digests = []
-    for tensor in family.model.state_dict().values():
-        digest = hashlib.sha256(repr(tuple(tensor.shape)).encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        digests.append(digest.hexdigest())
-    return sha256_json([config, sorted(digests)])
+    digests = sorted(map(tensor_hash, family.model.state_dict().values()))
+    return sha256_json([config, digests])
+
+
+def tensor_hash(tensor: Tensor) -> str:
+    """Hex sha256 of a tensor's shape and values."""
+    digest = hashlib.sha256(repr(tuple(tensor.shape)).encode())
+    digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
