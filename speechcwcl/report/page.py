@@ -171,7 +171,7 @@ def _classes(test: Test) -> list[dict[str, Any]]:
         first = next(iter(found.values()), {"support": "0"})
         if float(first["support"]) == 0:
             continue
-        bound = float(first["text_bound"]) if first["text_bound"] else None
+        bound = float(first["text_bound"]) if first.get("text_bound") else None
         of_run = {
             n: {key: float(row[key]) for key in ("recall", "precision", "f1")}
             for n, row in found.items()

@@ -55,6 +55,13 @@ def test_a_class_without_examples_is_never_predicted():
     assert not (predicted == 2).any() and (predicted == y)[y != 2].all()
 
 
+def test_one_class_left_beside_the_held_out_part():
+    x, y = clouds(6, 0.1, 0)
+    found = linear_probe(x[y < 2], y[y < 2], y[y < 2] == 1, x, y)
+    assert set(found["valid"].values()) == {0.0}  # nothing else was there to be learned
+    assert found["top1"] == 0.5
+
+
 def test_scale_and_shift_of_the_features_do_not_matter():
     x, y = clouds(20, 2.0, 0)
     z, w = clouds(50, 2.0, 1)

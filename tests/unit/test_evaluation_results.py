@@ -168,6 +168,58 @@ def test_scores_of_another_version_are_refused(folder):
         ScoreFolder.open(folder)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('"top1": 1.0', '"top1": NaN', "NaN is no number"),
+        ('"top1": 1.0', '"top1": 1e999', "1e999 is no number"),
+        ('"n": 3', f'"n": {"9" * 5000}', "an integer of 5000 digits"),
+        ('"n": 3', f'"n": {"[" * 3000}', "nested too deeply"),
+        ('"top1": 1.0', '"top1": "high"', "top1: Input should be a valid number.*score again"),
+        ('"macro_f1": 1.0,', "", "macro_f1: Field required"),
+        ('"kind": "zeroshot"', '"kind": "guess"', "not a score file"),
+    ],
+)
+def test_a_damaged_score_file_is_told_in_one_line(folder, old, new, says):
+    make(folder)
+    path = folder / "scores.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(UserError, match=rf"scores\.json:? ?.*{says}") as caught:
+        ScoreFolder.open(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "cells", "says"),
+    [
+        ("predictions.tsv", 3, {4: "nan"}, "score: 'nan' is not a number"),
+        ("predictions.tsv", 2, {-1: "soon"}, "end: 'soon' is not a number"),
+        ("predictions.tsv", 1, {0: "key"}, "no column 'id'"),
+        ("per_class.tsv", 2, {5: ""}, "recall: '' is not a number"),
+        ("confusion.tsv", 4, {1: "9" * 5000}, "is not a number"),
+    ],
+)
+def test_a_damaged_table_is_told_with_its_line(folder, name, line, cells, says):
+    make(folder)
+    rows = [row.split("\t") for row in (folder / name).read_text().splitlines()]
+    for column, value in cells.items():
+        rows[line - 1][column] = value
+    (folder / name).write_text("".join("\t".join(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=rf"{name}:{line}: .*{says}"):
+        getattr(ScoreFolder.open(folder), name.removesuffix(".tsv"))
+
+
+def test_an_array_file_cannot_ask_for_more_memory_than_it_has_bytes(folder):
+    make(folder)
+    path = folder / "similarity.npy"
+    header = path.read_bytes()[:10] + path.read_bytes()[10:128].replace(b"(3, 3)", b"(9999999999,)")
+    path.write_bytes(header[:128] + path.read_bytes()[128:])
+    with pytest.raises(UserError, match=r"similarity\.npy: not a whole"):
+        _ = ScoreFolder.open(folder).similarity
+
+
 def test_run_without_training_files(folder):
     make(folder)
     run = RunDir.open(folder.parents[2])
