@@ -14,6 +14,11 @@ import numpy as np
 import speechbrain as sb
 import torch
 from speechbrain.augment.freq_domain import SpectrogramDrop
+from speechbrain.utils.checkpoints import (
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
 from torch import nn
 
 from speechcwcl.errors import UserError
@@ -23,7 +28,7 @@ from speechcwcl.models.encoders.frames import by_length
 from speechcwcl.training.cached_gradients import CachedGradients
 from speechcwcl.training.config import Masks, TrainConfig
 from speechcwcl.training.dataset import Batch, TrainingData, check_texts
-from speechcwcl.training.state import RandomState, RunningMeans
+from speechcwcl.training.state import RandomState
 
 # what the one line an epoch shows, beside the validation scores
 SHOWN = {"loss", "cwcl", "cl", "clip", "cosine", "accuracy"}
@@ -237,6 +242,44 @@ class AlignBrain(sb.Brain):
     def _save_intra_epoch_ckpt(self) -> None:
         self.data.before_checkpoint()
         super()._save_intra_epoch_ckpt()
+
+
+@register_checkpoint_hooks
+class RunningMeans:
+    """Means of named numbers over the steps of an epoch; kept in checkpoints within an epoch."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Any] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, values: dict[str, Any]) -> None:
+        """Count one step's values in; those on a GPU stay there until the means are asked for."""
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                value = value.detach().double()
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def take(self) -> dict[str, float]:
+        """The means so far, and start anew."""
+        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        self.__init__()
+        return means
+
+    @mark_as_saver
+    def save(self, path: str | Path) -> None:
+        """Write sums and counts."""
+        sums = {name: float(total) for name, total in self.sums.items()}
+        torch.save({"sums": sums, "counts": self.counts}, path)
+
+    @mark_as_loader
+    def load(self, path: str | Path, end_of_epoch: bool) -> None:
+        """Read them back; a finished epoch leaves nothing to go on with."""
+        if not end_of_epoch:
+            state = torch.load(path, weights_only=True)
+            self.sums = state["sums"]
+            # an older version counted the steps only
+            self.counts = state.get("counts") or dict.fromkeys(self.sums, state.get("count", 0))
 
 
 def lr_factor(step: int, total: int, warmup: float, schedule: str) -> float:

@@ -99,72 +99,51 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def random_states() -> dict[str, Any]:
+    """The states of all generators that encoders and augmentation draw from.
+
+    NumPy and Python are among them: transformers draws the time masks of wav2vec2-like models from
+    NumPy.
+    """
+    gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if gpu else [],
+    }
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Put them back; those of GPUs where there are as many as there were."""
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and torch.cuda.device_count() == len(states["cuda"]):
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
 @register_checkpoint_hooks
 class RandomState:
-    """The states of all random generators, so that a resumed run draws what it would have drawn."""
+    """The random states in checkpoints, so that a resumed run draws what it would have drawn."""
 
     @mark_as_saver
     def save(self, path: str | Path) -> None:
-        """Write the states of Python, NumPy and torch (CPU and every GPU)."""
-        name, keys, position, has_gauss, cached = np.random.get_state()
-        state = {
-            "python": random.getstate(),
-            "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        }
-        torch.save(state, path)
+        """Write them; NumPy's keys as a tensor, which is read without unpickling."""
+        states = random_states()
+        name, keys, *rest = states["numpy"]
+        states["numpy"] = (name, torch.from_numpy(keys.astype(np.int64)), *rest)
+        torch.save(states, path)
 
     @mark_as_loader
     def load(self, path: str | Path, end_of_epoch: bool) -> None:
-        """Put the states back."""
+        """Put them back."""
         del end_of_epoch
-        state = torch.load(path, weights_only=True)
-        random.setstate(_as_tuples(state["python"]))
-        name, keys, position, has_gauss, cached = state["numpy"]
-        np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
-        torch.set_rng_state(state["torch"])
-        if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
-            torch.cuda.set_rng_state_all(state["cuda"])
+        states = torch.load(path, weights_only=True)
+        name, keys, *rest = states["numpy"]
+        states["numpy"] = (name, keys.numpy().astype(np.uint32), *rest)
+        set_random_states(states | {"python": _as_tuples(states["python"])})
 
 
 def _as_tuples(value: Any) -> Any:
     return tuple(_as_tuples(v) for v in value) if isinstance(value, (list, tuple)) else value
-
-
-@register_checkpoint_hooks
-class RunningMeans:
-    """Means of named numbers over the steps of an epoch; kept in checkpoints within an epoch."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Any] = {}
-        self.counts: dict[str, int] = {}
-
-    def add(self, values: dict[str, Any]) -> None:
-        """Count one step's values in; those on a GPU stay there until the means are asked for."""
-        for name, value in values.items():
-            if isinstance(value, torch.Tensor):
-                value = value.detach().double()
-            self.sums[name] = self.sums.get(name, 0.0) + value
-            self.counts[name] = self.counts.get(name, 0) + 1
-
-    def take(self) -> dict[str, float]:
-        """The means so far, and start anew."""
-        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
-        self.__init__()
-        return means
-
-    @mark_as_saver
-    def save(self, path: str | Path) -> None:
-        """Write sums and counts."""
-        sums = {name: float(total) for name, total in self.sums.items()}
-        torch.save({"sums": sums, "counts": self.counts}, path)
-
-    @mark_as_loader
-    def load(self, path: str | Path, end_of_epoch: bool) -> None:
-        """Read them back; a finished epoch leaves nothing to go on with."""
-        if not end_of_epoch:
-            state = torch.load(path, weights_only=True)
-            self.sums = state["sums"]
-            # an older version counted the steps only
-            self.counts = state.get("counts") or dict.fromkeys(self.sums, state.get("count", 0))

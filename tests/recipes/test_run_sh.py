@@ -30,7 +30,7 @@ def command(recipe, root, *words):
     return words, environment
 
 
-def run(recipe, root, *words, timeout=300):
+def run(recipe, root, *words, timeout=600):
     """Run a recipe with all its output under ``root``."""
     words, environment = command(recipe, root, *words)
     return subprocess.run(

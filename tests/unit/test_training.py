@@ -21,9 +21,9 @@ from speechcwcl.errors import UserError
 from speechcwcl.files import lock
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.training import dataset
-from speechcwcl.training.brain import append_metrics, lr_factor
+from speechcwcl.training.brain import RunningMeans, append_metrics, lr_factor
 from speechcwcl.training.run import train
-from speechcwcl.training.state import RunningMeans, WholeCheckpointer
+from speechcwcl.training.state import WholeCheckpointer
 
 SETS = ("train", "valid_words", "valid_sentences")
 VALID = ["valid_words:mini_words_valid", "valid_sentences:retrieval"]
