@@ -1,7 +1,7 @@
 """List the files of the engine that a command walks through, in the order it enters them.
 
 Each line: the file, and how many calls went into its functions; imports and class bodies do not
-count. CONTRIBUTING.md shows the lists of `classify` and of a batch in training.
+count. What opening a saved model enters is listed apart. CONTRIBUTING.md shows the lists.
 
 Example:
     python tools/walk.py classify --model exp/cwcl/model --labels "yes;no" clip.wav
@@ -26,26 +26,38 @@ PARTS = {"<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>"}
 
 
 class Walk:
-    """A profile function that counts the calls into each file of the engine."""
+    """A profile function that counts the calls into each file of the engine.
+
+    Attributes:
+        calls: of the command; file -> calls, first entered first.
+        opening: of ``Aligner.from_pretrained``, below it.
+    """
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
+        self.opening: Counter[str] = Counter()
+        self._open = 0
         self._names: dict[CodeType, str] = {}
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
-        if event != "call" or not code.co_flags & FUNCTION or code.co_name in PARTS:
+        if event not in ("call", "return"):
+            return
+        if not code.co_flags & FUNCTION or code.co_name in PARTS:
             return
         if code not in self._names:
             path = Path(code.co_filename)
             inside = path.is_relative_to(ROOT)
             self._names[code] = path.relative_to(ROOT).as_posix() if inside else ""
-        if self._names[code]:
-            self.calls[self._names[code]] += 1
+        name = self._names[code]
+        if name and event == "call":
+            (self.opening if self._open else self.calls)[name] += 1
+        if name == "models/aligner.py" and code.co_name == "from_pretrained":
+            self._open += 1 if event == "call" else -1
 
 
-def walk(words: list[str]) -> Counter[str]:
-    """Run a command line; the files it entered, first entered first, with the calls into each."""
+def walk(words: list[str]) -> Walk:
+    """Run a command line under the profile function."""
     seen = Walk()
     threading.setprofile(seen)
     sys.setprofile(seen)
@@ -54,9 +66,11 @@ def walk(words: list[str]) -> Counter[str]:
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
-    return seen.calls
+    return seen
 
 
 if __name__ == "__main__":
     found = walk(sys.argv[1:])
-    print(f"\n{len(found)} files", *(f"{n:>6}  {name}" for name, n in found.items()), sep="\n")
+    for title, calls in (("walked", found.calls), ("opening the model", found.opening)):
+        lines = (f"{count:>6}  {name}" for name, count in calls.items())
+        print(f"\n{title}: {len(calls)} files", *lines, sep="\n")

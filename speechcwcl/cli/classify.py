@@ -30,8 +30,6 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 import speechcwcl
-from speechcwcl.cli.labels import add_label_arguments, read_labels
-from speechcwcl.cli.opening import add_model_arguments
 from speechcwcl.data.audio import SAMPLE_RATE
 from speechcwcl.data.audio.recordings import Reader, find_recordings
 from speechcwcl.errors import UserError, require
@@ -49,8 +47,14 @@ _BACKWARDS = (300, 1800.0)  # recordings, and seconds of them, that are played b
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("audio", nargs="*", help="files, folders, or - for paths on stdin")
-    add_model_arguments(parser)
-    add_label_arguments(parser)
+    parser.add_argument(
+        "--model", required=True, help="a model folder (EXPDIR/model or a packed one), or a hub id"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda:0, ...")
+    parser.add_argument(
+        "--onnx", action="store_true", help="MODEL is a folder of `speechcwcl export`"
+    )
+    _add_label_arguments(parser)
     parser.add_argument("--top_k", type=int, default=3, help="labels to show of each recording")
     parser.add_argument(
         "--format",
@@ -81,12 +85,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--unknown", default=UNKNOWN, help="what to call the answer below it")
 
 
+def _add_label_arguments(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--labels", help='label texts, such as "turn on the light;play music"')
+    source.add_argument(
+        "--labels_file",
+        type=Path,
+        metavar="FILE",
+        help="labels one a line, or a .yaml: `label: text` lines, or a protocol",
+    )
+    source.add_argument(
+        "--protocol", metavar="NAME", help="the labels of a protocol, the model's own or ours"
+    )
+    parser.add_argument(
+        "--template",
+        action="append",
+        metavar="NAME",
+        help="sentences to put the labels into: a template file by name or path, or a sentence "
+        "with {} for the label; may be repeated; left out: the protocol's, or the label alone",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
+    from speechcwcl.models.checkpoint import packed_protocols
+    from speechcwcl.zeroshot.labels import choose_labels
     from speechcwcl.zeroshot.threshold import Threshold
 
     _check(args)
     folder = locate(args.model)
-    labels, templates = read_labels(args, None if args.onnx else folder)
+    packed = packed_protocols(folder) if args.protocol and not args.onnx else None
+    labels, templates = choose_labels(
+        args.labels, args.labels_file, args.protocol, args.template or (), packed
+    )
     stored = Threshold.load(args.threshold_file) if args.threshold_file else None
     names, texts = split_labels(labels)
     single = args.threshold is None and stored is None and args.calibrate is None
