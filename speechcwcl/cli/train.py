@@ -17,10 +17,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from speechcwcl.data.stream_spec import is_stream
-from speechcwcl.files import read_json, write_json
-from speechcwcl.training.config import parse_overrides
-
 TAKES_KEYS = True
 
 
@@ -46,18 +42,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from speechcwcl.training.config import load_config, parse_overrides
     from speechcwcl.training.run import train
 
-    card = args.train.with_name("corpus.json")
-    if is_stream(args.train) and card.exists():  # where `pack` looks for what was trained on
-        write_json(args.dumpdir / args.train.parent.name / "corpus.json", read_json(card))
     train(
-        args.config,
+        load_config(args.config, parse_overrides(args.rest)),
         train=args.train,
         valid=args.valid,
         expdir=args.expdir,
         dumpdir=args.dumpdir,
         device=args.device,
-        **parse_overrides(args.rest),
     )
     return 0

@@ -161,6 +161,9 @@ def _fit(
     loader = data.loader(brain)
     if sb.utils.distributed.if_main_process():
         write_run_files(config, inputs, expdir)
+        card = train_set.with_name("corpus.json")
+        if is_stream(train_set) and card.exists():  # where `pack` looks for what was trained on
+            write_json(dumpdir / train_set.parent.name / "corpus.json", read_json(card))
     torch.manual_seed(config.seed)
     brain.fit(counter, loader)
     if not brain.epochs_run:

@@ -26,14 +26,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from scipy import stats
 from tqdm import tqdm
 
 from speechcwcl.cli.main import main as speechcwcl
 from speechcwcl.errors import UserError, closest, require
-from speechcwcl.files import atomic_write, read_json, read_text, write_json
+from speechcwcl.files import atomic_write, read_json, write_json
 from speechcwcl.training.config import load_config
+from speechcwcl.yamls import read_yaml
 
 HERE = Path(__file__).resolve().parent
 
@@ -73,7 +73,7 @@ class Grid:
     @classmethod
     def read(cls, path: Path) -> Grid:
         """Read a grid file; every key must be there, and no other."""
-        values = yaml.safe_load(read_text(path))
+        values = read_yaml(path, typed=True).values
         known = [f.name for f in fields(cls)]
         for key in values:
             require(key in known, f"{path}: no such key {key!r}{closest(key, known)}")

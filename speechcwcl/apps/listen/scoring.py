@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import yaml
 
 from speechcwcl.errors import UserError
-from speechcwcl.files import read_text
+from speechcwcl.yamls import read_yaml
 
 if TYPE_CHECKING:
     from speechcwcl.models.aligner import Aligner
@@ -29,7 +28,7 @@ _TOO_CLOSE = 0.8
 
 def background_texts(path: Path = BACKGROUND) -> list[str]:
     """The built-in texts that stand for all other speech: words, phrases, sentences."""
-    groups = yaml.safe_load(read_text(path))
+    groups = read_yaml(path).values
     return [text for texts in groups.values() for text in texts]
 
 
