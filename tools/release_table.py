@@ -29,7 +29,7 @@ from tqdm import tqdm  # noqa: E402
 from speechcwcl.data.manifest import Manifest  # noqa: E402
 from speechcwcl.errors import UserError  # noqa: E402
 from speechcwcl.evaluation.metrics import accuracy_interval  # noqa: E402
-from speechcwcl.evaluation.scores import build_classifier, targets  # noqa: E402
+from speechcwcl.evaluation.scores import build_classifier  # noqa: E402
 from speechcwcl.files import atomic_write, read_json, write_json  # noqa: E402
 from speechcwcl.models.aligner import Aligner  # noqa: E402
 from speechcwcl.zeroshot.protocol import load_protocol  # noqa: E402
@@ -52,7 +52,9 @@ def answers(name: str, clips: list[Any], encode_text: EncodeText) -> Callable[..
         )
     if PROTOCOLS[name]:
         protocol = load_protocol(PROTOCOLS[name])
-        wanted, classes = targets(clips, protocol), build_classifier(protocol, encode_text)
+        wanted, classes = np.full(len(clips), -1), build_classifier(protocol, encode_text)
+        kept, columns = protocol.assign(clips)
+        wanted[kept] = columns
     else:
         unique = sorted({clip.text for clip in clips})
         wanted = np.array([unique.index(clip.text) for clip in clips])

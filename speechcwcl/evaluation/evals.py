@@ -11,15 +11,17 @@ from speechcwcl.cache.embed import embed_manifest, feature_cache
 from speechcwcl.cache.features import FeatureCache
 from speechcwcl.cache.text_store import FOLDER, stored_encoder
 from speechcwcl.data.manifest import Manifest
+from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, require
 from speechcwcl.evaluation.probe import ProbeSet, evaluate_probe, probe_rows
-from speechcwcl.evaluation.results import read_embeddings, write_embeddings
+from speechcwcl.evaluation.results import read_embeddings, text_table, write_embeddings
 from speechcwcl.evaluation.retrieval import evaluate_retrieval, retrieval_scores
-from speechcwcl.evaluation.scores import accuracy, build_classifier, evaluate_zeroshot, targets
+from speechcwcl.evaluation.scores import accuracy, build_classifier, evaluate_zeroshot
 from speechcwcl.files import read_json
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.encoders.speech import SpeechEncoder
 from speechcwcl.stages import also_reads
+from speechcwcl.zeroshot.classifier import EncodeText
 from speechcwcl.zeroshot.protocol import Protocol, load_protocol
 
 RETRIEVAL = "retrieval"
@@ -123,15 +125,6 @@ def evaluate_sets(
             yield text_table([header, *rows])
 
 
-def text_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as lines with aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
-
-
 class Prober:
     """The vectors that a linear probe sees; each set is embedded once.
 
@@ -189,30 +182,32 @@ def make_validator(
         encoder = aligner.speech_encoder
         caches = {n: _frozen_features(encoder, m, dumpdir / n) for n, m in manifests.items()}
         encode_text = stored_encoder(aligner, dumpdir / FOLDER)
-        prepared: list[tuple[str, str, np.ndarray, np.ndarray | None]] = []
-        for name, word, protocol in protocols:
-            utterances = list(manifests[name])
-            if protocol is None:
-                prepared.append((name, word, encode_text([u.text or "" for u in utterances]), None))
-            else:
-                classifier = build_classifier(protocol, encode_text)
-                prepared.append((name, word, classifier, targets(utterances, protocol)))
+        score = {
+            (name, word): _scorer(list(manifests[name]), protocol, encode_text)
+            for name, word, protocol in protocols
+        }
 
         def validate(model: Aligner) -> dict[str, float]:
-            scores: dict[str, float] = {}
             speech = {n: embed_manifest(model, m, caches[n]) for n, m in manifests.items()}
-            for name, word, text, wanted in prepared:
-                if wanted is None:
-                    texts = [u.text or "" for u in manifests[name]]
-                    value = retrieval_scores(speech[name], text, texts)["speech_to_text"]["R@1"]
-                else:
-                    value = accuracy(speech[name], text, wanted)
-                scores[f"{name}:{word}"] = value
+            scores = {f"{n}:{word}": score[n, word](speech[n]) for n, word in score}
             return {"score": float(np.mean([*scores.values()] or [0.0])), **scores}
 
         return validate
 
     return prepare
+
+
+def _scorer(
+    utterances: list[Utterance], protocol: Protocol | None, encode_text: EncodeText
+) -> Callable[[np.ndarray], float]:
+    """(utterances, dim) speech embeddings -> top-1 accuracy, or R@1 without a protocol."""
+    if protocol is None:
+        texts = [u.text or "" for u in utterances]
+        text = encode_text(texts)
+        return lambda speech: retrieval_scores(speech, text, texts)["speech_to_text"]["R@1"]
+    classifier = build_classifier(protocol, encode_text)
+    kept, wanted = protocol.assign(utterances)
+    return lambda speech: accuracy(speech[kept], classifier, wanted)
 
 
 def _embeddings_of(folder: Path, ids: Sequence[str]) -> np.ndarray:

@@ -336,6 +336,19 @@ def read_table(
     return rows
 
 
+def text_table(rows: Sequence[Sequence[str]], *, numbers_from: int | None = None) -> str:
+    """Rows as lines with aligned columns, those from ``numbers_from`` on to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    left = len(widths) if numbers_from is None else numbers_from
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if place < left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
 def _is_number(text: str) -> bool:
     try:
         return math.isfinite(float(text))

@@ -194,26 +194,16 @@ def build_classifier(protocol: Protocol, encode_text: EncodeText) -> np.ndarray:
     return class_vectors(list(protocol.labels.values()), embedded, protocol.templates)
 
 
-def targets(utterances: Sequence[Any], protocol: Protocol) -> np.ndarray:
-    """(n,) int64: the column of each utterance's class, -1 where the protocol ignores it."""
-    kept, columns = protocol.assign(utterances)
-    wanted = np.full(len(utterances), -1, dtype=np.int64)
-    wanted[kept] = columns
-    return wanted
-
-
 def accuracy(speech: np.ndarray, classifier: np.ndarray, wanted: np.ndarray) -> float:
     """Top-1 accuracy alone, e.g. after each epoch.
 
     Args:
         speech: (n, dim) speech embeddings.
         classifier: (classes, dim), from :func:`build_classifier`.
-        wanted: (n,) from :func:`targets`; entries of -1 are left out.
+        wanted: (n,) the column of the class of each.
     """
-    kept = wanted >= 0
-    rows = metrics.unit_rows(np.asarray(speech)[kept], "speech embeddings")
-    scores = metrics.cosine_scores(rows, classifier)
-    return float(np.mean(metrics.top_columns(scores, 1)[:, 0] == wanted[kept]))
+    scores = metrics.cosine_scores(metrics.unit_rows(speech, "speech embeddings"), classifier)
+    return float(np.mean(metrics.top_columns(scores, 1)[:, 0] == wanted))
 
 
 def cosine_figures(speech: np.ndarray, text: np.ndarray) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from speechcwcl.evaluation.probe import PROBE_NOTE, probe_rows
+from speechcwcl.evaluation.results import text_table
 from speechcwcl.files import read_text
 from speechcwcl.report.runs import Card, RunDir, Test, gather_tests, open_runs
 
@@ -57,12 +58,8 @@ def results_table(runs: Iterable[RunDir | str | Path]) -> str:
     """:func:`summary_rows` as aligned text for a terminal."""
     opened = open_runs(runs)
     header, rows = summary_rows(opened, gather_tests(opened))
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
-        for line in (header, *rows)
-    ]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+    rule = ["-" * max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return text_table([header, rule, *rows], numbers_from=1)
 
 
 def results_markdown(
