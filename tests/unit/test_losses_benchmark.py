@@ -46,6 +46,25 @@ def test_table_is_written_and_replaced(tool, tmp_path, capsys):
     assert {row["rows"] for row in found["rows"]} == {32, 64}
 
 
+def test_two_checkouts_take_turns(tool, tmp_path, capsys):
+    tool.README.write_text("# Benchmarks\n", encoding="utf-8")
+    words = ["--sizes", "24", "--dims", "8", "--seconds", "0", "--rounds", "2", "2", "--write"]
+    tool.main([*words, "--beside", str(TOOL.parents[2])])
+    text = tool.README.read_text(encoding="utf-8")
+    assert text.count("<!-- loss-beside -->") == 1
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| ")][1:]
+    assert [row[0].strip() for row in rows] == [*sys.modules["loss_beside"].LOSSES]
+    for _, count, _, before, now, ratio, *_ in rows:
+        assert int(count) == 24
+        assert float(before) > 0 and float(now) > 0 and float(ratio) > 0
+
+
+def test_another_checkout_must_hold_the_package(tool, tmp_path, capfd):
+    with pytest.raises(SystemExit, match="the process of one checkout has ended"):
+        tool.main(["--sizes", "24", "--dims", "8", "--beside", str(tmp_path)])
+    assert "holds no speechcwcl" in capfd.readouterr().err
+
+
 def test_what_does_not_fit_is_left_out(tool, tmp_path, capsys):
     tool.main(_words(tmp_path, "--only", "cwcl", "plain", "--limit", "0.00005"))
     found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))

@@ -13,6 +13,11 @@ On a GPU, both precisions (the times are then those between CUDA events):
 
     python tools/benchmarks/loss.py --device cuda --dtype float32 --limit 40 --write
     python tools/benchmarks/loss.py --device cuda --dtype bfloat16 --limit 40 --write
+
+What a change of the code costs: all losses of this checkout and of another one, in turns:
+
+    git worktree add ../before COMMIT
+    python tools/benchmarks/loss.py --beside ../before --threads 1 --clock cpu --write
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ from pathlib import Path
 
 import torch
 from bench_page import write_section
+from loss_beside import compare
 from loss_contenders import CONTENDERS, PACKAGES, Case, Run, check, default_contenders, installed
 from loss_meters import Memory, describe, timed, warm_allocator
 
@@ -159,6 +165,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
         "--rounds", type=int, nargs=2, default=[3, 31], help="least and most; 0 0: one run"
     )
     parser.add_argument("--seconds", type=float, default=60, help="aimed at, for each N and dim")
+    parser.add_argument("--beside", type=Path, help="another checkout to compare ours with")
     parser.add_argument("--json", type=Path, help="add the figures to this file")
     parser.add_argument("--write", action="store_true", help="write the table into the README")
     options = parser.parse_args(words)
@@ -171,6 +178,12 @@ def main(words: list[str]) -> None:
     options = arguments(words)
     if options.threads:
         torch.set_num_threads(options.threads)
+    if options.beside:
+        found = compare(options)
+        print(found)
+        if options.write:
+            write_section("loss-beside", "### Beside the commit before", found, README)
+        return
     chosen = options.only or default_contenders(options.device)
     names = installed(["floor", *(n for n in chosen if n != "floor")])
     check(names, options.device)
