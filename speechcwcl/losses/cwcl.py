@@ -61,22 +61,20 @@ def cwcl(
 ) -> Asking:
     """Continuously weighted contrastive loss.
 
-    Relation to the others: ``weighting="identity"`` is one direction of CLIP, ``"same_text"`` is
-    SupCon across modalities. The paper's total adds plain contrastive, text to speech
-    (``contrastive``).
+    ``weighting="identity"`` is one direction of CLIP, ``"same_text"`` is SupCon across modalities.
+    The paper's total adds plain contrastive, text to speech (``contrastive``).
 
     Args:
         speech: (N, dim) unit-norm.
-        text: (N, dim) unit-norm, row i the transcript of speech i. Weights are constants of it.
-        scale: logit scale ``1 / tau``; a 0-d tensor may need a gradient.
+        text: (N, dim) unit-norm, row i the transcript of speech i; weights are constants of it.
+        scale: logit scale ``1 / tau``.
         anchor: ``"speech"`` (the paper's; softmax over texts), ``"text"`` (softmax over speech,
-            ``-(1/N) sum_i (1/W_i) sum_j w_ij log softmax_j( s <q_i, p_j> )``) or ``"both"``, their
-            mean.
+            ``-(1/N) sum_i (1/W_i) sum_j w_ij log softmax_j( s <q_i, p_j> )``) or ``"both"``: mean.
         weighting: see ``weighting.py``; a name, ``{name: option}`` or a ``Weighting``.
         text_ids: (N,) int64, equal where transcripts are equal; read by ``"same_text"``.
         text_bank: what the speech -> text part runs over in the place of the batch, if any.
         chunk: rows of logits at a time; chosen to fit the cache when None.
-        memory: bytes of exponentials that may be kept for the backward pass.
+        memory: bytes that may be kept for the backward pass.
 
     Returns:
         The loss, 0-d.
@@ -93,7 +91,7 @@ def cwcl(
     Source:
         CWCL, NeurIPS 2023, arXiv 2309.14580.
     """
-    directions = ANCHORS[anchor]
+    directions, weighting = ANCHORS[anchor], Weighting.parse(weighting)
     parts = []
     if "rows" in directions and text_bank is not None:
         parts.append(text_bank.loss(speech, text, scale, weighting))
@@ -101,14 +99,14 @@ def cwcl(
     if directions:
         targets = Targets(text, weighting, text_ids, chunk, memory)
         lse, weighted = yield directions, targets.matrices(directions)
-        value = sum(lse[name].mean() for name in directions)
+        value = torch.stack([lse[name].mean() for name in directions]).sum()
         if weighted:
             value = value - weighted[0] / len(speech)
         else:
             for name in directions:
                 value = value - scale * matched(speech, text, targets, name == "columns")
         parts.append(value / len(directions))
-    return sum(parts) / len(parts)
+    return torch.stack(parts).mean()
 
 
 @term("supcon", parse={"anchor": _anchor}, weighting=Weighting("same_text"))
@@ -208,7 +206,7 @@ def contrastive(
         names = tuple(name + "_masked" if mask_equal else name for name in directions)
         lse, (pairs,) = yield names, (None,)  # None: the sum of the logits of the pairs themselves
         parts += [lse[name].mean() - pairs / len(speech) for name in names]
-    return sum(parts) / len(parts)
+    return torch.stack(parts).mean()
 
 
 clip = contrastive  # both ways, as it is without a direction

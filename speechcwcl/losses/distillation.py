@@ -9,6 +9,7 @@ from torch import Tensor
 
 from speechcwcl.errors import require
 from speechcwcl.losses.kernel import chunk_rows, sum_in_chunks
+from speechcwcl.losses.objective import inverse
 from speechcwcl.losses.register import one_of, term
 
 
@@ -42,7 +43,20 @@ def _wide(speech: Tensor, text: Tensor) -> torch.dtype:
     return torch.promote_types(torch.promote_types(speech.dtype, text.dtype), torch.float32)
 
 
-@term("relational", parse={"source": one_of("source", "speech_text", "speech_speech")})
+def _temperature(value: float | None) -> float | None:
+    if value is not None:
+        inverse(value)  # which checks it
+    return value
+
+
+@term(
+    "relational",
+    parse={
+        "source": one_of("source", "speech_text", "speech_speech"),
+        "temperature": _temperature,
+        "text_temperature": _temperature,
+    },
+)
 def relational(
     speech: Tensor,
     text: Tensor,
@@ -55,10 +69,9 @@ def relational(
     """Kullback-Leibler divergence from the text-text to the speech similarity distribution.
 
     ``(1/N) sum_i KL( softmax_j(<q_i, q_j> / tau_t) || softmax_j(sim_ij / tau) )`` with
-    ``sim_ij = <p_i, q_j>`` (``speech_text``) or ``<p_i, p_j>`` over ``j != i`` (``speech_speech``,
-    where ``<p_i, p_i>`` would say nothing). Relation to CWCL: ``speech_text`` has the gradient of
-    CWCL with softmax weights of temperature ``tau_t`` and scale ``1 / tau``; it only subtracts the
-    entropy of the targets, so that 0 is its least value.
+    ``sim_ij = <p_i, q_j>`` (``speech_text``) or ``<p_i, p_j>`` over ``j != i`` (``speech_speech``).
+    ``speech_text`` has the gradient of CWCL with softmax weights of temperature ``tau_t`` and scale
+    ``1 / tau``; it only subtracts the entropy of the targets, so that 0 is its least value.
 
     Args:
         speech: (N, dim) unit-norm.
@@ -66,7 +79,7 @@ def relational(
         source: ``"speech_text"`` or ``"speech_speech"``.
         temperature: of the speech similarities.
         text_temperature: of the text similarities; the same when None.
-        chunk: rows at a time; the backward pass computes each chunk again.
+        chunk: rows at a time.
 
     Returns:
         The loss, 0-d, at least 0.
@@ -78,16 +91,11 @@ def relational(
         True
 
     Source:
-        Park et al., Relational Knowledge Distillation, arXiv 1904.05068; Passalis and Tefas, arXiv
-        1803.10837 (KL).
+        Park et al., arXiv 1904.05068; Passalis and Tefas, arXiv 1803.10837 (KL).
     """
     alone = source == "speech_speech"
-    require(
-        len(speech) > 1 or not alone,
-        "speech: needs at least 2 rows to compare with one another, got 1; use larger batches",
-    )
+    require(len(speech) > 1 or not alone, "speech: needs 2 rows to compare; use larger batches")
     text_temperature = temperature if text_temperature is None else text_temperature
-    _check_temperatures(temperature=temperature, text_temperature=text_temperature)
     wide = _wide(speech, text)
     step = chunk_rows(len(text), wide, text.device, chunk)
 
@@ -108,11 +116,3 @@ def relational(
         frozen = text.detach().to(wide)
         sides = [speech.to(wide), frozen]
         return sum_in_chunks(part, sides, step, len(text), copies=8) / len(text)
-
-
-def _check_temperatures(**named: float) -> None:
-    for name, value in named.items():
-        require(
-            isinstance(value, (int, float)) and 0 < value < math.inf,
-            f"{name}: must be a positive number, got {value!r}",
-        )

@@ -141,20 +141,6 @@ class _GatherRows(torch.autograd.Function):
         return grad[start : start + ctx.counts[dist.get_rank()]], None
 
 
-class _SumOverRanks(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, value):  # noqa: D102
-        total = value.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx, grad):  # noqa: D102
-        grad = grad.contiguous().clone()
-        dist.all_reduce(grad)
-        return grad
-
-
 def gather_rows(rows: Tensor, counts: list[int] | None = None) -> Tensor:
     """Concatenate the rows of all ranks in rank order.
 
@@ -191,23 +177,5 @@ def own_rows(rows: Tensor) -> tuple[Tensor, slice] | None:
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:
-    """Sum of ``value`` over ranks, with autograd under the same convention as ``gather_rows``.
-
-    Args:
-        value: any shape, the same on every rank.
-
-    Returns:
-        The sum, the same on every rank.
-
-    Example:
-        >>> import torch
-        >>> sum_over_ranks(torch.tensor(2.0)).item()
-        2.0
-    """
-    if world_size() == 1:
-        return value
-    if value.requires_grad and torch.is_grad_enabled():
-        return _SumOverRanks.apply(value)
-    total = value.detach().clone()
-    dist.all_reduce(total)
-    return total
+    """Sum of a 0-d tensor over ranks, with the gradient that ``gather_rows`` has."""
+    return gather_rows(value[None], [1] * world_size()).sum()

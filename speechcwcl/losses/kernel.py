@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,8 +29,6 @@ DIRECTIONS = ("rows", "columns", "rows_masked", "columns_masked")
 DEFAULT_MEMORY = 512 * 2**20  # bytes of kept exponentials: N x N in float32 up to N = 11,585
 _CHUNK_BYTES = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
 _SPARE = threading.local()
-
-
 Sums = tuple[dict[str, Tensor], list[Tensor]]
 
 
@@ -39,7 +37,7 @@ def pair_sums(
     text: Tensor,
     scale: Tensor | float,
     *,
-    wanted: Iterable[str] = ("rows", "columns"),
+    wanted: Collection[str] = ("rows", "columns"),
     weights: Sequence[Tensor | None] = (),
     ids: Tensor | None = None,
     chunk: int | None = None,
@@ -51,76 +49,68 @@ def pair_sums(
 
     ``rows[i] = log sum_j exp(s <speech_i, text_j>)`` and ``columns[j]`` the same over ``i``. The
     ``_masked`` forms leave out pairs of different items that share a text (``ids``). A weighted sum
-    is ``sum_ij y_ij s <speech_i, text_j>``; its gradient joins that of the log-sum-exps before the
-    products that they need anyway.
+    is ``sum_ij y_ij s <speech_i, text_j>``; it costs no product of its own.
 
     Args:
-        speech: (N, dim) unit-norm, read in chunks; it may lie on another device than the text.
-        text: (M, dim) unit-norm. A side's gradient is computed only if it asks for one.
-        scale: logit scale ``1 / tau``, a number or a 0-d tensor that may need a gradient.
+        speech: (N, dim) unit-norm; it may lie on another device than the text.
+        text: (M, dim) unit-norm.
+        scale: logit scale ``1 / tau``.
         wanted: names from ``DIRECTIONS``.
         weights: constant matrices ``y`` (N, M); None for the identity, the sum over the pairs.
-        ids: (N,) int64, equal where transcripts are equal; needs ``N == M``. On the CPU it is seen
-            whether any are equal; on a GPU that is taken for granted.
+        ids: (N,) int64, equal where transcripts are equal; on a GPU some are taken to be.
         chunk: rows of logits at a time; chosen to fit the cache when None.
-        memory: bytes of exponentials that may be kept for the backward pass; 0 keeps none.
+        memory: bytes of exponentials that may be kept for the backward pass.
         ceiling: what the scale never exceeds, where that is known; it spares work on a GPU.
-        like: the tensor whose precision and device decide; ``speech`` when None.
+        like: the tensor whose precision decides; ``speech`` when None.
 
     Returns:
-        One vector for every name in ``wanted``, and a 0-d tensor for each of ``weights``;
-        differentiable once.
+        A vector for each of ``wanted`` and a 0-d tensor for each of ``weights``.
 
     Example:
-        >>> import torch
-        >>> p = torch.nn.functional.normalize(torch.randn(4, 8), dim=1)
-        >>> q = torch.nn.functional.normalize(torch.randn(4, 8), dim=1)
-        >>> lse, (pairs,) = pair_sums(p, q, 10.0, weights=[None])
-        >>> torch.allclose(lse["rows"], torch.logsumexp(10 * p @ q.T, 1), atol=1e-5)
-        True
-        >>> torch.allclose(pairs, 10 * (p * q).sum(), atol=1e-5)
+        >>> p, q = torch.nn.functional.normalize(torch.randn(2, 4, 8), dim=2)
+        >>> lse = pair_sums(p, q, 10.0)[0]["rows"]
+        >>> torch.allclose(lse, torch.logsumexp(10 * p @ q.T, 1), atol=1e-5)
         True
     """
-    wide = working_dtypes(*((speech, text) if like is None else (like,)))[1]
+    operand, wide = working_dtypes(*((speech, text) if like is None else (like,)))
     scale = torch.as_tensor(scale, dtype=wide, device=text.device)
     if ceiling is None:
         ceiling = float(scale.detach()) if scale.device.type == "cpu" else math.inf
-    step, kept = chunk_rows(len(text), wide, text.device, chunk), 0
+    step, fit = chunk_rows(len(text), wide, text.device, chunk), 0
     if torch.is_grad_enabled() and any(t.requires_grad for t in (speech, text, scale)):
         fit = memory // (max(1, len(text)) * torch.finfo(wide).bits // 8)
-        kept = len(speech) if fit >= len(speech) else fit // step * step
-    asked = tuple(name for name in DIRECTIONS if name in set(wanted))
-    numbers = None if ids is None else _numbers(ids, text.device)
+    asked = tuple(name for name in DIRECTIONS if name in wanted)
+    numbers = _numbers(ids, text.device)
     plan = _Plan(
         wanted=asked if numbers is not None else tuple(dict.fromkeys(map(_plain, asked))),
         weights=tuple(None if m is None else m.detach().to(wide) for m in weights),
         numbers=numbers,
         chunk=step,
-        kept=kept,
+        kept=len(speech) if fit >= len(speech) else fit // step * step,
         bounded=fits_range(ceiling, max(len(speech), len(text)), wide),
-        operand=working_dtypes(*((speech, text) if like is None else (like,)))[0],
+        operand=operand,
         wide=wide,
     )
-    lse, sums = _run(speech, text, scale, plan)
-    return {n: lse[n if n in lse else _plain(n)] for n in asked}, sums
+    return _run(speech, text, scale, plan, asked)
 
 
-def _run(speech: Tensor, text: Tensor, scale: Tensor, plan: _Plan) -> Sums:
+def _run(speech: Tensor, text: Tensor, scale: Tensor, plan: _Plan, asked: Sequence[str]) -> Sums:
     with torch.autocast(text.device.type, enabled=False):
         # a frozen side is converted chunk by chunk: it may be a bank in half precision on the CPU
         rows = speech.to(plan.wide) if speech.requires_grad else speech
         result = _PairSums.apply(rows, text.to(plan.wide), scale, plan)
     count = len(plan.wanted)
-    return dict(zip(plan.wanted, result[:count], strict=True)), list(result[count:])
+    lse = dict(zip(plan.wanted, result[:count], strict=True))
+    return {n: lse[n if n in lse else _plain(n)] for n in asked}, list(result[count:])
 
 
 def _plain(name: str) -> str:
     return name.removesuffix("_masked")
 
 
-def _numbers(ids: Tensor, device: torch.device) -> Tensor | None:
+def _numbers(ids: Tensor | None, device: torch.device) -> Tensor | None:
     """``ids`` as the mask compares them; None where it is known that no two are equal."""
-    if ids.device.type != "cpu":
+    if ids is None or ids.device.type != "cpu":
         return ids
     found, numbers = ids.unique(return_inverse=True)
     if len(found) == len(ids):
@@ -268,7 +258,7 @@ def _softmax_weights(
         block: (rows, M) the logits, or if bounded their exponentials.
         part: which rows.
     """
-    out = workspace(*block.shape, block.dtype, block.device)
+    out = workspace(block.shape[0], block.shape[1], block.dtype, block.device)
     empty = True
     for suffix in ("", "_masked"):
         pairs = []
@@ -297,11 +287,13 @@ def _softmax_weights(
 def _add_matrices(plan: _Plan, grads: Sequence[Tensor | None], weight: Tensor, part: slice) -> None:
     """Add the gradient of the weighted sums to that of the logits."""
     for grad, matrix in zip(grads, plan.weights, strict=True):
-        if grad is not None and matrix is None:
+        if grad is None:
+            continue
+        if matrix is None:
             weight.diagonal(part.start).add_(grad)
-        elif grad is not None and weight.device.type == "cpu":
+        elif weight.device.type == "cpu":
             weight.add_(matrix[part], alpha=float(grad))
-        elif grad is not None:
+        else:
             weight.addcmul_(matrix[part], grad)
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from types import GeneratorType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,8 @@ class Term(nn.Module):
     ) -> None:
         super().__init__()
         require(bank in (None, True, False), f"bank must be true, false or left out, got {bank!r}")
-        self.name, self.loss, self.weight, self.scale, self.bank = name, loss, weight, scale, bank
+        self.name, self.loss, self.weight, self.bank = name, loss, weight, bank
+        self.scale: LogitScale | None = scale
         self.options = dict(options)
         for key in loss.learnt:
             start = torch.tensor(float(self.options.pop(key)))
@@ -83,7 +84,7 @@ class Term(nn.Module):
 
 
 def answer(
-    asking: Mapping[str, Generator],
+    asking: Mapping[str, Generator[Any, Any, Tensor]],
     speech: Tensor,
     text: Tensor,
     scale: Tensor | float,
@@ -190,11 +191,12 @@ class ContrastiveObjective(nn.Module):
         require(len(terms) > 0, "loss: no term has a weight above 0")
         self.terms = nn.ModuleDict({term.name: term for term in terms})
         shared = any(term.loss.scaled and term.scale is None for term in terms)
-        self.scale = (scale or LogitScale()) if shared else None
+        self.scale: LogitScale | None = (scale or LogitScale()) if shared else None
         self.gather, self.chunk, self.memory = gather, chunk, memory
         self.diagnostics_every = diagnostics_every
         self.looked_at = False  # whether the rows of a batch were checked
-        self._step, self._latest, self._warned = 0, {}, False
+        self._step, self._warned = 0, False
+        self._latest: dict[str, float] = {}
 
     def forward(
         self,
@@ -237,28 +239,31 @@ class ContrastiveObjective(nn.Module):
             if text_ids is not None:
                 text_ids = gather_rows(text_ids.to(speech.device), counts)
         ids = None if text_ids is None else text_ids.to(speech.device, non_blocking=True)
-        kernel = {"chunk": self.chunk, "memory": self.memory}
+        kernel: dict[str, Any] = {"chunk": self.chunk, "memory": self.memory}
         shared = {"text_ids": ids, "text_bank": bank, **kernel}
         values: dict[str, Any] = {}
         for scale, terms in self._by_scale():
             number = None if scale is None else scale()
             found = {term.name: term(speech, text, number, shared) for term in terms}
             asking = {name: v for name, v in found.items() if isinstance(v, GeneratorType)}
-            if asking:
-                known = {"ids": text_ids, "ceiling": scale.ceiling, "least_rows": 2}
+            if scale is not None and number is not None:
+                known: dict[str, Any] = {"ids": text_ids, "ceiling": scale.ceiling, "least_rows": 2}
                 found |= answer(asking, speech, text, number, **known, **kernel)
             values |= found
-        total = sum(term.weight * values[name] for name, term in self.terms.items())
+        total = sum(term.weight * values[term.name] for term in self._terms())
         parts = {name: values[name].detach() for name in self.terms}
         fresh = self._due(step)
         if fresh:
             self._latest = self._measure(speech.detach(), text.detach(), ids)
         return LossOutput(total, parts, dict(self._latest), fresh)
 
+    def _terms(self) -> list[Term]:
+        return cast("list[Term]", list(self.terms.values()))
+
     def _by_scale(self) -> list[tuple[LogitScale | None, list[Term]]]:
         """Terms by the scale they read, so that each scale's logits are computed once."""
         groups: dict[int, tuple[LogitScale | None, list[Term]]] = {}
-        for term in self.terms.values():
+        for term in self._terms():
             scale = (term.scale or self.scale) if term.loss.scaled else None
             groups.setdefault(id(scale), (scale, []))[1].append(term)
         return list(groups.values())
@@ -273,7 +278,7 @@ class ContrastiveObjective(nn.Module):
 
     @torch.no_grad()
     def _measure(self, speech: Tensor, text: Tensor, ids: Tensor | None) -> dict[str, float]:
-        terms = list(self.terms.values())
+        terms = self._terms()
         found = {f"scale_{t.name}": float(t.scale()) for t in terms if t.scale is not None}
         if self.scale is not None:
             found["scale"] = float(self.scale())
@@ -333,6 +338,7 @@ class LogitScale(nn.Module):
         # what the scale never exceeds, known without asking a GPU
         self.ceiling = self.maximum if learnable else float(init)
         start = torch.tensor(math.log(init))
+        self.log_scale: Tensor
         if learnable:
             self.log_scale = nn.Parameter(start)
         else:
@@ -362,7 +368,7 @@ class LogitScale(nn.Module):
 
     def forward(self) -> Tensor:
         """Return the scale as a 0-d float32 tensor."""
-        value = self.log_scale
+        value: Tensor = self.log_scale
         if self.learnable and self.training:
             with torch.no_grad():
                 value.clamp_(math.log(self.minimum), math.log(self.maximum))

@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import GeneratorType
 from typing import Any
@@ -35,7 +35,6 @@ class Loss:
     """What the register knows of a loss; the rest as in ``term``.
 
     Attributes:
-        name: what the YAML calls it.
         function: ``(speech, text, scale, ...)`` to a 0-d tensor, or to a generator (``answer``).
         options: its options and their defaults.
         scaled: whether it reads a logit scale.
@@ -47,11 +46,16 @@ class Loss:
     options: dict[str, Any]
     scaled: bool
     shared: frozenset[str]
-    parse: Mapping[str, Callable[[Any], Any]]
+    parse: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
     learnt: tuple[str, ...] = ()
     start_scale: float = 20.0
     least_rows: int = 1
     weighting: Weighting | None = None
+
+    @property
+    def file(self) -> str:
+        """The file that it is written in."""
+        return self.function.__code__.co_filename
 
     @property
     def own(self) -> tuple[str, ...]:
@@ -125,41 +129,39 @@ def term(
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Tensor]:
-        function = inspect.unwrap(function)
-        place = f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"
-        known = TERMS.get(name)
-        require(
-            known is None or known.function.__code__.co_filename == function.__code__.co_filename,
-            f"{place}: there is a loss named {name!r} already; choose another name",
-        )
-        parameters = inspect.signature(function).parameters
-        require(
-            list(parameters)[:2] == ["speech", "text"],
-            f"{place}: the arguments of a loss begin with speech, text (and scale), got "
-            f"{', '.join(parameters) or 'none'}",
-        )
-        options = {
-            p.name: (defaults or {}).get(p.name, p.default)
-            for p in list(parameters.values())[2:]
-            if p.name not in (*SHARED, "scale") and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        }
-        options |= {f"learnable_{option}": True for option in learnt}
-        shared = frozenset(SHARED) & set(parameters)
-        loss = TERMS[name] = Loss(
-            name,
-            function,
-            options,
-            "scale" in parameters,
-            shared,
-            parse or {},
-            learnt,
-            start_scale,
-            least_rows,
-            weighting,
-        )
+        loss = _read_signature(name, inspect.unwrap(function), defaults or {}, learnt)
+        loss.parse, loss.learnt, loss.weighting = parse or {}, learnt, weighting
+        loss.start_scale, loss.least_rows = start_scale, least_rows
+        TERMS[name] = loss
         return _direct(loss)
 
     return register
+
+
+def _read_signature(
+    name: str, function: Callable[..., Any], defaults: Mapping[str, Any], learnt: tuple[str, ...]
+) -> Loss:
+    """What the arguments of a function say about the loss."""
+    code = function.__code__
+    place = f"{code.co_filename}:{code.co_firstlineno}"
+    require(
+        name not in TERMS or TERMS[name].file == code.co_filename,
+        f"{place}: there is a loss named {name!r} already; choose another name",
+    )
+    parameters = inspect.signature(function).parameters
+    require(
+        list(parameters)[:2] == ["speech", "text"],
+        f"{place}: the arguments of a loss begin with speech, text (and scale), got "
+        f"{', '.join(parameters) or 'none'}",
+    )
+    options = {
+        p.name: defaults.get(p.name, p.default)
+        for p in list(parameters.values())[2:]
+        if p.name not in (*SHARED, "scale") and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    }
+    options |= {f"learnable_{option}": True for option in learnt}
+    shared = frozenset(SHARED) & set(parameters)
+    return Loss(name, function, options, "scale" in parameters, shared)
 
 
 def _direct(loss: Loss) -> Callable[..., Tensor]:
@@ -223,7 +225,8 @@ def load_losses(path: str | Path) -> list[str]:
     path = Path(path).absolute()
     require(path.is_file(), f"{path}: no such file; loss_file names a Python file with @term in it")
     spec = importlib.util.spec_from_file_location(f"losses_of_{path.stem}", path)
-    require(spec is not None and spec.loader is not None, f"{path}: is not a Python file (.py)")
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path}: is not a Python file (.py)")
     try:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
     except UserError:
@@ -234,7 +237,7 @@ def load_losses(path: str | Path) -> list[str]:
         ]
         line = error.lineno if isinstance(error, SyntaxError) else (lines or [1])[-1]
         raise UserError(f"{path}:{line}: {type(error).__name__}: {error}") from error
-    found = [n for n, loss in TERMS.items() if loss.function.__code__.co_filename == str(path)]
+    found = [name for name, loss in TERMS.items() if loss.file == str(path)]
     require(bool(found), f'{path}: registers no loss; put @term("name") above a function')
     return found
 
@@ -257,24 +260,20 @@ def build_loss(
     """Build an objective from a name or from a dictionary of weighted terms; friendly to YAML.
 
     Args:
-        spec: ``"cwcl"`` (``{cwcl: 1, cl: 1}``, the paper's total), ``"cwcl_matched"`` (softmax
-            weights at the softmax's own fixed temperature, with CL and cosine regression; what
-            the ablation chose, see recipes/cwcl), or a term: ``"clip"`` (= ``"lit"``),
-            ``"siglip"``, ``"supcon"``, ``"cosine"``, ``"relational"``, ``"cl"`` (text to speech
-            only); or a dictionary ``{term: weight}`` or ``{term: {weight: ..., option: ...}}``. A
-            term may have any name if ``kind`` says what it is.
+        spec: ``"cwcl"`` (``{cwcl: 1, cl: 1}``, the paper's total), ``"cwcl_matched"`` (what the
+            ablation chose, see recipes/cwcl), a term (``"clip"`` = ``"lit"``, ``"siglip"``,
+            ``"supcon"``, ``"cosine"``, ``"relational"``, ``"cl"``: text to speech only); or
+            ``{term: weight}`` or ``{term: {weight: ..., option: ...}}``. A term may have any name
+            if ``kind`` says what it is.
         loss_file: a Python file that registers more losses with ``@term``.
         scale: shared logit scale: a number (fixed) or ``{init, learnable, minimum, maximum}``.
         temperature: ``1 / scale``; 0.05 when neither is given (0.1 for SigLIP alone).
         learnable: whether the shared scale is learnt; True when left out.
-        min_scale: least shared scale (1).
-        max_scale: greatest shared scale (100).
+        min_scale: least shared scale, 1 when None; ``max_scale``: greatest, 100.
         gather: whether to gather over ranks while training.
-        chunk: rows of logits at a time; chosen to fit the cache when None.
-        memory: bytes of exponentials that may be kept for the backward pass.
+        chunk: as in ``kernel.pair_sums``, and ``memory``.
         diagnostics_every: take diagnostics on every so many training steps.
-        **options: options of the terms (``weighting``, ``anchor``, ...), given to every term that
-            takes them and does not set them itself.
+        **options: options of the terms (``weighting``, ...), for those that take and lack them.
 
     Returns:
         A module: ``objective(speech, text, text_ids=None, bank=None) -> LossOutput``.

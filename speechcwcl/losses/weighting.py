@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ class Weighting:
     """
 
     name: str = "linear"
-    value: float | None = None
+    value: Any = None
 
     def __post_init__(self) -> None:
         if self.name not in _OPTIONS:
