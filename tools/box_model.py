@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 from speechcwcl.assets import boxed_models
-
 from speechcwcl.errors import UserError, require
 from speechcwcl.files import replace_folder
 from speechcwcl.models import checkpoint

@@ -24,16 +24,14 @@ cat >"${module}" <<PYTHON
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
+from speechcwcl.corpora._layout import Listing, write_lines, write_spoken
 from speechcwcl.corpora.base import Corpus
-from speechcwcl.data.audio import SAMPLE_RATE, write_audio
-from speechcwcl.data.kaldi import Utterance
 from speechcwcl.data.problems import Problems
+from speechcwcl.data.rows import one_text, read_table
+from speechcwcl.data.utterance import Utterance
 
 
 class Recipe(Corpus):
@@ -47,33 +45,30 @@ class Recipe(Corpus):
 
     def utterances(self, source: Path, split: str, problems: Problems) -> Iterator[Utterance]:
         """Yield the clips of one split; see :meth:\`Corpus.utterances\`."""
-        table = self.file(source / "metadata.csv")
-        with table.open(encoding="utf-8", newline="") as stream:
-            for number, row in enumerate(csv.DictReader(stream), 2):
-                audio = source / row["audio"]
-                if row["split"] != split:
-                    continue
-                if not audio.is_file():
-                    problems.add(f"{table}:{number}: {row['audio']} is not there")
-                    continue
-                labels = {"label": row["label"]} if row.get("label") else {}
-                name = row["audio"].rsplit(".", 1)[0].replace("/", "-")
-                yield Utterance(name, str(audio), row["text"], row["speaker"], labels=labels)
+        table, listing = self.file(source / "metadata.csv").resolve(), Listing()
+        for number, row in read_table(table, ("audio", "text", "split"), problems):
+            audio = table.parent / row["audio"]
+            if row["split"] != split:
+                continue
+            if not listing.has(audio):
+                problems.add(f"{table}:{number}: {listing.missing(audio)}")
+                continue
+            name = "_".join(row["audio"].rsplit(".", 1)[0].replace("/", "-").split())
+            speaker = "_".join(row.get("speaker", "").split())
+            labels = {"label": row["label"]} if row.get("label") else {}
+            text = one_text(row["text"], f"{table}:{number}", name)
+            yield Utterance(name, str(audio), text, speaker, labels=labels)
 
     def fake(self, target: Path, seed: int = 0) -> Path:
         """A few tones in the true layout."""
-        target, draw = Path(target), np.random.default_rng(seed)
         rows = ["audio,text,speaker,split,label"]
         for split in self.splits:
             for number, text in enumerate(("turn it on", "turn it off", "what time is it")):
-                for speaker in ("a", "b"):
+                for seed_of_speaker, speaker in enumerate(("a", "b")):
                     audio = f"{split}/{speaker}{number}.wav"
-                    clock = np.arange(SAMPLE_RATE // 2) / SAMPLE_RATE
-                    tone = 0.2 * np.sin(2 * np.pi * (300 + 200 * number) * clock)
-                    noise = 0.01 * draw.standard_normal(len(clock))
-                    write_audio(target / audio, (tone + noise).astype(np.float32))
+                    write_spoken(target / audio, text, seed + seed_of_speaker)
                     rows.append(f"{audio},{text},{speaker},{split},intent{number}")
-        (target / "metadata.csv").write_text("\\n".join(rows) + "\\n", encoding="utf-8")
+        write_lines(target / "metadata.csv", rows)
         return target
 PYTHON
 echo '. ../../TEMPLATE/cwcl1/path.sh' >"${recipe}/path.sh"

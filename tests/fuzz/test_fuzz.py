@@ -6,6 +6,7 @@ damaged by hypothesis (:mod:`mutations`); anything that is not a UserError fails
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import resource
@@ -24,9 +25,12 @@ from mutations import damaged
 
 from speechcwcl.apps.recordings import Cutting
 from speechcwcl.apps.search_index import SearchIndex
+from speechcwcl.corpora._formats import read_manifest as read_foreign
+from speechcwcl.corpora.huggingface import HuggingFace
 from speechcwcl.data.audio import audio_blocks, audio_info, load_audio
 from speechcwcl.data.kaldi import check_datadir, read_datadir
 from speechcwcl.data.manifest import Manifest
+from speechcwcl.data.problems import Problems
 from speechcwcl.data.stream_spec import read_stream
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
@@ -66,6 +70,27 @@ def read_manifest(path: Path) -> None:
         manifest[number]
 
 
+def read_list(path: Path) -> None:
+    (path.parent / "a.wav").write_bytes(sound("WAV", "PCM_16"))
+    problems = Problems()
+    list(read_foreign(path, problems=problems))
+    problems.text().encode("utf-8")
+
+
+def read_metadata(path: Path) -> None:
+    (path.parent / "a.wav").write_bytes(sound("WAV", "PCM_16"))
+    HuggingFace().prepare(path.parent, path.parent / "out", skip_bad=True)
+
+
+CUT = {
+    "id": "c", "start": 0, "duration": 0.1, "type": "MonoCut", "channel": 0,
+    "supervisions": [{"start": 0, "duration": 0.1, "text": "yes", "custom": {"intent": "on"}}],
+    "recording": {
+        "sources": [{"type": "file", "channels": [0], "source": "a.wav"}],
+        "duration": 0.25, "transforms": [{"name": "Resample", "kwargs": {}}],
+    },
+}  # fmt: skip
+WHISPER = {"audio": {"path": "a.wav", "start_time": 0, "end_time": 0.2}, "sentence": "yes"}
 PROTOCOL = b"""name: mine
 label_field: label
 labels:
@@ -90,6 +115,24 @@ READERS: dict[str, tuple[str, bytes, Callable[[Path], object]]] = {
     ),
     "protocol": ("mine.yaml", PROTOCOL, load_protocol),
     "labels": ("labels.yaml", b"on: [turn on, lamp on]\noff: turn off\n", load_labels),
+    "csv": ("a.csv", b'id,audio,text,start,label\n1,a.wav,"yes, no",0,on\n', read_list),
+    "tsv": ("a.tsv", b"audio\ttext\tlabel_x\na.wav\tyes\ton\n", read_list),
+    "nemo": (
+        "a.jsonl",
+        lines({"audio_filepath": "a.wav", "text": ["yes", "no"], "offset": 0, "duration": 0.1}),
+        read_list,
+    ),
+    "whisper": ("a.jsonl", lines(WHISPER), read_list),
+    "cuts": ("a.jsonl", lines(CUT), read_list),
+    "packed cuts": ("a.jsonl.gz", gzip.compress(lines(CUT)), read_list),
+    "speechbrain csv": ("a.csv", b"ID,wav,start,stop,wrd\nu,a.wav,0,800,yes\n", read_list),
+    "speechbrain json": (
+        "a.json",
+        lines({"u": {"wav": {"file": "a.wav", "start": 0, "stop": 800}, "words": "yes"}}),
+        read_list,
+    ),
+    "metadata.csv": ("metadata.csv", b"file_name,text\na.wav,yes\n", read_metadata),
+    "metadata.jsonl": ("metadata.jsonl", lines({"file_name": "a.wav", "text": "x"}), read_metadata),
     "threshold": (
         "threshold.json",
         lines({"format": "speechcwcl-threshold", "version": 1, "cosine": 0.4, "labels": ["a"]}),

@@ -59,6 +59,8 @@ def test_the_walk_of_contributing(copy, tiny_speech, tiny_text):
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert (copy / "egs/mycorpus/cwcl1/exp/report.html").exists()
     # the same with --data: the fake is in the layout that the csv reader wants
+    table = copy / "fake/mycorpus/metadata.csv"  # as a spreadsheet of a German office writes it
+    table.write_text("\ufeff" + table.read_text().replace(",", ";"), encoding="utf-8")
     owned = real.replace("FOLDER", str(copy / "fake/mycorpus")) + f" --train_config {tiny}"
     done = shell(owned + " --stop_stage 2", copy)
     assert done.returncode == 0, done.stderr[-2000:]

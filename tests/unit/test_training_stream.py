@@ -240,7 +240,7 @@ def test_what_turns_out_broken_when_decoded_is_passed_over(made, monkeypatch, ca
     ("changes", "message"),
     [
         ({"steps_per_epoch": None}, "steps_per_epoch: the length of a stream is not known"),
-        ({"steps_per_epoch": 0}, "steps_per_epoch: 0 is not a positive whole number"),
+        ({"steps_per_epoch": 0}, "steps_per_epoch: 0 is not greater than or equal to 1"),
         ({"text_bank": True}, "text_bank: holds every training text"),
         ({"augment_copies": 1, "augment": {"gain": True}}, "augment_copies and augment_share"),
         ({"freeze": "none", "feature_mask": {"time": {}}}, "feature_mask: masks frozen features"),
