@@ -4,6 +4,7 @@ Three steps on batches that two ranks share unevenly; then, in the same process,
 Brain on its own with whole batches. Rank 0 writes how far apart the weights end.
 """
 
+import dataclasses
 import json
 import math
 import sys
@@ -20,17 +21,25 @@ from speechcwcl.training.cached_gradients import CachedGradients
 DIM, COUNT, STEPS = 8, 20, 3
 
 
+@dataclasses.dataclass
+class Pairs:
+    """A batch."""
+
+    inputs: torch.Tensor
+    text: torch.Tensor
+
+
 class Brain(sb.Brain):
-    """Batches are pairs of (inputs, text); ``chunk`` turns on cached gradients."""
+    """``chunk`` turns on cached gradients."""
 
     chunk, embedded = None, 0
 
     def compute_forward(self, batch, stage):
         self.embedded += 1
-        return self.modules["encoder"](batch[0])
+        return self.modules["encoder"](batch.inputs)
 
     def compute_objectives(self, predictions, batch, stage):
-        return self.modules["loss"](predictions, batch[1]).total
+        return self.modules["loss"](predictions, batch.text).total
 
     def fit_batch(self, batch):
         if self.chunk is None:
@@ -43,7 +52,8 @@ def fit(part, chunk, distributed, accumulation):
     batches = []
     for step in range(STEPS):
         text = rows(COUNT, DIM, seed=10 + step)
-        batches.append((text[part] + 0.5 * rows(COUNT, DIM, seed=20 + step)[part], text[part]))
+        noise = rows(COUNT, DIM, seed=20 + step)[part]
+        batches.append(Pairs(text[part] + 0.5 * noise, text[part]))
     run_opts = {
         "device": "cpu",
         "noprogressbar": True,
