@@ -96,7 +96,9 @@ def split_labels(labels: Labels) -> tuple[list[str], list[str | Sequence[str]]]:
         if name.casefold() in seen:
             raise UserError(f"classify: label {name!r} is given twice")
         seen.add(name.casefold())
-    texts = [labels[name] for name in names] if isinstance(labels, Mapping) else list(names)
+    texts: list[str | Sequence[str]] = list(names)
+    if isinstance(labels, Mapping):
+        texts = [labels[name] for name in names]
     return names, texts
 
 
