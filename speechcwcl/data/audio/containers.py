@@ -34,6 +34,11 @@ _BEGINNINGS = {
 }
 
 
+def is_container(head: bytes) -> bool:
+    """Whether a file's first bytes name one of the containers here."""
+    return head[:4] in _BEGINNINGS
+
+
 def whole_files(data: Buffer) -> list[bytes] | None:
     """The whole files in ``data``, one after the other; None where it is one as its header says.
 
@@ -75,7 +80,7 @@ def _further(data: Buffer, start: int, kind: bytes) -> Iterator[int]:
 
 def _page_end(data: Buffer, at: int) -> int:
     """The first byte behind an Ogg page."""
-    segments = data[at + 26]
+    segments = int.from_bytes(data[at + 26 : at + 27], "big")
     return at + 27 + segments + sum(data[at + 27 : at + 27 + segments])
 
 
@@ -95,7 +100,7 @@ def _mended(data: Buffer, start: int, end: int) -> Iterator[tuple[int, bytes]]:
     elif kind == b"FORM":
         at, size = _chunk(data, start + 12, end, b"SSND", ">")
         head, _ = _chunk(data, start + 12, end, b"COMM", ">")
-        if at and head and end - at > 8 and (size <= 8 or not any(data[head + 2 : head + 6])):
+        if at and 0 < head <= end - 8 and end - at > 8 and (size <= 8 or not any(data[head + 2 : head + 6])):
             channels, _, bits = struct.unpack(">HIH", data[head : head + 8])
             frames = (end - at - 8) // max(1, channels * -(-bits // 8))
             yield at - 4, struct.pack(">I", min(end - at, 0xFFFFFFFF))

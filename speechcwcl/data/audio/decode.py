@@ -151,7 +151,7 @@ def audio_blocks(path: str | Path, seconds: float = 10.0) -> Iterator[np.ndarray
         size, done = max(1, min(round(seconds * rate), BLOCK // stream.channels)), 0
         while done < stream.frames:
             try:
-                with quiet(path, stream):
+                with quiet(stream):
                     data = stream.read(size, dtype="float32", always_2d=True)
             except FAILURES as error:
                 raise UserError(f"{path}: corrupt or truncated: {reason(error)}") from error

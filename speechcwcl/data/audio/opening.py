@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from speechcwcl.data.audio.containers import whole_files
+from speechcwcl.data.audio.containers import is_container, whole_files
 from speechcwcl.data.audio.members import find_member
 from speechcwcl.data.audio.mp3 import TAIL, Buffer, untold_samples
 from speechcwcl.data.audio.resampling import check_rate
@@ -74,7 +74,7 @@ def _plain_or_mended(path: str) -> soundfile.SoundFile:
         parts = whole_files(mapped)
         if parts is not None:
             return _open_parts(path, parts)
-        return _sound(path, _open_one(path, path), mapped)
+        return _sound(path, _open_one(path, path, mapped[:4]), mapped)
 
 
 def _open_parts(path: str, parts: list[bytes]) -> soundfile.SoundFile:
@@ -82,7 +82,7 @@ def _open_parts(path: str, parts: list[bytes]) -> soundfile.SoundFile:
     if not parts[0]:
         raise UserError(f"{path}: empty file (0 bytes)")
     _refuse_compressed(path, parts[0][:1024])
-    opened = [_sound(path, _open_one(path, io.BytesIO(part)), part) for part in parts]
+    opened = [_sound(path, _open_one(path, _Bytes(part), part[:4]), part) for part in parts]
     if len(opened) == 1:
         return opened[0]
     return _joined(path, opened)
@@ -95,9 +95,19 @@ class _Forward(soundfile.SoundFile):
         return False
 
 
-def _open_one(path: str, source: str | io.BytesIO) -> soundfile.SoundFile:
+class _Bytes(io.BytesIO):
+    """Damaged headers make libsndfile seek to places before the first byte."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            return -1
+
+
+def _open_one(path: str, source: str | io.BytesIO, head: bytes) -> soundfile.SoundFile:
     try:
-        with quiet(path):
+        with quiet(head=head):
             stream = soundfile.SoundFile(source)
             if stream.frames < _UNKNOWN:
                 return stream
@@ -154,7 +164,7 @@ def _joined(path: str, streams: list[soundfile.SoundFile]) -> soundfile.SoundFil
 def _forward(path: str, stream: soundfile.SoundFile, most: int) -> np.ndarray:
     """Mono samples from here to the end, or ``most`` of them, whatever length the header says."""
     try:
-        with quiet(path, stream):
+        with quiet(stream):
             return next_mono(stream, most)
     except FAILURES as error:
         raise UserError(f"{path}: corrupt or truncated: {reason(error)}") from error
@@ -200,7 +210,7 @@ def read_mono(path: str | Path, stream: soundfile.SoundFile, first: int, last: i
     lossy = stream.format in ("OGG", "MP3")
     seek_to = max(0, first - int(_PREROLL * stream.samplerate)) if lossy else first
     try:
-        with quiet(path, stream):
+        with quiet(stream):
             if seek_to:
                 stream.seek(seek_to)
             data = next_mono(stream, last - seek_to)
@@ -234,13 +244,13 @@ def next_mono(stream: soundfile.SoundFile, frames: int) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def quiet(path: str | Path, stream: soundfile.SoundFile | None = None) -> Iterator[None]:
+def quiet(stream: soundfile.SoundFile | None = None, head: bytes = b"") -> Iterator[None]:
     """Keep libmpg123's remarks, which are harmless after a seek, from the terminal.
 
-    It writes straight to file descriptor 2, so that is where they must be caught.
+    It writes straight to file descriptor 2, so that is where they must be caught. It is asked about
+    MP3 and, before a stream is open, about whatever no other decoder knows by its first bytes.
     """
-    is_mp3 = stream.format == "MP3" if stream else str(path).lower().endswith(".mp3")
-    if not is_mp3:
+    if stream.format != "MP3" if stream else is_container(head):
         yield
         return
     with _quiet_lock:
