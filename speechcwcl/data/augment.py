@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,16 @@ _LIMITS: dict[tuple[str, str], tuple[float, float]] = {
     ("band", "high"): (2001.0, 8000.0),
     ("clip", "range"): (0.01, 1.0),
     ("gain", "range"): (-60.0, 0.0),
+}
+
+
+_EFFECTS: dict[str, Callable[..., np.ndarray]] = {
+    "speed": effects.change_speed,
+    "tilt": effects.tilt,
+    "band": effects.band,
+    "mulaw": effects.mulaw,
+    "clip": effects.clip,
+    "gain": effects.set_peak,
 }
 
 
@@ -128,7 +138,7 @@ class Augmenter:
                 continue
             rng = self._generator(f"{self.seed}|{key}|{copy}|{name}")
             if rng.random() < options["prob"]:
-                out = getattr(self, f"_{name}")(out, options, rng)
+                out = self._changed(name, out, options, rng)
         peak = float(np.abs(out).max())
         return out if peak <= 1 else out / np.float32(peak)
 
@@ -136,18 +146,18 @@ class Augmenter:
     def _generator(text: str) -> np.random.Generator:
         return np.random.default_rng(list(hashlib.sha256(text.encode("utf-8")).digest()))
 
-    def _speed(self, wav: np.ndarray, options: dict, rng: np.random.Generator) -> np.ndarray:
-        return effects.change_speed(wav, rng.uniform(*options["range"]))
-
-    def _pad(self, wav: np.ndarray, options: dict, rng: np.random.Generator) -> np.ndarray:
-        return effects.pad(wav, rng.uniform(*options["range"]), rng.uniform(*options["range"]))
-
-    def _reverb(self, wav: np.ndarray, options: dict, rng: np.random.Generator) -> np.ndarray:
-        rt60, direct_db = rng.uniform(*options["range"]), rng.uniform(*options["direct_db"])
-        return effects.reverberate(wav, rt60, direct_db, rng)
-
-    def _tilt(self, wav: np.ndarray, options: dict, rng: np.random.Generator) -> np.ndarray:
-        return effects.tilt(wav, rng.uniform(*options["range"]))
+    def _changed(
+        self, name: str, wav: np.ndarray, options: dict[str, Any], rng: np.random.Generator
+    ) -> np.ndarray:
+        """One operation; the numbers are drawn in the order of the effect's arguments."""
+        if name == "noise":
+            return self._noise(wav, options, rng)
+        if name == "pad":
+            return effects.pad(wav, rng.uniform(*options["range"]), rng.uniform(*options["range"]))
+        drawn = [rng.uniform(*value) for key, value in options.items() if key != "prob"]
+        if name == "reverb":
+            return effects.reverberate(wav, drawn[0], drawn[1], rng)
+        return _EFFECTS[name](wav, *drawn)
 
     def _noise(self, wav: np.ndarray, options: dict, rng: np.random.Generator) -> np.ndarray:
         snr = rng.uniform(*options["range"])
@@ -177,18 +187,6 @@ class Augmenter:
         voices = [self.speech[i] for i in chosen]
         waves = [_decoded(v) if isinstance(v, str) else np.asarray(v) for v in voices]
         return effects.crowd(samples, waves, rng)
-
-    def _band(self, wav: np.ndarray, options: dict, rng: np.random.Generator) -> np.ndarray:
-        return effects.band(wav, rng.uniform(*options["low"]), rng.uniform(*options["high"]))
-
-    def _mulaw(self, wav: np.ndarray, options: dict, rng: np.random.Generator) -> np.ndarray:
-        return effects.mulaw(wav)
-
-    def _clip(self, wav: np.ndarray, options: dict, rng: np.random.Generator) -> np.ndarray:
-        return effects.clip(wav, rng.uniform(*options["range"]))
-
-    def _gain(self, wav: np.ndarray, options: dict, rng: np.random.Generator) -> np.ndarray:
-        return effects.set_peak(wav, rng.uniform(*options["range"]))
 
 
 @functools.lru_cache(maxsize=64)

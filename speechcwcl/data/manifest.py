@@ -23,7 +23,7 @@ import numpy as np
 from speechcwcl.data.audio import END_TOLERANCE
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest
-from speechcwcl.files import atomic_write, sha256_file
+from speechcwcl.files import atomic_write, parse_json, sha256_file
 
 _LONGEST = 1e9  # seconds
 _KEYS = ("id", "audio", "start", "end", "duration", "text", "speaker", "labels")
@@ -279,13 +279,10 @@ def _parse(raw: bytes, manifest: Path, number: int) -> Utterance:
     """
     where = f"{manifest}:{number}"
     try:
-        value = json.loads(raw)
+        text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8; save the file as UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not valid JSON: {error.msg}") from error
-    except (RecursionError, ValueError) as error:  # nested too deep, or thousands of digits
-        raise UserError(f"{where}: not a line of a manifest: {error}") from error
+    value = parse_json(text, where, line=False)
     for key in ("id", "audio"):
         if not isinstance(value, dict) or not isinstance(value.get(key), str) or not value[key]:
             raise UserError(f"{where}: a JSON object with a text for {key!r} expected")
@@ -296,11 +293,6 @@ def _parse(raw: bytes, manifest: Path, number: int) -> Utterance:
             raise UserError(f"{where}: {key}: {_WANTED.get(key, 'a text')} expected")
     if "\0" in value["audio"]:
         raise UserError(f"{where}: audio: a NUL byte in a path")
-    if b"\\ud" in raw.lower():  # halves of a letter that JSON can spell and no file can hold
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise UserError(f"{where}: half of a letter (a lone surrogate)") from error
     value["labels"] = value.get("labels") or {}
     value["speaker"] = value.get("speaker") or value["id"]
     return Utterance(**value)

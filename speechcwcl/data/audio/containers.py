@@ -100,7 +100,8 @@ def _mended(data: Buffer, start: int, end: int) -> Iterator[tuple[int, bytes]]:
     elif kind == b"FORM":
         at, size = _chunk(data, start + 12, end, b"SSND", ">")
         head, _ = _chunk(data, start + 12, end, b"COMM", ">")
-        if at and 0 < head <= end - 8 and end - at > 8 and (size <= 8 or not any(data[head + 2 : head + 6])):
+        unknown = size <= 8 or not any(data[head + 2 : head + 6])
+        if at and 0 < head <= end - 8 and end - at > 8 and unknown:
             channels, _, bits = struct.unpack(">HIH", data[head : head + 8])
             frames = (end - at - 8) // max(1, channels * -(-bits // 8))
             yield at - 4, struct.pack(">I", min(end - at, 0xFFFFFFFF))
