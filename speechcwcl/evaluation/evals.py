@@ -17,7 +17,7 @@ from speechcwcl.evaluation.probe import ProbeSet, evaluate_probe, probe_rows
 from speechcwcl.evaluation.results import read_embeddings, text_table, write_embeddings
 from speechcwcl.evaluation.retrieval import evaluate_retrieval, retrieval_scores
 from speechcwcl.evaluation.scores import accuracy, build_classifier, evaluate_zeroshot
-from speechcwcl.files import read_json
+from speechcwcl.files import read_json, write_json
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.encoders.speech import SpeechEncoder
 from speechcwcl.stages import also_reads
@@ -25,6 +25,7 @@ from speechcwcl.zeroshot.classifier import EncodeText
 from speechcwcl.zeroshot.protocol import Protocol, load_protocol
 
 RETRIEVAL = "retrieval"
+INPUTS = "inputs.json"  # which model embedded which manifest
 
 
 def parse_evals(pairs: Sequence[str]) -> list[tuple[str, str]]:
@@ -78,7 +79,9 @@ def embed_set(aligner: Aligner, expdir: Path, dumpdir: Path, name: str) -> np.nd
     speech = embed_manifest(aligner, manifest, cache, progress=f"embed {name}")
     card = dumpdir / name / "corpus.json"
     corpus = read_json(card, dict) if card.exists() else None
-    write_embeddings(eval_folder(expdir, name), manifest.ids, speech, corpus)
+    folder = eval_folder(expdir, name)
+    write_embeddings(folder, manifest.ids, speech, corpus)
+    write_json(folder / INPUTS, {"model": aligner.identity, "manifest": manifest.hash})
     return speech
 
 
@@ -107,9 +110,8 @@ def evaluate_sets(
     prober = Prober(aligner, expdir, dumpdir) if probe else None
     for name, word in evals:
         protocol = read_protocol(word)
-        utterances = list(manifest_of(dumpdir, name))
-        folder = eval_folder(expdir, name)
-        speech = _embeddings_of(folder, [u.id for u in utterances])
+        manifest, folder = manifest_of(dumpdir, name), eval_folder(expdir, name)
+        utterances, speech = list(manifest), _embeddings_of(folder, manifest, aligner)
         if protocol is None:
             texts, ids = [u.text or "" for u in utterances], [u.id for u in utterances]
             ranked = evaluate_retrieval(speech, texts, encode_text, folder / RETRIEVAL, ids=ids)
@@ -159,8 +161,9 @@ class Prober:
             frames = (np.asarray(cache.get(i), np.float32) for i in range(len(manifest)))
             means = np.stack([f.mean(axis=0).reshape(-1) for f in frames])
             try:
-                speech = _embeddings_of(eval_folder(self.expdir, name), manifest.ids)
-            except UserError:  # none yet, or of another manifest
+                folder = eval_folder(self.expdir, name)
+                speech = _embeddings_of(folder, manifest, self.aligner)
+            except UserError:  # none yet, or of another manifest or model
                 speech = embed_set(self.aligner, self.expdir, self.dumpdir, name)
             self._vectors[name] = {"embedding": speech, "encoder": means}
         return self._vectors[name]
@@ -210,15 +213,22 @@ def _scorer(
     return lambda speech: accuracy(speech[kept], classifier, wanted)
 
 
-def _embeddings_of(folder: Path, ids: Sequence[str]) -> np.ndarray:
+def _embeddings_of(folder: Path, manifest: Manifest, aligner: Aligner) -> np.ndarray:
     path = folder / "speech.npy"
     require(
         path.exists(),
         f"{path}: no embeddings of this set yet; run `speechcwcl embed-speech` (stage 7)",
     )
     found, speech = read_embeddings(folder)
+    now = {"manifest": manifest.hash, "model": aligner.identity}
+    kept = read_json(folder / INPUTS, dict) if (folder / INPUTS).exists() else {}
+    other = [name for name in now if kept.get(name, now[name]) != now[name]]
+    if found != manifest.ids:  # a folder of an older version has its ids only
+        other.insert(0, "manifest")
     require(
-        found == list(ids), f"{folder}: the embeddings are of another manifest; run stage 7 again"
+        not other,
+        f"{folder}: the embeddings are of another {' and '.join(dict.fromkeys(other))}; run "
+        "`speechcwcl embed-speech` (stage 7) again",
     )
     return speech
 

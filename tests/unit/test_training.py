@@ -193,6 +193,26 @@ def test_training_from_python(config, dump, tmp_path):
         train(keys | {"epoch": 1}, train=manifest, expdir=tmp_path / "other")
 
 
+def test_embeddings_of_another_model_or_manifest_are_not_scored(config, dump, tmp_path, capsys):
+    ours = shutil.copytree(dump, tmp_path / "dump", ignore=shutil.ignore_patterns("feats"))
+    exp = tmp_path / "exp"
+    embed = ["embed-speech", str(exp), "--sets", "valid_words", "--dumpdir", str(ours)]
+    score = ["evaluate", str(exp), "--evals", "valid_words:retrieval", "--dumpdir", str(ours)]
+    for epochs in (1, 2):  # the second time the model is another one
+        assert main(words(config(epochs=epochs), ours, exp)) == 0
+        assert main(["average", str(exp), "--best", "1"]) == 0
+        if epochs == 2:
+            assert main(score) == 2
+            assert "embeddings are of another model; run `speechcwcl" in capsys.readouterr().err
+        assert main(embed) == 0 and main(score) == 0
+    change_manifest(ours, "valid_words")
+    assert main(score) == 2
+    assert "embeddings are of another manifest; run `speechcwcl" in capsys.readouterr().err
+    (exp / "eval/valid_words/inputs.json").unlink()  # as in a folder of an older version
+    assert main(score) == 2
+    assert "embeddings are of another manifest; run `speechcwcl" in capsys.readouterr().err
+
+
 def test_without_a_validation_the_latest_checkpoint_is_the_best(config, dump, tmp_path):
     run = train(config(), train=dump / "train/manifest.jsonl", expdir=tmp_path / "e", device="cpu")
     model, (last, _) = run.model().state_dict(), latest(tmp_path / "e")
