@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from speechcwcl import __version__
-from speechcwcl.errors import UserError, closest
+from speechcwcl.errors import UserError
 from speechcwcl.files import read_json, sha256_file, write_json
 from speechcwcl.models import checkpoint
-from speechcwcl.models.checkpoint import check_files, refuse_newer
+from speechcwcl.models.checkpoint import check_files, check_keys
 
 FORMAT = "speechcwcl-onnx"
 VERSION = 1
@@ -69,15 +69,7 @@ def read(folder: Path) -> dict[str, Any]:
         saved = isinstance(config, dict) and config.get("format") == "speechcwcl-aligner"
         hint = "; export it first: speechcwcl export" if saved else ""
         raise UserError(f"{path}: not an exported model (format {FORMAT}){hint}")
-    refuse_newer(path, config, VERSION)
-    for key in config:
-        if key not in _KEYS:
-            raise UserError(f"{path}: unknown key {key!r}{closest(key, _KEYS)}")
-    for key, kind in _KEYS.items():
-        if not isinstance(config.get(key), kind) or isinstance(config[key], bool):
-            raise UserError(f"{path}: key {key!r} is missing or of the wrong type")
-    if MODEL not in config["files"]:
-        raise UserError(f"{path}: 'files' does not list {MODEL}")
+    check_keys(path, config, VERSION, _KEYS, MODEL)
     numbers = [x for x in config["text_mean"] if isinstance(x, float)]
     if len(numbers) != config["dim"] or len(config["text_mean"]) != config["dim"]:
         raise UserError(f"{path}: key 'text_mean' is not {config['dim']} numbers")

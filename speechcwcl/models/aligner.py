@@ -22,7 +22,6 @@ from speechcwcl.models.encoders.families import tensor_hash
 from speechcwcl.models.encoders.speech import SpeechEncoder
 from speechcwcl.models.head import build_pooling, build_projection
 from speechcwcl.models.text_side import TextEncoder, TextInfo, TextSide, centred, describe_text
-from speechcwcl.models.towers import speech_from_tower, write_towers
 from speechcwcl.models.weights.sources import locate
 from speechcwcl.zeroshot import classifier
 
@@ -275,7 +274,7 @@ class Aligner(nn.Module):
         }
         with replace_folder(folder, checkpoint.ours) as scratch:
             if with_towers:
-                write_towers(scratch, self.speech_encoder, self.text.info)
+                checkpoint.write_towers(scratch, self.speech_encoder, self.text.info)
             checkpoint.write(scratch, config, self.learned_state(with_towers), protocols, card)
 
     @classmethod
@@ -292,24 +291,21 @@ class Aligner(nn.Module):
         """
         device = check_device(device)  # before the seconds that reading takes
         path = locate(folder)
-        config, state = checkpoint.read(path)
+        config, shapes = checkpoint.read(path)
+        options = {key: config[key] for key in ("pooling", "pooling_options", "projection")}
+        own = {"source": str(path / "text")} if config["towers"] else {}
         try:
-            heard, text = dict(config["speech"]), TextInfo(**config["text"])
-            if config["towers"]:
-                speech = speech_from_tower(path, heard)
-                text = TextInfo(**{**config["text"], "source": str(path / "text")})
-            else:
-                speech = SpeechEncoder.from_pretrained(heard["source"], **heard["options"])
-            options = ("pooling", "pooling_options", "projection")
-            model = cls(speech, text, **{key: config[key] for key in options})
-        except (TypeError, KeyError) as error:
-            raise UserError(f"{path / 'config.json'}: not as expected: {error}") from error
-        if speech.hash != heard["hash"]:
-            raise UserError(
-                f"speech encoder {heard['source']!r}: not the one that {path} was trained with "
-                "(its hash differs)"
-            )
-        expected = model.learned_state(config["towers"])
-        checkpoint.check_state(path / checkpoint.WEIGHTS, state, expected)
-        model.load_state_dict(state, strict=False)  # checked name by name just above
+            text = TextInfo(**config["text"] | own)
+            with torch.device("meta"):  # nothing is allocated before it is known to fit
+                outline = cls(checkpoint.speech_outline(path, config, shapes), text, **options)
+            expected = outline.learned_state(config["towers"])
+            checkpoint.check_shapes(path / checkpoint.WEIGHTS, shapes, expected)
+            model = cls(checkpoint.speech_side(path, config), text, **options)
+        except (UserError, TypeError, LookupError, ValueError, ArithmeticError, RuntimeError) as e:
+            why = (str(e).splitlines() or [repr(e)])[0]
+            if str(path) in why:  # one of our own that names the file
+                raise
+            what = "" if isinstance(e, UserError) else "not as expected: "
+            raise UserError(f"{path / 'config.json'}: {what}{why}") from e
+        model.load_state_dict(checkpoint.load_weights(path), strict=False)  # checked by name above
         return model.to(device).eval()

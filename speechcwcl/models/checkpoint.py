@@ -6,17 +6,21 @@ pickle, and refuses what is not exactly as it was written.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from speechcwcl import __version__
 from speechcwcl.errors import UserError, closest
 from speechcwcl.files import read_json, sha256_file, write_json
-from speechcwcl.models.text_side import TOKENIZER_FILES
+from speechcwcl.models.encoders.families import open_family
+from speechcwcl.models.encoders.speech import SpeechEncoder
+from speechcwcl.models.text_side import TOKENIZER_FILES, TextInfo, text_files
+from speechcwcl.models.weights.sources import resolve
 
 FORMAT = "speechcwcl-aligner"
 VERSION = 1
@@ -39,8 +43,8 @@ _KEYS = {
     "files": dict,
     "info": dict,
 }
-# What folders of earlier days do not have; transformers finds its class by it.
-_OPTIONAL = {"model_type": str}
+_MOST_JSON = 1 << 24  # bytes of a config.json
+_MOST_NUMBER = 10**7  # in one, and entries of a list; no width, vocabulary or length is larger
 # Formats that can carry code, whatever the folder's config.json says about them.
 _UNSAFE = (
     ".bin", ".pt", ".pth", ".pt2", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill", ".npz", ".npy",
@@ -128,24 +132,61 @@ def write(
     write_json(folder / "config.json", {**config, **head})
 
 
-def read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Check a folder and read it.
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """Check everything in a folder but load none of it.
 
     Returns:
-        The configuration and the tensors.
+        The configuration, and the shape of each tensor of the weights, by their header.
 
     Raises:
         UserError: no aligner there, a newer version, an unknown key, a file that is missing,
-            truncated, changed or able to carry code.
+            truncated, changed, a link or able to carry code; a number that no model has.
     """
     config = read_config(folder)
     _refuse_unsafe(folder, config["files"])
-    for name, entry in config["files"].items():
-        _check_file(folder, name, entry)
+    check_files(folder, config["files"])
+    shapes = _shapes(folder / WEIGHTS)
+    shaping = ("dim", "speech", "text", "pooling_options", "projection")
+    _refuse_huge(folder / "config.json", {key: config[key] for key in shaping}, None)
+    if config["towers"]:
+        texts = [_shapes(folder / n) for n in config["files"] if n.endswith(".safetensors")]
+        for tower, count in (("speech", len(shapes)), ("text", sum(map(len, texts)))):
+            path = folder / tower / "config.json"
+            _refuse_huge(path, read_json(path, dict, limit=_MOST_JSON), count)
+    return config, shapes
+
+
+def load_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a folder that :func:`read` found sound."""
+    return load_file(folder / WEIGHTS)
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     try:
-        return config, load_file(folder / WEIGHTS)
+        with safe_open(path, "pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{folder / WEIGHTS}: broken: {error}") from error
+        raise UserError(f"{path}: broken: {error}") from error
+
+
+def _refuse_huge(path: Path, config: dict[str, Any], tensors: int | None) -> None:
+    """Raise where a configuration asks for more than its weights can hold.
+
+    Shapes are compared with the weights before anything is allocated, but whoever builds a model
+    to compare it must not be kept busy by a million layers or long tables either.
+    """
+    left: list[tuple[str, Any]] = [("", config)]
+    while left:
+        key, value = left.pop()
+        if isinstance(value, dict):
+            left += value.items()
+        elif isinstance(value, list):
+            left += [(key, one) for one in value]
+        most = tensors if tensors is not None and key.endswith("layers") else _MOST_NUMBER
+        size = len(value) if isinstance(value, list) else value
+        if isinstance(size, int) and abs(size) > most:
+            why = f"{WEIGHTS} has {tensors} tensors" if most == tensors else f"at most {most}"
+            raise UserError(f"{path}: {key}: {size} is more than any such model has ({why})")
 
 
 def packed_protocols(
@@ -176,34 +217,45 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{folder}: not a saved aligner: it has no config.json")
-    config = read_json(path)
+    config = read_json(path, limit=_MOST_JSON)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise UserError(f"{path}: not a saved aligner (format {FORMAT})")
-    refuse_newer(path, config, VERSION)
-    for key in config:
-        if key not in _KEYS and key not in _OPTIONAL:
-            raise UserError(f"{path}: unknown key {key!r}{closest(key, _KEYS)}")
-    for key, kind in _KEYS.items():
-        if not isinstance(config.get(key), kind) or isinstance(config[key], bool) != (kind is bool):
-            raise UserError(f"{path}: key {key!r} is missing or of the wrong type")
-    if WEIGHTS not in config["files"]:
-        raise UserError(f"{path}: 'files' does not list {WEIGHTS}")
+    check_keys(path, config, VERSION, _KEYS, WEIGHTS)
     return config
 
 
-def refuse_newer(path: Path, config: dict[str, Any], latest: int) -> None:
-    """Refuse a config.json of a format version above ``latest``, or of none."""
+def check_keys(
+    path: Path, config: dict[str, Any], latest: int, keys: dict[str, Any], needed: str
+) -> None:
+    """Check a config.json that is known to be of our format.
+
+    Args:
+        path: of the config.json.
+        config: what it holds.
+        latest: the newest version of the format that can be read.
+        keys: every key with its type; ``model_type`` may be there too (older folders have none).
+        needed: a file that must be among ``files``.
+    """
     version = config.get("version")
     if not isinstance(version, int) or version > latest:
         raise UserError(
             f"{path}: format version {version}, this speechcwcl ({__version__}) reads up to "
             f"{latest}; upgrade: pip install -U speechcwcl"
         )
+    for key in config.keys() - keys.keys() - {"model_type"}:
+        raise UserError(f"{path}: unknown key {key!r}{closest(key, keys)}")
+    for key, kind in keys.items():
+        if not isinstance(config.get(key), kind) or isinstance(config[key], bool) != (kind is bool):
+            raise UserError(f"{path}: key {key!r} is missing or of the wrong type")
+    if needed not in config["files"]:
+        raise UserError(f"{path}: 'files' does not list {needed}")
 
 
 def _refuse_unsafe(folder: Path, listed: dict[str, Any]) -> None:
     for path in sorted(folder.rglob("*")):
         name = PurePosixPath(path.relative_to(folder).as_posix())
+        if path.is_symlink() and not _is_blob(path, folder):
+            raise UserError(f"{path}: a link, and an aligner needs none; copy the folder: cp -rL")
         if path.suffix.lower() in _UNSAFE:
             raise UserError(
                 f"{path}: such a file can run code when opened, and an aligner needs none; refused"
@@ -217,6 +269,12 @@ def _refuse_unsafe(folder: Path, listed: dict[str, Any]) -> None:
         inside = "/".join(name.parts[1:])
         if str(name) not in listed or not (inside in tower or weights):
             raise UserError(f"{path}: no file of a saved aligner; refused: remove it")
+
+
+def _is_blob(path: Path, folder: Path) -> bool:
+    """Whether a link is one of the hub's cache, which keeps a snapshot as links to its blobs."""
+    blobs = folder.resolve().parents[1] / "blobs"
+    return folder.resolve().parent.name == "snapshots" and path.resolve().parent == blobs
 
 
 def _refuse_disguise(path: Path) -> None:
@@ -248,22 +306,91 @@ def _check_file(folder: Path, name: str, entry: Any) -> None:
         raise UserError(f"{path}: its sha256 is not the one in config.json: changed; copy it again")
 
 
-def check_state(path: Path, found: dict[str, torch.Tensor], expected: dict[str, Any]) -> None:
-    """Raise unless the tensors have exactly the expected names and shapes."""
+def check_shapes(path: Path, found: dict[str, tuple[int, ...]], expected: dict[str, Any]) -> None:
+    """Raise unless the tensors of a file have exactly the names and shapes of a model's."""
     for name in sorted(found.keys() | expected.keys()):
         if name not in found:
             raise UserError(f"{path}: tensor {name!r} is missing")
         if name not in expected:
-            near = closest(name, expected)
-            raise UserError(f"{path}: unexpected tensor {name!r}{near}")
-        if found[name].shape != expected[name].shape:
-            raise UserError(
-                f"{path}: tensor {name!r} is {tuple(found[name].shape)}, "
-                f"expected {tuple(expected[name].shape)}"
-            )
+            raise UserError(f"{path}: unexpected tensor {name!r}{closest(name, expected)}")
+        shape = tuple(expected[name].shape)
+        if found[name] != shape:
+            raise UserError(f"{path}: tensor {name!r} is {found[name]}, expected {shape}")
 
 
 def check_files(folder: Path, listed: dict[str, Any]) -> None:
     """Raise unless every listed file is there with its size and its sha256."""
     for name, entry in listed.items():
         _check_file(folder, name, entry)
+
+
+# -- the frozen encoders in it ----------------------------------------------------------------
+
+
+def write_towers(folder: Path, speech_encoder: SpeechEncoder, text: TextInfo) -> None:
+    """Put ``speech/`` (configuration only) and ``text/`` (all files) into a folder.
+
+    The speech encoder's weights are not written here: they go with the learned ones.
+
+    Args:
+        folder: an existing folder.
+        speech_encoder: the speech encoder.
+        text: the text encoder.
+    """
+    family = speech_encoder.family
+    # Saved by transformers, which knows how to write the nested parts of a configuration.
+    family.config.save_pretrained(folder / "speech")
+    write_json(folder / "speech" / "preprocessor_config.json", family.feature_config)
+    source = resolve(text.source)
+    names = [path.relative_to(source) for path in text_files(source)]
+    if any(name.suffix == ".bin" for name in names):
+        raise UserError(
+            f"text encoder {text.source!r}: its weights are pickled (.bin), which a saved aligner "
+            "may not hold; save it as safetensors first, or leave the towers out"
+        )
+    kept = ["modules.json", "sentence_bert_config.json", "1_Pooling/config.json"]
+    names += [Path(name) for name in kept if (source / name).is_file()]
+    for name in names:
+        (folder / "text" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, folder / "text" / name)
+
+
+def speech_side(folder: Path, config: dict[str, Any]) -> SpeechEncoder:
+    """The speech encoder of a saved aligner: out of the folder, or where config.json says.
+
+    Raises:
+        UserError: it cannot be had, or is not the one that the aligner was trained with.
+    """
+    saved = config["speech"]
+    if config["towers"]:
+        return _outline(folder / "speech", saved, {})  # its weights come with all the others
+    speech = SpeechEncoder.from_pretrained(saved["source"], **saved["options"])
+    if speech.hash != saved["hash"]:
+        raise UserError(
+            f"speech encoder {saved['source']!r}: not the one that {folder} was trained with "
+            "(its hash differs)"
+        )
+    return speech
+
+
+def speech_outline(
+    folder: Path, config: dict[str, Any], shapes: dict[str, tuple[int, ...]]
+) -> SpeechEncoder:
+    """As :func:`speech_side` without weights, to be called under torch's device ``meta``."""
+    saved = config["speech"]
+    if config["towers"]:
+        return _outline(folder / "speech", saved, shapes)
+    return _outline(resolve(saved["source"]), saved, {})
+
+
+def _outline(
+    folder: Path, saved: dict[str, Any], shapes: dict[str, tuple[int, ...]]
+) -> SpeechEncoder:
+    def check(model: torch.nn.Module) -> None:
+        named = {f"speech_encoder.model.{name}": t for name, t in model.state_dict().items()}
+        known = {name: shapes[name] for name in named.keys() & shapes.keys()}  # LoRA renames some
+        check_shapes(folder.parent / WEIGHTS, known, {name: named[name] for name in known})
+
+    family = open_family(folder, str(folder), weights=False, check=check)
+    options = {**saved["options"], "source": saved["source"], "source_hash": saved["hash"]}
+    return SpeechEncoder(family, **options)

@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -152,13 +152,20 @@ class Family(ABC):
         return hidden
 
 
-def open_family(folder: Path, where: str, *, weights: bool = True) -> Family:
+def open_family(
+    folder: Path,
+    where: str,
+    *,
+    weights: bool = True,
+    check: Callable[[nn.Module], None] | None = None,
+) -> Family:
     """The speech encoder in a transformers folder; never runs code of the folder.
 
     Args:
         folder: holds config.json, and the weights if they are wanted.
         where: what the user called it, for messages.
         weights: read them; otherwise they are random.
+        check: of the network, before anything is computed from its configuration.
 
     Raises:
         UserError: not a speech encoder that we know, or broken.
@@ -171,7 +178,10 @@ def open_family(folder: Path, where: str, *, weights: bool = True) -> Family:
         why = (str(error).strip().splitlines() or [repr(error)])[0]
         raise UserError(f"{folder}: cannot read config.json: {why}") from error
     kind = family_class(config, where)
-    return kind(kind.load(folder, config) if weights else kind.build(config), _features(folder))
+    model = kind.load(folder, config) if weights else kind.build(config)
+    if check is not None:
+        check(model)
+    return kind(model, _features(folder))
 
 
 def family_class(config: Any, where: str) -> type[Family]:
