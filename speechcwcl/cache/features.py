@@ -369,12 +369,10 @@ class _Builder:
 
 
 def _place(folder: str | Path, key: str) -> Path:
-    """Folder of one key."""
     return Path(folder) / hashlib.sha256(key.encode("utf-8")).hexdigest()[:16]
 
 
 def _shard_name(copy: int, shard: int) -> str:
-    """File name of a shard, without suffix."""
     return f"c{copy:03d}-s{shard:05d}"
 
 

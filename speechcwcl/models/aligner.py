@@ -303,7 +303,7 @@ class Aligner(nn.Module):
             model = cls(checkpoint.speech_side(path, config), text, **options)
         except (UserError, TypeError, LookupError, ValueError, ArithmeticError, RuntimeError) as e:
             why = (str(e).splitlines() or [repr(e)])[0]
-            if str(path) in why:  # one of our own that names the file
+            if isinstance(e, UserError) and str(path) in why:
                 raise
             what = "" if isinstance(e, UserError) else "not as expected: "
             raise UserError(f"{path / 'config.json'}: {what}{why}") from e

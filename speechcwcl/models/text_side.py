@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -255,6 +257,7 @@ def _load_model(folder: Path) -> nn.Module:
     both = getattr(config, "is_encoder_decoder", False)
     alone = both and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
     cls = AutoModelForTextEncoding if alone else AutoModel
+    _refuse_oversized(folder, cls, config)
     model, info = cls.from_pretrained(
         folder,
         config=config,
@@ -267,6 +270,25 @@ def _load_model(folder: Path) -> nn.Module:
     if missing:
         raise UserError(f"{len(missing)} tensors are missing from the weights, e.g. {missing[0]}")
     return model.get_encoder() if both and not alone else model
+
+
+def _refuse_oversized(folder: Path, cls: Any, config: Any) -> None:
+    """Raise where a configuration asks for a larger tensor than any that the weights hold.
+
+    transformers would allocate it before it compares.
+    """
+    largest = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+        largest = max([largest, *map(math.prod, shapes)])
+    with torch.device("meta"):
+        sizes = {name: p.numel() for name, p in cls.from_config(config).named_parameters()}
+    name = max(sizes, key=sizes.__getitem__)
+    if largest and sizes[name] > largest:
+        raise UserError(
+            f"config.json asks for {sizes[name]} numbers in {name}; no tensor has as many"
+        )
 
 
 def _pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:

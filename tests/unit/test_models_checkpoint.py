@@ -89,7 +89,6 @@ for folder in sys.argv[2:]:
         print("opened", folder)
     except UserError as error:
         print("refused", str(error).replace(chr(10), "|"))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, folder, file=sys.stderr)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
@@ -104,7 +103,6 @@ def test_memory_follows_the_weights_and_not_the_configuration(saved, light, tmp_
     command = [sys.executable, "-c", OPEN, str(saved), *map(str, folders)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    print(done.stderr)
     *lines, grown = done.stdout.splitlines()
     for folder, line in zip(folders, lines, strict=True):
         assert line.startswith("refused") and str(folder) in line and "|" not in line, line
