@@ -99,8 +99,8 @@ def relational(
     wide = _wide(speech, text)
     step = chunk_rows(len(text), wide, text.device, chunk)
 
-    def part(first: int, rows: Tensor, text_rows: Tensor) -> Tensor:
-        logits = rows @ (speech if alone else text).to(wide).T / temperature
+    def part(first: int, rows: Tensor, text_rows: Tensor, other: Tensor) -> Tensor:
+        logits = rows @ other.T / temperature
         wanted = text_rows @ frozen.T / text_temperature
         if alone:
             own = torch.zeros_like(wanted, dtype=torch.bool)
@@ -114,5 +114,5 @@ def relational(
 
     with torch.autocast(speech.device.type, enabled=False):
         frozen = text.detach().to(wide)
-        sides = [speech.to(wide), frozen]
-        return sum_in_chunks(part, sides, step, len(text), copies=8) / len(text)
+        sides = [speech.to(wide), frozen], [(speech if alone else text).to(wide)]
+        return sum_in_chunks(part, step, *sides) / len(text)

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 DIRECTIONS = ("rows", "columns", "rows_masked", "columns_masked")
 DEFAULT_MEMORY = 512 * 2**20  # bytes of kept exponentials: N x N in float32 up to N = 11,585
@@ -297,28 +296,42 @@ def _add_matrices(plan: _Plan, grads: Sequence[Tensor | None], weight: Tensor, p
             weight.addcmul_(matrix[part], grad)
 
 
+class _ChunkSum(torch.autograd.Function):
+    """Value and gradient chunk by chunk in one pass: nothing N x N is kept."""
+
+    @staticmethod
+    def forward(ctx, part, chunk, count, *tensors):  # noqa: D102
+        pairs = zip(tensors, ctx.needs_input_grad[3:], strict=True)
+        grads = [torch.zeros_like(t) if need else None for t, need in pairs]
+        total = 0.0
+        for lo in range(0, len(tensors[0]), chunk):
+            views = [t[lo : lo + chunk] if i < count else t for i, t in enumerate(tensors)]
+            with torch.enable_grad():
+                leaves = [
+                    view.detach().requires_grad_(grad is not None)
+                    for view, grad in zip(views, grads, strict=True)
+                ]
+                value = part(lo, *leaves)
+            if value.requires_grad:
+                value.backward()
+            total = total + value.detach()
+            for i, leaf in enumerate(leaves):
+                if leaf.grad is not None:
+                    (grads[i][lo : lo + chunk] if i < count else grads[i]).add_(leaf.grad)
+        ctx.grads = grads
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, outer):  # noqa: D102
+        return (None, None, None, *(None if g is None else outer * g for g in ctx.grads))
+
+
 def sum_in_chunks(
-    part: Callable[..., Tensor], sides: Sequence[Tensor], chunk: int, columns: int, copies: int
+    part: Callable[..., Tensor], chunk: int, by_rows: Sequence[Tensor], whole: Sequence[Tensor]
 ) -> Tensor:
-    """Sum of ``part(first row, *rows of the sides)`` over chunks of rows, in bounded memory.
-
-    Where autograd would keep more than ``DEFAULT_MEMORY`` for the backward pass, each chunk is
-    computed again there instead.
-
-    Args:
-        part: from some rows to a 0-d tensor.
-        sides: (N, dim) each.
-        chunk: rows at a time.
-        columns: M, the width of what ``part`` computes.
-        copies: about how many (rows, M) matrices autograd keeps of it.
-    """
-    size = copies * len(sides[0]) * columns * sides[0].element_size()
-    again = torch.is_grad_enabled() and size > DEFAULT_MEMORY
-    run = part
-    if again:
-        run = functools.partial(checkpoint, part, use_reentrant=False, preserve_rng_state=False)
-    pieces = zip(*(side.split(chunk) for side in sides), strict=True)
-    return torch.stack([run(i * chunk, *rows) for i, rows in enumerate(pieces)]).sum()
+    """Sum of ``part(first row, *chunks of by_rows, *whole)``, ``chunk`` rows at a time."""
+    return _ChunkSum.apply(part, chunk, len(by_rows), *by_rows, *whole)
 
 
 def working_dtypes(*tensors: Tensor) -> tuple[torch.dtype, torch.dtype]:

@@ -55,7 +55,7 @@ def siglip(
         ids = text_ids.to(speech.device, non_blocking=True)
     step = chunk_rows(len(text), wide, speech.device, chunk)
 
-    def part(first: int, rows: Tensor) -> Tensor:
+    def part(first: int, rows: Tensor, other: Tensor, bias: Tensor) -> Tensor:
         logits = rows @ other.T + bias
         if ids is not None:
             equal = ids[first : first + len(rows), None] == ids[None, :]
@@ -65,5 +65,6 @@ def siglip(
         return F.softplus(logits).sum()
 
     with torch.autocast(speech.device.type, enabled=False):
-        other = text.to(wide)
-        return sum_in_chunks(part, [scale * speech.to(wide)], step, len(text), copies=2) / len(text)
+        shift = torch.as_tensor(bias, dtype=wide, device=speech.device)
+        sides = [scale * speech.to(wide)], [text.to(wide), shift]
+        return sum_in_chunks(part, step, *sides) / len(text)
