@@ -315,9 +315,9 @@ class _ChunkSum(torch.autograd.Function):
             if value.requires_grad:
                 value.backward()
             total = total + value.detach()
-            for i, leaf in enumerate(leaves):
-                if leaf.grad is not None:
-                    (grads[i][lo : lo + chunk] if i < count else grads[i]).add_(leaf.grad)
+            for i, (grad, leaf) in enumerate(zip(grads, leaves, strict=True)):
+                if grad is not None and leaf.grad is not None:
+                    (grad[lo : lo + chunk] if i < count else grad).add_(leaf.grad)
         ctx.grads = grads
         return total
 
