@@ -26,6 +26,7 @@ from speechcwcl.models.weights.sources import locate
 from speechcwcl.zeroshot import classifier
 
 MAX_SCALE = 100.0
+_HEAD = ("pooling", "pooling_options", "projection")
 
 
 class Aligner(nn.Module):
@@ -79,11 +80,7 @@ class Aligner(nn.Module):
         text_encoder: str | os.PathLike = "all-MiniLM-L6-v2",
         *,
         text_pooling: str = "auto",
-        pooling: str = "attention",
-        pooling_options: dict[str, Any] | None = None,
-        projection: str | dict[str, Any] = "mlp",
-        logit_scale: float = 1 / 0.07,
-        **speech_options: Any,
+        **options: Any,
     ) -> Aligner:
         """An untrained aligner from plain values, as a YAML file gives them.
 
@@ -91,20 +88,12 @@ class Aligner(nn.Module):
             speech_encoder: source of the speech encoder.
             text_encoder: source of the text encoder; only its files are read and hashed.
             text_pooling: ``auto``, ``mean``, ``cls``, ``max`` or ``last``.
-            pooling: see the class.
-            pooling_options: see the class.
-            projection: see the class.
-            logit_scale: see the class.
-            **speech_options: options of :class:`~speechcwcl.models.encoders.speech.SpeechEncoder`.
+            **options: of the class, and of
+                :class:`~speechcwcl.models.encoders.speech.SpeechEncoder`.
         """
-        return cls(
-            SpeechEncoder.from_pretrained(speech_encoder, **speech_options),
-            describe_text(text_encoder, text_pooling),
-            pooling=pooling,
-            pooling_options=pooling_options,
-            projection=projection,
-            logit_scale=logit_scale,
-        )
+        own = {key: options.pop(key) for key in (*_HEAD, "logit_scale") if key in options}
+        speech = SpeechEncoder.from_pretrained(speech_encoder, **options)
+        return cls(speech, describe_text(text_encoder, text_pooling), **own)
 
     # -- spaces -----------------------------------------------------------------------------------
 
@@ -292,7 +281,7 @@ class Aligner(nn.Module):
         device = check_device(device)  # before the seconds that reading takes
         path = locate(folder)
         config, shapes = checkpoint.read(path)
-        options = {key: config[key] for key in ("pooling", "pooling_options", "projection")}
+        options = {key: config[key] for key in _HEAD}
         own = {"source": str(path / "text")} if config["towers"] else {}
         try:
             text = TextInfo(**config["text"] | own)

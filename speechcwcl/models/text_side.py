@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -241,10 +241,6 @@ class TextEncoder(nn.Module):
         hidden = self.model(**tokens).last_hidden_state
         pooled = _pool(hidden, tokens["attention_mask"], self.info.pooling)
         return nn.functional.normalize(pooled.float(), dim=-1)
-
-    def describe(self) -> dict[str, Any]:
-        """:class:`TextInfo` as a dictionary."""
-        return asdict(self.info)
 
 
 def _load_model(folder: Path) -> nn.Module:

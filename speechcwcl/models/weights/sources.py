@@ -16,8 +16,7 @@ from pathlib import Path
 from speechcwcl import files
 from speechcwcl.assets import boxed_models
 from speechcwcl.errors import UserError, closest
-from speechcwcl.models.weights.catalogue import ELSEWHERE, SOURCES, Source
-from speechcwcl.models.weights.packages import collect
+from speechcwcl.models.weights.catalogue import ELSEWHERE, SOURCES, Source, collect
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 # Never code (*.py); pickled weights only when the repository has no safetensors (see _from_hub).
