@@ -22,11 +22,12 @@ class Listing:
         self._names: dict[str, frozenset[str]] = {}
 
     def names(self, folder: str | Path) -> frozenset[str]:
-        """The names in a folder; empty when there is no such folder."""
+        """The names in a folder but hidden ones; empty when there is no such folder."""
         key = os.fspath(folder)
         if key not in self._names:
             try:
-                self._names[key] = frozenset(os.listdir(key))
+                names = os.listdir(key)
+                self._names[key] = frozenset(n for n in names if not n.startswith("."))
             except (OSError, ValueError):  # the latter for a name that no file can have
                 self._names[key] = frozenset()
         return self._names[key]

@@ -169,7 +169,7 @@ def _has_words(folder: Path) -> bool:
     if (folder / SILENCE).is_dir() or (folder / UNKNOWN).is_dir():
         return False  # that is the official test set
     return any(
-        next(inside.glob("*.wav"), None) is not None
+        next(inside.glob("[!.]*.wav"), None) is not None
         for inside in folder.iterdir()
         if inside.is_dir() and inside.name[0] not in "._"
     )
@@ -229,7 +229,7 @@ def _clip(path: Path, label: str, text: str | None) -> Utterance:
 def _silence(root: Path, part: str, problems: Problems) -> Iterator[Utterance]:
     """Pieces of one second of the background noise; a rest shorter than that is dropped."""
     folder = root / NOISE
-    names = sorted(p.name for p in folder.glob("*.wav"))
+    names = sorted(p.name for p in folder.glob("[!.]*.wav"))
     if not names:
         problems.add(f"{folder}: no WAV files; the silence of the 12-class task is cut from them")
     for name in names:

@@ -45,7 +45,7 @@ def test_every_split_of_the_fake_prepares_and_compiles(fakes, tmp_path, name):
     assert [folder.name for folder in folders] == list(corpus.splits)
     for folder in folders:
         report = check_datadir(folder)
-        assert report.ok, str(report)
+        assert not report.problems, str(report)
         facts = read_corpus(folder)
         assert facts["name"] == name and facts["licence"] and facts["split"] == folder.name
         assert set(report.fields) <= set(corpus.label_fields)

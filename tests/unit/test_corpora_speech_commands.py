@@ -66,6 +66,14 @@ def test_speech_commands_official_twelve(fake, tmp_path):
     assert prepared(folder, tmp_path, "test12") == got
 
 
+@pytest.mark.parametrize("split", ["all", "train", "train12", "valid12", "test12"])
+def test_hidden_files_of_macos_are_no_clips(fake, copy, tmp_path, split):
+    for clip in list(copy.rglob("*.wav")):
+        clip.with_name(f"._{clip.name}").write_bytes(b"\0\5\x16\7")
+    got = [(u.id, Path(u.audio).name) for u in prepared(copy, tmp_path / "a", split)]
+    assert got == [(u.id, Path(u.audio).name) for u in prepared(fake, tmp_path / "b", split)]
+
+
 def test_speech_commands_without_lists(copy, tmp_path):
     """v0.01 has lists too; a plain folder of word folders has none and is split by the rule."""
     source = copy
