@@ -3,7 +3,8 @@
 SOURCE is any of these, a data folder, or a compiled manifest.jsonl; OUT is any of these or a data
 folder, which `speechcwcl format` compiles. The format of SOURCE is found by looking at it, that of
 OUT by its name: no suffix: a data folder; .csv, .tsv: csv; .jsonl: jsonl; else say --to.
-Columns (or keys) with usual names are found; name the others.
+Columns (or keys) with usual names are found; name the others. Ids that are guessed and repeat are
+given up for line numbers (--id none: from the start). Of a text that is a list one is drawn, by id.
 
 Example:
     speechcwcl convert corpus.csv data/train --text sentence --labels label=intent room=place

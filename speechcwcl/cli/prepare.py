@@ -6,9 +6,10 @@ OUT/<set>.
 `huggingface` takes any audio dataset, of the hub (streamed, no code of it is run) or a parquet,
 arrow or audio folder (--data), and has options of its own: --dataset ORG/NAME, --config,
 --revision, the columns --audio, --text, --speaker, --id, --labels [FIELD=]COLUMN ...,
---split SET=SPLIT ..., --limit N. Columns with usual names need not be named. What does not fit on
-the disk stays where it is: --stream SET ... writes OUT/<set>/stream.json after a look at the first
-rows, and `speechcwcl train --train OUT/<set>/stream.json` reads the set as it goes.
+--split SET=SPLIT ..., --limit N. Columns with usual names need not be named; --id none numbers the
+records; of a text that is a list of several one is drawn, by the id. What does not fit on the disk
+stays where it is: --stream SET ... writes OUT/<set>/stream.json after a look at the first rows, and
+`speechcwcl train --train OUT/<set>/stream.json` reads the set as it goes.
 
 Example:
     speechcwcl prepare mini --out data

@@ -106,7 +106,7 @@ class HuggingFace(Corpus):
     @property
     def folder(self) -> str:
         """Where below the downloads; one folder a dataset and configuration."""
-        parts = (self.dataset.replace("/", "--"), self.config or "")
+        parts = (self.dataset.replace("/", "--"), (self.config or "").replace("/", "--"))
         return "/".join([self.name, *filter(None, parts)])
 
     def check_splits(self, splits: Iterable[str] | None) -> list[str]:

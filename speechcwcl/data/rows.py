@@ -58,7 +58,7 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
                 if "\0" in line or not (line.isascii() or is_text(line)):
                     raise UserError(f"{path}:{number}: not UTF-8; is the file damaged?")
                 if line.strip():
-                    yield number, line.rstrip("\n")
+                    yield number, line.rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}:{number + 1}: not UTF-16; save the file as UTF-8") from error
     except (OSError, EOFError, zlib.error) as error:
@@ -84,10 +84,13 @@ def _opened(path: Path) -> IO[str]:
         return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
 
     with binary() as stream:
-        wide = stream.read(2) in _UTF16
+        head = stream.read(1 << 16)
     # Of UTF-8 each line is looked at, so that the message can say which one is not.
+    wide = head[:2] in _UTF16
     encoding, errors = ("utf-16", "strict") if wide else ("utf-8-sig", "surrogateescape")
-    return io.TextIOWrapper(binary(), encoding=encoding, errors=errors)
+    # A carriage return ends a line only where nothing else does; in a sentence it is a blank.
+    newline = "\n" if b"\n" in head else None
+    return io.TextIOWrapper(binary(), encoding=encoding, errors=errors, newline=newline)
 
 
 def is_text(line: str) -> bool:

@@ -244,6 +244,8 @@ ROWS: list[tuple[str, Maker, Any, Any]] = [
      ['"yes', 'no"']),
     ("Common Voice with quotes", common_voice([("a", '"Yes'), ("b", 'No"'), ("c", '"Go"')]),
      sentences, ['"Yes', 'No"', '"Go"']),
+    ("Common Voice with a carriage return", common_voice([("a", "Yes\r please")]), sentences,
+     ["Yes please"]),
     ("Common Voice with a folder in a name", common_voice([("../a.mp3", "x")]), sentences,
      Refused("test.tsv:2: a clip's name must not hold a folder")),
     # texts and labels that are none
