@@ -53,7 +53,8 @@ def siglip(
     ids = None
     if mask_equal and text_ids is not None:
         ids = text_ids.to(speech.device, non_blocking=True)
-    step = chunk_rows(len(text), wide, speech.device, chunk)
+    # half of what suits the cache: autograd holds several matrices of a chunk
+    step = chunk_rows(2 * len(text), wide, speech.device, chunk)
 
     def part(first: int, rows: Tensor, other: Tensor, bias: Tensor) -> Tensor:
         logits = rows @ other.T + bias
