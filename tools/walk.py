@@ -3,8 +3,12 @@
 Each line: the file, and how many calls went into its functions; imports and class bodies do not
 count. What opening a saved model enters is listed apart. CONTRIBUTING.md shows the lists.
 
+With ``--within NAME``, only what is entered below a function of that name counts, wherever it
+stands; SpeechBrain's ``_fit_train`` is an epoch's batches from the loader on.
+
 Example:
     python tools/walk.py classify --model exp/cwcl/model --labels "yes;no" clip.wav
+    python tools/walk.py --within _fit_train train conf.yaml --train dump/train/manifest.jsonl ...
 """
 
 from __future__ import annotations
@@ -31,9 +35,14 @@ class Walk:
     Attributes:
         calls: of the command; file -> calls, first entered first.
         opening: of ``Aligner.from_pretrained``, below it.
+
+    Args:
+        within: count only below a function of this name; None: everything.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, within: str | None = None) -> None:
+        self.within = within
+        self._depth = 0 if within else 1
         self.calls: Counter[str] = Counter()
         self.opening: Counter[str] = Counter()
         self._open = 0
@@ -50,15 +59,17 @@ class Walk:
             inside = path.is_relative_to(ROOT)
             self._names[code] = path.relative_to(ROOT).as_posix() if inside else ""
         name = self._names[code]
-        if name and event == "call":
+        if code.co_name == self.within:
+            self._depth += 1 if event == "call" else -1
+        if name and event == "call" and self._depth:
             (self.opening if self._open else self.calls)[name] += 1
         if name == "models/aligner.py" and code.co_name == "from_pretrained":
             self._open += 1 if event == "call" else -1
 
 
-def walk(words: list[str]) -> Walk:
+def walk(words: list[str], within: str | None = None) -> Walk:
     """Run a command line under the profile function."""
-    seen = Walk()
+    seen = Walk(within)
     threading.setprofile(seen)
     sys.setprofile(seen)
     try:
@@ -70,7 +81,10 @@ def walk(words: list[str]) -> Walk:
 
 
 if __name__ == "__main__":
-    found = walk(sys.argv[1:])
+    words, within = sys.argv[1:], None
+    if words[:1] == ["--within"]:
+        within, words = words[1], words[2:]
+    found = walk(words, within)
     for title, calls in (("walked", found.calls), ("opening the model", found.opening)):
         lines = (f"{count:>6}  {name}" for name, count in calls.items())
         print(f"\n{title}: {len(calls)} files", *lines, sep="\n")
