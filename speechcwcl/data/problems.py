@@ -36,6 +36,8 @@ class Problems:
 
     def add(self, message: str) -> None:
         """Note one problem; line ends in it become spaces."""
+        # a name on the disk may be of any bytes, what is saved and printed is UTF-8
+        message = message.encode("utf-8", "backslashreplace").decode()
         self.lines.append(" ".join(message.splitlines()))
 
     def text(self) -> str:

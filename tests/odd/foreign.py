@@ -160,6 +160,21 @@ def latin_1(folder: Path) -> Path:
     return folder
 
 
+def stray_name(folder: Path) -> Path:
+    """LibriSpeech with a clip more, whose name is Latin-1 and which has no transcript."""
+    source = get_corpus("librispeech").fake(folder / "source")
+    chapter = next((source / "LibriSpeech/dev-clean").glob("*/*"))
+    Path(os.fsdecode(os.fsencode(chapter) + b"/\xe9.flac")).write_bytes(WAV)
+    return source
+
+
+def skipped(source: Path) -> list[str]:
+    """What is left out of that corpus, from the file's name on."""
+    out = source.parent / "out"
+    (made,) = get_corpus("librispeech").prepare(source, out, ["dev-clean"], skip_bad=True)
+    return [line.rpartition(": ")[2] for line in (made / "bad.tsv").read_text().splitlines()]
+
+
 def linked(folder: Path) -> Path:
     """A folder of labels, one of them a link, and a circle of links."""
     here = folder / "here"
@@ -334,6 +349,8 @@ ROWS: list[tuple[str, Maker, Any, Any]] = [
      Refused("record 0: its array: 4000 samples are NaN")),
     ("samples of two channels", arrays([[0.5] * 4000] * 2), prepared(),
      Refused(r"record 0: its array has the shape \(2, 4000\)")),
+    ("a name in Latin-1, skipped", stray_name, skipped,
+     ["no transcript of \\udce9.flac, which lies beside it"]),
     # lhotse
     ("a cut that is resampled as it is read", cut(transforms=[resample(16000)]), converted(),
      ["yes"]),
