@@ -144,7 +144,7 @@ class _Builder:
 
     def build(self) -> Any:
         """The one value of the text; None where there is none."""
-        values = []
+        values: list[Any] = []
         for event in self.events:
             if isinstance(event, yaml.DocumentStartEvent):
                 self._require(not values, event, "a second document; one is read")
@@ -153,21 +153,25 @@ class _Builder:
         return values[0] if values else None
 
     def _require(self, holds: bool, event: yaml.Event, problem: str) -> None:
-        require(holds, f"{self.name}:{event.start_mark.line + 1}: {problem}")
+        require(holds, f"{self._line(event)}: {problem}")
+
+    def _line(self, event: yaml.Event) -> str:
+        return f"{self.name}:{event.start_mark.line + 1}"  # type: ignore[union-attr]
 
     def _value(self, event: yaml.Event, at: Key) -> Any:
         self.count += 1
         self._require(self.count <= MAX_VALUES, event, f"more than {MAX_VALUES} values")
         self._require(len(at) <= MAX_DEPTH, event, f"nested more than {MAX_DEPTH} deep")
-        self.places.setdefault(at, f"{self.name}:{event.start_mark.line + 1}")
+        self.places.setdefault(at, self._line(event))
         if isinstance(event, yaml.AliasEvent):
-            known = event.anchor in self.anchors
-            self._require(known, event, f"no anchor &{event.anchor} above this line")
-            size, depth = _extent(self.anchors[event.anchor])
+            name = event.anchor or ""
+            self._require(name in self.anchors, event, f"no anchor &{name} above this line")
+            size, depth = _extent(self.anchors[name])
             self.count += size
             deep = len(at) + depth > MAX_DEPTH
             self._require(not deep, event, f"nested more than {MAX_DEPTH} deep")
-            return self.anchors[event.anchor]
+            return self.anchors[name]
+        assert isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent))
         tag = event.tag
         self._require(not tag, event, f"the tag {tag!r}: nothing in this file is run or built")
         if isinstance(event, yaml.ScalarEvent):
@@ -186,14 +190,15 @@ class _Builder:
         own: dict[str, Any] = {}
         merged: dict[str, Any] = {}
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
-            plain = isinstance(event, yaml.ScalarEvent)
-            self._require(plain, event, "a key must be a word")
+            if not isinstance(event, yaml.ScalarEvent):
+                raise UserError(f"{self._line(event)}: a key must be a word")
             self._require(not event.tag, event, f"the tag {event.tag!r}: nothing here is run")
             key = event.value
-            first = self.places.get((*at, key), "").rpartition(":")[2]
+            place = (*at, key)
+            first = self.places.get(place, "").rpartition(":")[2]
             self._require(key not in own, event, f"{key!r} stands twice (first in line {first})")
-            self.places[(*at, key)] = f"{self.name}:{event.start_mark.line + 1}"
-            value = self._value(next(self.events), (*at, key))
+            self.places[place] = self._line(event)
+            value = self._value(next(self.events), place)
             if key == "<<" and event.style is None:  # the merge key of YAML 1.1
                 for part in value if isinstance(value, list) else [value]:
                     self._require(isinstance(part, dict), event, "<<: takes mappings only")

@@ -188,10 +188,10 @@ class AlignBrain(sb.Brain):
             lr = config.lr
             if name.startswith("encoder") and config.encoder_lr is not None:
                 lr = config.encoder_lr
-            decay = config.weight_decay if name.endswith("_decay") else 0.0
+            weight_decay = config.weight_decay if name.endswith("_decay") else 0.0
             group = {"params": parameters, "lr": lr, "base_lr": lr}
             self.optimizers_dict[name] = torch.optim.AdamW(
-                [group], lr=lr, betas=tuple(config.betas), weight_decay=decay
+                [group], lr=lr, betas=(config.betas[0], config.betas[1]), weight_decay=weight_decay
             )
         if self.checkpointer is not None:
             self.checkpointer.add_recoverables(
@@ -263,7 +263,7 @@ class RunningMeans:
     def take(self) -> dict[str, float]:
         """The means so far, and start anew."""
         means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
-        self.__init__()
+        self.sums, self.counts = {}, {}
         return means
 
     @mark_as_saver

@@ -102,6 +102,7 @@ class CachedGradients:
                 value = loss(leaf)
             to_scaled(value).backward()
         after = random_states()
+        assert leaf.grad is not None
         grads = leaf.grad.split([len(part) for part in parts])
         for index, (chunk, part, grad) in enumerate(zip(chunks, parts, grads, strict=True)):
             set_random_states(states[index])

@@ -121,10 +121,11 @@ class TrainConfig(BaseModel):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for hparams.json."""
-        return self.model_dump() | {
-            "feature_mask": self.feature_mask
-            and {k: m.model_dump(exclude_unset=True) for k, m in self.feature_mask.items()}
-        }
+        values = self.model_dump()
+        if self.feature_mask:
+            masks = self.feature_mask.items()
+            values["feature_mask"] = {k: m.model_dump(exclude_unset=True) for k, m in masks}
+        return values
 
 
 def load_config(

@@ -55,8 +55,8 @@ class Batch:
         return self._changed(torch.Tensor.pin_memory)
 
     def _changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-        names = ("inputs", "lengths", "rows")
-        return dataclasses.replace(self, **{name: change(getattr(self, name)) for name in names})
+        inputs, lengths, rows = change(self.inputs), change(self.lengths), change(self.rows)
+        return dataclasses.replace(self, inputs=inputs, lengths=lengths, rows=rows)
 
 
 @dataclass
@@ -155,11 +155,12 @@ class ContrastiveBatchSampler(DynamicBatchSampler):
 
     def _generate_batches(self) -> None:
         super()._generate_batches()
-        self._batches = [b for b in self._batches if len(b) > 1] or self._batches
+        batches: list[list[int]] = self._batches
+        self._batches: list[list[int]] = [b for b in batches if len(b) > 1] or batches
 
 
 def batch_sampler(
-    durations: Sequence[float],
+    durations: Sequence[float] | np.ndarray,
     *,
     batch_size: int,
     max_batch_length: float | None,
@@ -175,14 +176,14 @@ def batch_sampler(
         num_buckets: 1 mixes all lengths in a batch.
         seed: of the shuffling.
     """
-    durations = np.asarray(durations, dtype=np.float64)
-    edges = np.quantile(durations, np.linspace(0, 1, num_buckets + 1)[1:])
+    seconds = np.asarray(durations, dtype=np.float64)
+    edges = np.quantile(seconds, np.linspace(0, 1, num_buckets + 1)[1:])
     edges = np.unique(np.maximum(edges, 1e-3))
     limit = max_batch_length or float(edges[-1]) * batch_size * (1 + 1e-6)
     return ContrastiveBatchSampler(
-        durations,  # SpeechBrain asks it for its length only
+        seconds,  # SpeechBrain asks it for its length only
         max_batch_length=limit,
-        lengths_list=durations.tolist(),
+        lengths_list=seconds.tolist(),
         bucket_boundaries=edges.tolist(),
         max_batch_ex=batch_size,
         shuffle=True,
@@ -231,9 +232,10 @@ def training_texts(
     Returns:
         ``(unique, dim)`` unit-norm float32, and ``(len(manifest),)`` int64 rows.
     """
-    texts = []
+    texts: list[str] = []
     for utterance in manifest:
-        require(bool(utterance.text), f"utterance {utterance.id!r} has no text; training needs one")
+        if not utterance.text:
+            raise UserError(f"utterance {utterance.id!r} has no text; training needs one")
         texts.append(utterance.text)
     unique = sorted(set(texts))
     check_texts(Counter(texts), manifest.path)
