@@ -4,7 +4,7 @@
 --words is a folder of folders, <word>/<speaker>_*.wav, such as Speech Commands. In each draw ten
 words are labels, the others are not, and half of the speakers calibrate for the other half. Prints
 how well each statistic tells said labels from other words (area under the ROC curve), and what each
-kind of negatives does to the false accept rate, as docstrings in speechcwcl/models/threshold.py
+kind of negatives does to the false accept rate, as docstrings in speechcwcl/zeroshot/threshold.py
 quote it.
 
 Example:
