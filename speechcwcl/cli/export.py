@@ -38,8 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export; print the folder and its size, and with --check the differences."""
     from speechcwcl.export.onnx import export
-    from speechcwcl.export.onnx_folder import ours
-    from speechcwcl.export.onnx_model import OnnxAligner
+    from speechcwcl.export.onnx_model import OnnxAligner, ours
     from speechcwcl.models.aligner import Aligner
 
     refuse_foreign(args.out, ours)  # before minutes of work

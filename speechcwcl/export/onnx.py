@@ -16,9 +16,8 @@ import numpy as np
 import torch
 
 from speechcwcl.errors import UserError
-from speechcwcl.export import onnx_folder
-from speechcwcl.export.onnx_extra import needs
 from speechcwcl.export.onnx_graph import SpeechGraph
+from speechcwcl.export.onnx_model import MODEL, needs, ours, write
 from speechcwcl.files import replace_folder
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.audio_input import embed_all
@@ -48,10 +47,10 @@ def export(
         UserError: the speech encoder's family cannot be exported, or the extra is missing.
     """
     needs("onnx", "onnxscript", *(["onnxruntime"] if int8 else []))
-    with replace_folder(folder, onnx_folder.ours) as scratch:
-        target = scratch / onnx_folder.MODEL
+    with replace_folder(folder, ours) as scratch:
+        target = scratch / MODEL
         if int8:
-            exact = scratch / "exact" / onnx_folder.MODEL
+            exact = scratch / "exact" / MODEL
             exact.parent.mkdir()
             _quantise(exact, target, external=_write_graph(aligner, exact))
             shutil.rmtree(exact.parent)
@@ -71,7 +70,7 @@ def export(
             "text_mean": aligner.text_mean.tolist(),
             "info": info or {},
         }
-        onnx_folder.write(scratch, config)
+        write(scratch, config)
 
 
 def largest_difference(

@@ -6,6 +6,7 @@ pickle, and refuses what is not exactly as it was written.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -43,7 +44,7 @@ _KEYS = {
     "files": dict,
     "info": dict,
 }
-_MOST_JSON = 1 << 24  # bytes of a config.json
+MOST_JSON = 1 << 24  # bytes of a config.json
 _MOST_NUMBER = 10**7  # in one, and entries of a list; no width, vocabulary or length is larger
 # Formats that can carry code, whatever the folder's config.json says about them.
 _UNSAFE = (
@@ -65,15 +66,9 @@ _TOWER_FILES = {
 
 
 def ours(folder: Path, form: str = FORMAT) -> set[str]:
-    """The files of a saved model, for :func:`speechcwcl.files.replace_folder`.
+    """The files of a saved model of that format, for :func:`speechcwcl.files.replace_folder`.
 
-    Args:
-        folder: any folder.
-        form: ``format`` of the config.json that is ours.
-
-    Returns:
-        What config.json lists, and a model card as `speechcwcl pack` left it; empty where the
-        folder is no such model.
+    What config.json lists, and a model card as `speechcwcl pack` left it; none in other folders.
     """
     try:
         config = read_json(folder / "config.json", dict)
@@ -116,19 +111,33 @@ def write(
         write_json(folder / PROTOCOLS, protocols)
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    config = {**config, "model_type": MODEL_TYPE}
+    if card is not None:
+        digest = hashlib.sha256(card.encode("utf-8")).hexdigest()
+        config["info"] = {**config["info"], "card": digest}
+    write_config(folder, config, FORMAT, VERSION)
+    if card is not None:
+        (folder / CARD).write_text(card, encoding="utf-8", newline="\n")
+
+
+def write_config(folder: Path, config: dict[str, Any], form: str, version: int) -> None:
+    """Write config.json with the size and hash of every file that is in the folder.
+
+    Args:
+        folder: holds them already.
+        config: every key of the format but ``format, version, speechcwcl, files``.
+        form: name of the format.
+        version: of the format.
+    """
     listed = {
         path.relative_to(folder).as_posix(): {
             "bytes": path.stat().st_size,
             "sha256": sha256_file(path),
         }
-        for path in paths
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
     }
-    head = {"format": FORMAT, "version": VERSION, "speechcwcl": __version__, "files": listed}
-    head["model_type"] = MODEL_TYPE
-    if card is not None:
-        (folder / CARD).write_text(card, encoding="utf-8", newline="\n")
-        config = {**config, "info": {**config["info"], "card": sha256_file(folder / CARD)}}
+    head = {"format": form, "version": version, "speechcwcl": __version__, "files": listed}
     write_json(folder / "config.json", {**config, **head})
 
 
@@ -143,6 +152,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
             truncated, changed, a link or able to carry code; a number that no model has.
     """
     config = read_config(folder)
+    refuse_links(folder)
     _refuse_unsafe(folder, config["files"])
     check_files(folder, config["files"])
     shapes = _shapes(folder / WEIGHTS)
@@ -152,7 +162,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
         texts = [_shapes(folder / n) for n in config["files"] if n.endswith(".safetensors")]
         for tower, count in (("speech", len(shapes)), ("text", sum(map(len, texts)))):
             path = folder / tower / "config.json"
-            _refuse_huge(path, read_json(path, dict, limit=_MOST_JSON), count)
+            _refuse_huge(path, read_json(path, dict, limit=MOST_JSON), count)
     return config, shapes
 
 
@@ -217,7 +227,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{folder}: not a saved aligner: it has no config.json")
-    config = read_json(path, limit=_MOST_JSON)
+    config = read_json(path, limit=MOST_JSON)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise UserError(f"{path}: not a saved aligner (format {FORMAT})")
     check_keys(path, config, VERSION, _KEYS, WEIGHTS)
@@ -227,14 +237,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 def check_keys(
     path: Path, config: dict[str, Any], latest: int, keys: dict[str, Any], needed: str
 ) -> None:
-    """Check a config.json that is known to be of our format.
+    """Check version, keys and their types, and that ``needed`` is among the files.
 
-    Args:
-        path: of the config.json.
-        config: what it holds.
-        latest: the newest version of the format that can be read.
-        keys: every key with its type; ``model_type`` may be there too (older folders have none).
-        needed: a file that must be among ``files``.
+    ``model_type`` may be there too (older folders have none).
     """
     version = config.get("version")
     if not isinstance(version, int) or version > latest:
@@ -254,8 +259,6 @@ def check_keys(
 def _refuse_unsafe(folder: Path, listed: dict[str, Any]) -> None:
     for path in sorted(folder.rglob("*")):
         name = PurePosixPath(path.relative_to(folder).as_posix())
-        if path.is_symlink() and not _is_blob(path, folder):
-            raise UserError(f"{path}: a link, and an aligner needs none; copy the folder: cp -rL")
         if path.suffix.lower() in _UNSAFE:
             raise UserError(
                 f"{path}: such a file can run code when opened, and an aligner needs none; refused"
@@ -271,10 +274,15 @@ def _refuse_unsafe(folder: Path, listed: dict[str, Any]) -> None:
             raise UserError(f"{path}: no file of a saved aligner; refused: remove it")
 
 
-def _is_blob(path: Path, folder: Path) -> bool:
-    """Whether a link is one of the hub's cache, which keeps a snapshot as links to its blobs."""
-    blobs = folder.resolve().parents[1] / "blobs"
-    return folder.resolve().parent.name == "snapshots" and path.resolve().parent == blobs
+def refuse_links(folder: Path) -> None:
+    """Raise for a link in a model folder, but for those of the hub's cache to its blobs."""
+    place = folder.resolve()
+    for path in sorted(folder.rglob("*")):
+        if not path.is_symlink():
+            continue
+        blobs = place.parents[1] / "blobs"
+        if place.parent.name != "snapshots" or path.resolve().parent != blobs:
+            raise UserError(f"{path}: a link, and a model needs none; copy the folder: cp -rL")
 
 
 def _refuse_disguise(path: Path) -> None:

@@ -172,13 +172,13 @@ def test_truncated_and_changed_graphs(folder):
 
 
 def test_a_graph_that_is_none(folder):
-    from speechcwcl.export import onnx_folder
+    from speechcwcl.export import onnx_model
 
     def replace(content):
         (folder / "config.json").unlink(missing_ok=True)
         (folder / "model.onnx").write_bytes(content)
         head = ("format", "version", "speechcwcl", "files")
-        onnx_folder.write(folder, {k: v for k, v in config.items() if k not in head})
+        onnx_model.write(folder, {k: v for k, v in config.items() if k not in head})
 
     config = json.loads((folder / "config.json").read_text())
     replace(b"nonsense")
