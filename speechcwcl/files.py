@@ -12,7 +12,6 @@ import errno
 import fcntl
 import hashlib
 import json
-import math
 import os
 import secrets
 import shutil
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from speechcwcl.errors import UserError
+from speechcwcl.jsons import of_kind, parse_json
 
 _BLOCK = 1 << 20
 _SUFFIX = ".cwcl-tmp"  # of everything unfinished: .NAME.XXXXXXXX.cwcl-tmp
@@ -317,64 +317,7 @@ def read_json(path: str | Path, kind: Any = None, *, limit: int = 1 << 28) -> An
     """
     text = read_text(path, limit=limit)
     value = parse_json(text, str(path))
-    return value if kind is None else _of_kind(path, value, text, kind)
-
-
-def parse_json(text: str | bytes, where: str, *, line: bool = True) -> Any:
-    """A JSON value that anybody may have written.
-
-    Args:
-        text: JSON, as text or in UTF-8.
-        where: begins the message: a file; or a file and a line, with
-        line: false.
-
-    Raises:
-        UserError: as :func:`read_json`.
-    """
-    try:
-        if isinstance(text, bytes):
-            text = text.decode("utf-8")
-        value = json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
-        if "\\ud" in text or "\\uD" in text:
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except json.JSONDecodeError as error:
-        at = f"{where}:{error.lineno}" if line else where
-        raise UserError(f"{at}: not valid JSON: {error.msg}") from error
-    except UnicodeEncodeError as error:
-        raise UserError(f"{where}: not valid JSON: half a character (a lone \\ud...)") from error
-    except ValueError as error:
-        raise UserError(f"{where}: not valid JSON: {error}") from error
-    except RecursionError as error:
-        raise UserError(f"{where}: not valid JSON: nested too deeply") from error
-    return value
-
-
-def _of_kind(path: str | Path, value: Any, text: str, kind: Any) -> Any:
-    if kind in (dict, list, str):
-        if not isinstance(value, kind):
-            raise UserError(f"{path}: holds a {type(value).__name__}, not a {kind.__name__}")
-        return value
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        return TypeAdapter(kind).validate_json(text, strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}: {where + ': ' if where else ''}{first['msg']}") from error
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > 20 or abs(int(digits)) >= 1 << 64:
-        raise ValueError(f"an integer of {len(digits)} digits")
-    return int(digits)
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text[:20]} is no number")
-    return value
+    return value if kind is None else of_kind(path, value, text, kind)
 
 
 def read_text(path: str | Path, *, limit: int = 1 << 28) -> str:

@@ -40,7 +40,8 @@ from speechcwcl.data.rows import (
 )
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest
-from speechcwcl.files import parse_json, read_json
+from speechcwcl.files import read_json
+from speechcwcl.jsons import parse_json
 
 GUESSES = {
     "audio": ("audio", "speech", "audio_filepath", "audio_path", "wav", "path", "file", "filename",

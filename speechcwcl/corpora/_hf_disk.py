@@ -33,7 +33,8 @@ from speechcwcl.data.rows import (
     suffix_of,
 )
 from speechcwcl.errors import UserError
-from speechcwcl.files import parse_json, read_json, replace_folder, sha256_json, write_json
+from speechcwcl.files import read_json, replace_folder, sha256_json, write_json
+from speechcwcl.jsons import parse_json
 
 DONE = ".completed"
 STATE = ".source.json"

@@ -14,7 +14,8 @@ from speechcwcl.data.problems import Problems
 from speechcwcl.data.rows import read_lines
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
-from speechcwcl.files import parse_json, read_json, write_json
+from speechcwcl.files import read_json, write_json
+from speechcwcl.jsons import parse_json
 
 _COMMIT = "8eb16545762be97ace75334109d73824217311f1"
 _TEXT = f"https://raw.githubusercontent.com/pswietojanski/slurp/{_COMMIT}/dataset/slurp/"

@@ -23,7 +23,8 @@ import numpy as np
 from speechcwcl.data.audio import END_TOLERANCE
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest
-from speechcwcl.files import atomic_write, parse_json, sha256_file
+from speechcwcl.files import atomic_write, sha256_file
+from speechcwcl.jsons import parse_json
 
 _LONGEST = 1e9  # seconds
 _KEYS = ("id", "audio", "start", "end", "duration", "text", "speaker", "labels")

@@ -31,7 +31,7 @@ from speechcwcl.data.audio import check_samples
 from speechcwcl.data.audio.recordings import AUDIO_SUFFIXES
 from speechcwcl.data.problems import Problems
 from speechcwcl.errors import UserError, closest, require
-from speechcwcl.files import parse_json
+from speechcwcl.jsons import parse_json
 
 LONGEST_LINE = 1 << 24
 """Characters that a line may have."""

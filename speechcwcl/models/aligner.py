@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from speechcwcl.errors import UserError
@@ -296,5 +297,6 @@ class Aligner(nn.Module):
                 raise
             what = "" if isinstance(e, UserError) else "not as expected: "
             raise UserError(f"{path / 'config.json'}: {what}{why}") from e
-        model.load_state_dict(checkpoint.load_weights(path), strict=False)  # checked by name above
+        state = load_file(path / checkpoint.WEIGHTS)
+        model.load_state_dict(state, strict=False)  # checked name by name just above
         return model.to(device).eval()

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from speechcwcl import __version__
 from speechcwcl.errors import UserError, closest
@@ -164,11 +164,6 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
             path = folder / tower / "config.json"
             _refuse_huge(path, read_json(path, dict, limit=MOST_JSON), count)
     return config, shapes
-
-
-def load_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a folder that :func:`read` found sound."""
-    return load_file(folder / WEIGHTS)
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -37,7 +37,7 @@ ALLOWED = {
     "losses": set(),
     "data": set(),
 }
-EVERYBODYS = {"assets", "errors", "files", "stages", "yamls"}
+EVERYBODYS = {"assets", "errors", "files", "jsons", "stages", "yamls"}
 
 
 def tracked(pattern):
