@@ -2,7 +2,8 @@
 
 A folder ``data/<set>/`` holds ``wav.scp`` (``id path``), ``text`` (``id words``), ``utt2spk``
 (``id speaker``; without it each utterance is its own speaker), perhaps ``segments``
-(``id recording start end``, seconds; an end of -1 is the end of the recording), perhaps label files
+(``id recording start end``, seconds; an end of -1 is the end of the recording, and one that lies
+half a second behind it at most is cut to it, as in Kaldi, and counted), perhaps label files
 (``utt2label`` is the field ``label``, ``utt2scenario`` the field ``scenario``), perhaps ``utt2dur``
 (seconds; spares looking into the audio), and ``corpus.json``. ``text`` may be absent where there is
 a label file. The files may be in any order; relative audio paths start at the current directory, as

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from speechcwcl.cli.main import main
 from speechcwcl.data import compiling
 from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.data.kaldi import Utterance, write_datadir
@@ -239,9 +240,11 @@ def test_allowed_commands_run_once_without_a_shell_and_become_files(tmp_path):
     soundfile.write(tmp_path / "t w o.wav", np.full(8000, 0.25, np.float32), 8000)
     folder = piped(tmp_path, f"cat '{tmp_path}/t w o.wav' | cat")
     out = tmp_path / "m.jsonl"
-    with pytest.raises(UserError, match=r"wav.scp:1: 'a' is a command"):
+    with pytest.raises(UserError, match=r"wav.scp:1: 'a' is a command.*`format` .*--allow_pipe"):
         compile_manifest(folder, out, progress=False)
-    compile_manifest(folder, out, nj=2, allow_pipe=True, progress=False)
+    assert main(["check", str(folder)]) == main(["format", str(folder), str(out)]) == 2
+    assert main(["check", str(folder), "--allow_pipe"]) == 0
+    assert main(["format", str(folder), str(out), "--allow_pipe", "--nj", "2"]) == 0
     (utterance,) = Manifest(out)
     assert utterance.duration == 1.0 and utterance.audio.endswith(".flac")
     assert utterance.load()[4000:12000].mean() == pytest.approx(0.25, abs=1e-3)
