@@ -154,7 +154,7 @@ class Corpus(ABC):
 
     @abstractmethod
     def fake(self, target: Path, seed: int = 0) -> Path:
-        """Write a few synthetic utterances in the corpus' true layout; return what ``prepare`` takes."""
+        """Write a few synthetic clips in the corpus' true layout; return what ``prepare`` takes."""
 
     def check_splits(self, splits: Iterable[str] | None) -> list[str]:
         """The given splits, or all; a :class:`UserError` for an unknown one."""
