@@ -152,6 +152,8 @@ def _quantise(exact: Path, target: Path, external: bool) -> None:
             target,
             op_types_to_quantize=["MatMul", "Gemm"],
             per_channel=True,
+            # Seven bits: on processors without VNNI, sums of products of eight overflow.
+            reduce_range=True,
             weight_type=QuantType.QInt8,
             use_external_data_format=external,
         )
