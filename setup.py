@@ -76,6 +76,7 @@ setup(
     package_data={
         "speechcwcl": [
             "py.typed",
+            "assets/*/*",
             "**/*.yaml",
             "**/*.html",
             "**/assets/*.md",

@@ -30,12 +30,13 @@ __all__ = ["classify", "load", "register", "train"]
 
 
 def load(
-    model: str | os.PathLike, *, device: str | None = "cpu", onnx: bool = False
+    model: str | os.PathLike = "en-tiny", *, device: str | None = "cpu", onnx: bool = False
 ) -> Aligner | Any:
     """Open a trained model.
 
     Args:
-        model: a folder (``EXPDIR/model``, a packed or an exported one), or a hub id.
+        model: a folder (``EXPDIR/model``, a packed or an exported one), a hub id, or
+            ``en-tiny``, which comes with the package.
         device: ``cpu``, ``cuda:0``, ...; ``None``: a GPU when there is one.
         onnx: it is a folder of ``speechcwcl export``; onnxruntime runs it, with the same methods.
 

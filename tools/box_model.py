@@ -12,6 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from safetensors.torch import load_file
+
 from speechcwcl.assets import boxed_models
 from speechcwcl.errors import UserError, require
 from speechcwcl.files import replace_folder
@@ -21,17 +23,27 @@ MOST_BYTES = 12_000_000
 ASSETS = Path(__file__).resolve().parents[1] / "speechcwcl/assets"
 
 
-def box(model: Path, card: Path, target: Path) -> int:
+def box(model: Path, card: Path, target: Path, windows: list[float], longer_than: float) -> int:
     """Write the folder; its weights' size in bytes.
+
+    Args:
+        model: the folder of a trained model.
+        card: the model card.
+        target: the folder to write.
+        windows: seconds of the windows over long recordings; none: they are looked at as a whole.
+        longer_than: seconds above which a recording is long.
 
     Raises:
         UserError: no model, or one of more than :data:`MOST_BYTES`.
     """
-    config, state = checkpoint.read(model)
+    config, _ = checkpoint.read(model)
+    state = load_file(model / checkpoint.WEIGHTS)
     require(not config["towers"], f"{model}: has its towers inside; box one without them")
     halves = {name: tensor.half() for name, tensor in state.items()}
     size = sum(2 * tensor.numel() for tensor in halves.values())
     require(size <= MOST_BYTES, f"{model}: {size} bytes in float16, more than {MOST_BYTES}")
+    if windows:
+        config["windows"] = {"seconds": windows, "longer_than": longer_than}
     with replace_folder(target, checkpoint.ours) as scratch:
         checkpoint.write(scratch, config, halves, card=card.read_text(encoding="utf-8"))
     return size
@@ -45,9 +57,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, required=True, help="EXPDIR/model")
     parser.add_argument("--card", type=Path, required=True, help="the model card")
     parser.add_argument("--name", default="en-tiny", help="its name (default: %(default)s)")
+    parser.add_argument("--windows", type=float, nargs="*", default=[], help="seconds each")
+    parser.add_argument("--longer_than", type=float, default=5.0, help="seconds of a long clip")
     args = parser.parse_args(argv)
     try:
-        size = box(args.model, args.card, ASSETS / args.name)
+        target = ASSETS / args.name
+        size = box(args.model, args.card, target, args.windows, args.longer_than)
         print(f"{boxed_models()[args.name]}: {size / 1e6:.1f} MB")
         return 0
     except UserError as error:

@@ -48,7 +48,7 @@ def answers(name: str, clips: list[Any], encode_text: EncodeText) -> Callable[..
         asked = dict(questions(clips))
         texts = {row: encode_text(phrases) for row, phrases in asked.items()}
         return lambda rows, where: np.array(
-            [int(np.argmax(texts[w] @ row)) == 0 for row, w in zip(rows, where, strict=True)]
+            [_best(texts[w], row) == 0 for row, w in zip(rows, where, strict=True)]
         )
     if PROTOCOLS[name]:
         protocol = load_protocol(PROTOCOLS[name])
@@ -60,6 +60,11 @@ def answers(name: str, clips: list[Any], encode_text: EncodeText) -> Callable[..
         wanted = np.array([unique.index(clip.text) for clip in clips])
         classes = encode_text(unique)
     return lambda rows, where: np.argmax(rows @ classes.T, axis=1) == wanted[where]
+
+
+def _best(texts: np.ndarray, row: np.ndarray) -> int:
+    """The nearest text to (dim,) or, of (parts, dim), to the best part."""
+    return int(np.argmax((np.atleast_2d(row) @ texts.T).max(axis=0)))
 
 
 def positions(name: str, clips: list[Any], limit: int | None) -> np.ndarray:
@@ -75,14 +80,23 @@ def cell(right: np.ndarray) -> str:
 
 
 def score_set(
-    name: str, model: Aligner, cascade: Cascade | None, args: argparse.Namespace, known: dict
+    name: str,
+    model: Aligner,
+    cascade: Cascade | None,
+    args: argparse.Namespace,
+    known: dict,
+    done: dict[str, np.ndarray],
 ) -> dict[str, Any]:
-    """All figures of one set."""
+    """All figures of one set; ``done`` keeps embeddings for sets that share clips."""
     clips = list(Manifest(args.dump / name / "manifest.jsonl"))
-    where, few = positions(name, clips, None), positions(name, clips, args.limit)
+    where, few = positions(name, clips, args.most), positions(name, clips, args.limit)
     right = answers(name, clips, model.encode_text)
-    speech = model.encode_speech([clips[i].load() for i in where])
-    found = right(speech, where)
+    long = name.endswith("_long") and model.windows
+    new = [i for i in where if clips[i].id not in done]
+    wavs = [clips[i].load() for i in new]
+    rows = model.encode_parts(wavs) if long else list(model.encode_speech(wavs))
+    done |= {clips[i].id: row for i, row in zip(new, rows, strict=True)} if not long else {}
+    found = right(rows if long else np.stack([done[clips[i].id] for i in where]), where)
     row: dict[str, Any] = {"set": name, "n": len(where), "ours": cell(found)}
     row["same"] = f"{100 * found[: len(few)].mean():.1f}"
     if all(clips[i].text for i in where):
@@ -119,17 +133,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="figures and transcripts go here")
     parser.add_argument("--sets", nargs="*", default=SETS, choices=list(PROTOCOLS))
     parser.add_argument("--limit", type=int, default=100, help="clips a set for the cascade")
+    parser.add_argument("--most", type=int, help="clips a set for the model; default: all")
     parser.add_argument("--no_cascade", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     path, rows = args.out / "transcripts.json", []
+    done: dict[str, np.ndarray] = {}
     try:
         known = read_json(path) if path.exists() else {}
         model = Aligner.from_pretrained(args.model)
         cascade = None if args.no_cascade else Cascade()
         for name in args.sets:
-            rows.append(score_set(name, model, cascade, args, known))
+            rows.append(score_set(name, model, cascade, args, known, done))
             write_json(path, known)
             print(rows[-1], flush=True)
         with atomic_write(args.out / "table.md") as stream:

@@ -30,11 +30,12 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 import speechcwcl
+from speechcwcl.assets import DEFAULT_MODEL
 from speechcwcl.data.audio import SAMPLE_RATE
 from speechcwcl.data.audio.recordings import Reader, find_recordings
 from speechcwcl.errors import UserError, require
 from speechcwcl.models.weights.sources import locate
-from speechcwcl.zeroshot.classifier import UNKNOWN, rank, split_labels
+from speechcwcl.zeroshot.classifier import UNKNOWN, rank, speech_of, split_labels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +49,10 @@ _BACKWARDS = (300, 1800.0)  # recordings, and seconds of them, that are played b
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("audio", nargs="*", help="files, folders, or - for paths on stdin")
     parser.add_argument(
-        "--model", required=True, help="a model folder (EXPDIR/model or a packed one), or a hub id"
+        "--model",
+        default=DEFAULT_MODEL,
+        help="a model folder (EXPDIR/model or a packed one), or a hub id; left out: %(default)s, "
+        "which comes with the package",
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda:0, ...")
     parser.add_argument(
@@ -243,7 +247,7 @@ def _answers(
     with _bar(known, "classify") as bar:
         for found, wavs in reader.chunks(paths):
             ranked = rank(
-                model.encode_speech(wavs),
+                speech_of(model, wavs, threshold),
                 rows,
                 names,
                 model.logit_scale,

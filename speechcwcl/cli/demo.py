@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 
+from speechcwcl.assets import DEFAULT_MODEL
 from speechcwcl.errors import require
 
 
@@ -21,9 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         action="append",
-        required=True,
         metavar="FOLDER",
-        help="a model folder or hub id; give it twice to compare two models",
+        help="a model folder or hub id; give it twice to compare two models; left out: "
+        f"{DEFAULT_MODEL}, which comes with the package",
     )
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
     parser.add_argument("--port", type=int, default=7860, help="port of the page")
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         page = import_page(folder)
         from speechcwcl.apps.demo.answer import open_judges  # late: torch, after the quick checks
 
-        judges = open_judges(args.model, args.device)
+        judges = open_judges(args.model or [DEFAULT_MODEL], args.device)
         for judge in judges:
             judge.warm_up()
         serve(

@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from speechcwcl.assets import DEFAULT_MODEL
 from speechcwcl.errors import UserError
 from speechcwcl.files import refuse_foreign
 
@@ -27,7 +28,11 @@ EXACT, COSINE = 1e-4, 0.9
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's options to ``parser``."""
-    parser.add_argument("--model", required=True, help="a model folder, or a hub id")
+    parser.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        help="a model folder, or a hub id (default: %(default)s)",
+    )
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
     parser.add_argument("--int8", action="store_true", help="8-bit weights in matrix products")
     parser.add_argument(

@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from speechcwcl.assets import DEFAULT_MODEL
 from speechcwcl.data.audio import audio_blocks, audio_info
 from speechcwcl.errors import UserError, require
 from speechcwcl.files import read_text
@@ -36,7 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "audio", nargs="?", help="a file of any length; - : raw 16-bit mono samples at 16 kHz on "
         "the standard input; left out: the microphone",
     )  # fmt: skip
-    parser.add_argument("--model", required=True, help="a model folder or hub id")
+    parser.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        help="a model folder or hub id (default: %(default)s)",
+    )
     parser.add_argument("--labels", help="what to listen for, separated by semicolons")
     parser.add_argument("--labels_file", type=Path, help="a file of labels, one a line")
     parser.add_argument(

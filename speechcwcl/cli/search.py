@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from speechcwcl.assets import DEFAULT_MODEL
 from speechcwcl.errors import require, summarise
 from speechcwcl.files import read_text
 
@@ -43,7 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build = action("build", "make an index of a folder, or bring it up to date")
     build.add_argument("folder", type=Path, help="folder of recordings, searched at any depth")
     build.add_argument("--index", type=Path, required=True, help="folder of the index")
-    build.add_argument("--model", required=True, help="a model folder or hub id")
+    build.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        help="a model folder or hub id (default: %(default)s)",
+    )
     build.add_argument(
         "--window",
         type=float,

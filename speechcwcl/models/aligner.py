@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from speechcwcl.errors import UserError
 from speechcwcl.files import replace_folder, sha256_json
 from speechcwcl.models import checkpoint
-from speechcwcl.models.audio_input import Audio, embed_all
+from speechcwcl.models.audio_input import Audio, embed_all, load_batch, samples
 from speechcwcl.models.device import check_device
 from speechcwcl.models.encoders.families import tensor_hash
 from speechcwcl.models.encoders.speech import SpeechEncoder
@@ -46,6 +46,10 @@ class Aligner(nn.Module):
         projection: ``"linear"``, ``"mlp"``, or options of
             :class:`~speechcwcl.models.head.Projection`.
         logit_scale: initial 1 / temperature, learnable as its logarithm.
+
+    Attributes:
+        windows: how :meth:`encode_parts` looks at long recordings, ``{"seconds": [0.8, 1.6],
+            "longer_than": 5.0}``; None: as a whole.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class Aligner(nn.Module):
         # Zero: the text space as it is.
         self.text_mean: Tensor
         self.register_buffer("text_mean", torch.zeros(self.dim))
+        self.windows: dict[str, Any] | None = None
 
     @classmethod
     def build(
@@ -198,6 +203,44 @@ class Aligner(nn.Module):
             self.train(training)
 
     @torch.no_grad()
+    def encode_parts(self, audio: Sequence[Audio], *, sample_rate: int = 16000) -> list[np.ndarray]:
+        """Embed recordings, those longer than :attr:`windows` says in overlapping windows.
+
+        The encoder hears each recording once and whole; the windows are over its frames. They find
+        what is said somewhere in a long sentence, which its embedding as a whole hardly tells.
+
+        Args:
+            audio: see :meth:`encode_speech`.
+            sample_rate: of the arrays, in Hz.
+
+        Returns:
+            Of each recording (parts, dim) float32 unit norm; one part of a short one.
+        """
+        audio = list(audio)
+        most = 16000 * self.windows["longer_than"] if self.windows else math.inf
+        sizes = [samples(item, index, sample_rate) for index, item in enumerate(audio)]
+        short = [index for index, size in enumerate(sizes) if size <= most]
+        rows = self.encode_speech([audio[i] for i in short], sample_rate=sample_rate)
+        parts = dict(zip(short, rows[:, None], strict=True))
+        for index, item in enumerate(audio):
+            if index not in parts:
+                wav, lengths = load_batch([(index, item)], sample_rate)
+                frames, _ = self.speech_encoder(wav.to(self.device), lengths.to(self.device))
+                parts[index] = self._windowed(frames[0]).cpu().numpy()
+        return [parts[index] for index in range(len(audio))]
+
+    def _windowed(self, frames: Tensor) -> Tensor:
+        """(frames, width) of one recording -> (windows, dim), each window a quarter on."""
+        found = []
+        for seconds in self.windows["seconds"]:
+            size = min(len(frames), max(1, round(seconds * self.speech_encoder.frame_rate)))
+            step = max(1, size // 4)
+            starts = torch.arange(0, len(frames) - size + step, step).clamp(max=len(frames) - size)
+            rows = frames[starts[:, None] + torch.arange(size)]
+            found.append(self.head(rows, torch.full((len(rows),), size, device=frames.device)))
+        return torch.cat(found)
+
+    @torch.no_grad()
     def encode_text(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
         """Embed texts: (texts, dim) float32 unit norm, in the aligned space."""
         return self.text.encode(texts, self.text_mean, batch_size=batch_size)
@@ -261,6 +304,7 @@ class Aligner(nn.Module):
             "towers": with_towers,
             "info": info or {},
             **self._head_options,
+            **({"windows": self.windows} if self.windows else {}),
         }
         with replace_folder(folder, checkpoint.ours) as scratch:
             if with_towers:
@@ -299,4 +343,5 @@ class Aligner(nn.Module):
             raise UserError(f"{path / 'config.json'}: {what}{why}") from e
         state = load_file(path / checkpoint.WEIGHTS)
         model.load_state_dict(state, strict=False)  # checked name by name just above
+        model.windows = config.get("windows")
         return model.to(device).eval()

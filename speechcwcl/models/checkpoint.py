@@ -226,7 +226,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise UserError(f"{path}: not a saved aligner (format {FORMAT})")
     check_keys(path, config, VERSION, _KEYS, WEIGHTS)
+    if "windows" in config and not _windows_are_sound(config["windows"]):
+        raise UserError(f"{path}: 'windows': a list of seconds and longer_than expected")
     return config
+
+
+def _windows_are_sound(windows: Any) -> bool:
+    if not isinstance(windows, dict) or set(windows) != {"seconds", "longer_than"}:
+        return False
+    seconds = windows["seconds"]
+    numbers = [*seconds, windows["longer_than"]] if isinstance(seconds, list) and seconds else [0]
+    return all(isinstance(n, int | float) and not isinstance(n, bool) and n > 0 for n in numbers)
 
 
 def check_keys(
@@ -242,7 +252,7 @@ def check_keys(
             f"{path}: format version {version}, this speechcwcl ({__version__}) reads up to "
             f"{latest}; upgrade: pip install -U speechcwcl"
         )
-    for key in config.keys() - keys.keys() - {"model_type"}:
+    for key in config.keys() - keys.keys() - {"model_type", "windows"}:
         raise UserError(f"{path}: unknown key {key!r}{closest(key, keys)}")
     for key, kind in keys.items():
         if not isinstance(config.get(key), kind) or isinstance(config[key], bool) != (kind is bool):

@@ -102,8 +102,23 @@ def split_labels(labels: Labels) -> tuple[list[str], list[str | Sequence[str]]]:
     return names, texts
 
 
+def speech_of(
+    model: Any, audio: Sequence[Any], threshold: float | None, sample_rate: int = 16000
+) -> np.ndarray | list[np.ndarray]:
+    """Embeddings to rank labels by: in parts where the model has them for long recordings.
+
+    With a threshold every recording is one whole, as those are that a threshold is calibrated on.
+
+    Returns:
+        (recordings, dim), or (parts, dim) of each recording.
+    """
+    if threshold is None and getattr(model, "windows", None):
+        return model.encode_parts(audio, sample_rate=sample_rate)
+    return model.encode_speech(audio, sample_rate=sample_rate)
+
+
 def rank(
-    speech: np.ndarray,
+    speech: np.ndarray | list[np.ndarray],
     rows: np.ndarray,
     names: Sequence[str],
     scale: Any,
@@ -115,7 +130,8 @@ def rank(
     """The labels of each recording, the best first.
 
     Args:
-        speech: (recordings, dim) unit norm.
+        speech: (recordings, dim) unit norm; or of each recording (parts, dim), the best part of
+            which counts for each label.
         rows: (labels, dim) unit norm.
         names: of the labels.
         scale: 1 / temperature of the softmax, a number or a model's ``logit_scale``.
@@ -129,7 +145,9 @@ def rank(
     """
     if top_k is not None and top_k < 1:
         raise UserError(f"top_k: {top_k} is not at least 1")
-    names, cosine = list(names), speech @ rows.T
+    whole = isinstance(speech, np.ndarray)
+    cosine = speech @ rows.T if whole else np.stack([(p @ rows.T).max(axis=0) for p in speech])
+    names = list(names)
     if threshold is not None:
         if unknown.casefold() in {name.casefold() for name in names}:
             raise UserError(
@@ -204,7 +222,7 @@ def classify(
     rows = encode_labels(model, texts, templates)
     if threshold is not None and not isinstance(threshold, int | float):
         threshold = threshold.check(model, names, rows)
-    speech = model.encode_speech(audio, sample_rate=sample_rate)
+    speech = speech_of(model, audio, threshold, sample_rate)
     return rank(
         speech, rows, names, model.logit_scale, top_k=top_k, threshold=threshold, unknown=unknown
     )

@@ -1,0 +1,62 @@
+"""The model in the package: found by name, used when none is named, refused when it is altered."""
+
+import json
+import math
+import shutil
+
+import pytest
+from safetensors import safe_open
+
+from speechcwcl.assets import DEFAULT_MODEL, boxed_models
+from speechcwcl.cli.main import main
+from speechcwcl.errors import UserError
+from speechcwcl.models import checkpoint
+from speechcwcl.models.weights.sources import locate
+
+FOLDER = boxed_models()[DEFAULT_MODEL]
+
+
+def test_it_is_small_whole_and_in_half_precision():
+    config, shapes = checkpoint.read(FOLDER)  # every hash is checked
+    assert not config["towers"] and config["speech"]["source"] == "whisper-tiny.en"
+    with safe_open(FOLDER / checkpoint.WEIGHTS, "pt") as weights:
+        assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"F16"}  # noqa: SIM118
+    assert (FOLDER / checkpoint.WEIGHTS).stat().st_size <= 12_000_000
+    assert sum(math.prod(shape) for shape in shapes.values()) > 1_000_000
+
+
+def test_it_is_found_by_name_and_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
+    assert locate(DEFAULT_MODEL) == FOLDER
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / DEFAULT_MODEL).mkdir()
+    assert locate(DEFAULT_MODEL).resolve() == tmp_path / DEFAULT_MODEL
+
+
+@pytest.mark.parametrize("how", ["truncated", "altered", "config"])
+def test_a_damaged_one_is_refused(tmp_path, how):
+    copy = tmp_path / "en-tiny"
+    shutil.copytree(FOLDER, copy)
+    path = copy / checkpoint.WEIGHTS
+    data = bytearray(path.read_bytes())
+    if how == "truncated":
+        path.write_bytes(data[:-100])
+    elif how == "altered":
+        data[-1] ^= 1
+        path.write_bytes(data)
+    else:
+        config = json.loads((copy / "config.json").read_text())
+        config["files"][checkpoint.WEIGHTS]["sha256"] = "0" * 64
+        (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="truncated or changed|sha256"):
+        checkpoint.read(copy)
+
+
+def test_verbs_use_it_when_no_model_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("SPEECHCWCL_CACHE", str(tmp_path))
+    monkeypatch.setenv("SPEECHCWCL_OFFLINE", "1")
+    clip = tmp_path / "a.wav"
+    from speechcwcl.corpora._layout import write_spoken
+
+    write_spoken(clip, "go", seconds=0.3)
+    assert main(["classify", "--labels", "yes;no", str(clip)]) == 2
+    assert "whisper-tiny.en" in capsys.readouterr().err  # it came as far as the missing towers
