@@ -24,6 +24,7 @@ from speechcwcl.models.encoders.speech import SpeechEncoder
 from speechcwcl.models.head import build_pooling, build_projection
 from speechcwcl.models.text_side import TextEncoder, TextInfo, TextSide, centred, describe_text
 from speechcwcl.models.weights.sources import locate
+from speechcwcl.models.windows import check_windows, windows_over
 from speechcwcl.zeroshot import classifier
 
 MAX_SCALE = 100.0
@@ -231,13 +232,10 @@ class Aligner(nn.Module):
 
     def _windowed(self, frames: Tensor) -> Tensor:
         """(frames, width) of one recording -> (windows, dim), each window a quarter on."""
-        found = []
-        for seconds in self.windows["seconds"]:
-            size = min(len(frames), max(1, round(seconds * self.speech_encoder.frame_rate)))
-            step = max(1, size // 4)
-            starts = torch.arange(0, len(frames) - size + step, step).clamp(max=len(frames) - size)
-            rows = frames[starts[:, None] + torch.arange(size)]
-            found.append(self.head(rows, torch.full((len(rows),), size, device=frames.device)))
+        rate, found = self.speech_encoder.frame_rate, []
+        for rows in windows_over(frames, rate, self.windows["seconds"]):
+            lengths = torch.full((len(rows),), rows.shape[1], device=frames.device)
+            found.append(self.head(rows, lengths))
         return torch.cat(found)
 
     @torch.no_grad()
@@ -343,5 +341,5 @@ class Aligner(nn.Module):
             raise UserError(f"{path / 'config.json'}: {what}{why}") from e
         state = load_file(path / checkpoint.WEIGHTS)
         model.load_state_dict(state, strict=False)  # checked name by name just above
-        model.windows = config.get("windows")
+        model.windows = check_windows(config.get("windows"), path / "config.json")
         return model.to(device).eval()

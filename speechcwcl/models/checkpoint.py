@@ -226,17 +226,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise UserError(f"{path}: not a saved aligner (format {FORMAT})")
     check_keys(path, config, VERSION, _KEYS, WEIGHTS)
-    if "windows" in config and not _windows_are_sound(config["windows"]):
-        raise UserError(f"{path}: 'windows': a list of seconds and longer_than expected")
     return config
-
-
-def _windows_are_sound(windows: Any) -> bool:
-    if not isinstance(windows, dict) or set(windows) != {"seconds", "longer_than"}:
-        return False
-    seconds = windows["seconds"]
-    numbers = [*seconds, windows["longer_than"]] if isinstance(seconds, list) and seconds else [0]
-    return all(isinstance(n, int | float) and not isinstance(n, bool) and n > 0 for n in numbers)
 
 
 def check_keys(
