@@ -43,6 +43,11 @@ def writing(path: str | Path) -> Iterator[None]:
         if not _is_at(error, Path(path)):
             raise  # of what is read meanwhile
         raise UserError(cannot_write(path, error)) from error
+    except UnicodeEncodeError as error:  # Python's half characters, from names that are not UTF-8
+        around = ascii(error.object[max(0, error.start - 30) : error.end + 10])
+        raise UserError(
+            f"{path}: cannot write {around}, which is not UTF-8; rename that file or folder"
+        ) from error
     except Exception as error:
         text = (str(error).strip().splitlines() or [""])[0]
         if isinstance(error, UserError) or not _is_about_writing(error, text):
@@ -59,8 +64,8 @@ def _is_at(error: OSError, path: Path) -> bool:
 
 
 def _is_about_writing(error: Exception, text: str) -> bool:
-    if isinstance(error, ValueError):  # a NUL in the path, a name that is no text
-        return "null byte" in text or isinstance(error, UnicodeEncodeError)
+    if isinstance(error, ValueError):  # a NUL in the path
+        return "null byte" in text
     words = ("writ", "iostream", "unexpected pos", "os error", "no space left")
     known = isinstance(error, RuntimeError) or type(error).__name__ == "SafetensorError"
     return known and any(word in text.lower() for word in words)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -85,6 +86,9 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; return the exit code (0 fine, 2 user error, 130 interrupted)."""
+    for stream in (sys.stdout, sys.stderr):  # a name or a locale without UTF-8 ends no command
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     known = build_parser().parse_args(argv)
     if known.verb not in VERBS:
         print(f"speechcwcl: no verb {known.verb!r}{closest(known.verb, VERBS)}", file=sys.stderr)

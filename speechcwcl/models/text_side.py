@@ -212,6 +212,11 @@ class TextEncoder(nn.Module):
         for index, text in enumerate(texts):
             if not isinstance(text, str) or not text.strip():
                 raise UserError(f"text {index + 1} of {len(texts)} is empty or not text: {text!r}")
+            if not is_unicode(text):
+                raise UserError(
+                    f"text {index + 1} of {len(texts)} is not UTF-8: {text!r}; save or type it as "
+                    "UTF-8 (in a locale that has it, such as LC_ALL=C.UTF-8)"
+                )
         unique = sorted(dict.fromkeys(texts), key=lambda text: (len(text), text))
         rows = np.zeros((len(unique), self.dim), dtype=np.float32)
         starts: Iterable[int] = range(0, len(unique), batch_size)
@@ -359,6 +364,11 @@ class TextSide:
         """
         raw = self.encoder(mean.device).encode(texts, batch_size=batch_size)
         return centred(raw, mean).numpy()
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text has no half characters: what Python makes of bytes that are not UTF-8."""
+    return not any(0xD800 <= ord(char) <= 0xDFFF for char in text)
 
 
 def centred(raw: Tensor | np.ndarray, mean: Tensor) -> Tensor:

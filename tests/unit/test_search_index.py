@@ -306,3 +306,14 @@ def test_a_full_disk_while_saving_keeps_the_old_vectors(tmp_path, root, monkeypa
     assert contents(SearchIndex.open(tmp_path / "ix")) == before
     assert index.update(Toy()).clips == 7
     assert not [path for path in (tmp_path / "ix").glob(".*") if path.name != ".lock"]
+
+
+def test_names_that_are_not_utf8_are_kept(tmp_path, root):
+    name = os.fsencode(root) + b"/caf\xe9.wav"
+    tone(root / "cafe.wav", 1234)
+    os.rename(root / "cafe.wav", name)
+    index = create(tmp_path, root)
+    assert index.update(Toy()).clips == 7
+    hits = SearchIndex.open(tmp_path / "ix").search(np.eye(DIM, dtype=np.float32)[:1], 10)[0]
+    assert os.fsdecode(name) in [hit.path for hit in hits]
+    assert index.update(Toy()).kept == 7

@@ -74,7 +74,7 @@ def _plain_or_mended(path: str) -> soundfile.SoundFile:
         parts = whole_files(mapped)
         if parts is not None:
             return _open_parts(path, parts)
-        return _sound(path, _open_one(path, path, mapped[:4]), mapped)
+        return _sound(path, _open_one(path, os.fsencode(path), mapped[:4]), mapped)
 
 
 def _open_parts(path: str, parts: list[bytes]) -> soundfile.SoundFile:
@@ -105,7 +105,7 @@ class _Bytes(io.BytesIO):
             return -1
 
 
-def _open_one(path: str, source: str | io.BytesIO, head: bytes) -> soundfile.SoundFile:
+def _open_one(path: str, source: bytes | io.BytesIO, head: bytes) -> soundfile.SoundFile:
     try:
         with quiet(head=head):
             stream = soundfile.SoundFile(source)
