@@ -89,6 +89,28 @@ def flac_of_frames(frames: int) -> Maker:
     return holding("frames.flac", data)
 
 
+def flac_with_foreign_header() -> Maker:
+    """What ``flac --keep-foreign-metadata`` makes of a WAV: its header in a metadata block."""
+
+    def data() -> bytes:
+        raw, kept = sound("flac", 300, 600), b"riff" + sound("wav", 300)[:44]
+        block = b"\x02" + len(kept).to_bytes(3, "big") + kept
+        return raw[:42] + block + raw[42:]
+
+    return holding("kept.flac", data)
+
+
+def au_of_bytes(size: int) -> Maker:
+    """An AU of a second whose header promises so many bytes."""
+    return holding("x.au", patched(sound("au", 300, 600), 8, size.to_bytes(4, "big")))
+
+
+def caf_of_bytes(size: int) -> Maker:
+    """A CAF of a second whose header promises so many bytes; all ones are 'unknown'."""
+    raw = sound("caf", 300, 600)
+    return holding("x.caf", patched(raw, raw.index(b"data") + 4, size.to_bytes(8, "big")))
+
+
 def wav_that_says_channels(channels: int) -> Maker:
     """A WAV of one second whose header promises more channels."""
 

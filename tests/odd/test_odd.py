@@ -137,6 +137,38 @@ TABLE: list[tuple[str, files.Maker, Any, Any]] = [
         heard,
         Refused("several recordings in one file, at 16000 and 8000 Hz; take them apart"),
     ),
+    *[
+        (
+            f"{first} and {second} in one file",
+            files.joined(first, second),
+            read,
+            Refused("several recordings of different kinds in one file; take them apart"),
+        )
+        for first, second in [("wav", "mp3"), ("mp3", "wav"), ("flac", "ogg"), ("ogg", "wav")]
+        for read in (heard, seconds)
+    ],
+    (
+        "flac that keeps the header of its wav",
+        files.flac_with_foreign_header(),
+        heard,
+        [300, 600],
+    ),
+    (
+        "a cut wav, then a whole one",
+        files.holding(
+            "x.wav", lambda: files.sound("wav", 300, 600)[:-100] + files.sound("wav", 900)
+        ),
+        heard,
+        [300, 600, 900],
+    ),
+    (
+        "a whole wav, then a cut one",
+        files.holding(
+            "x.wav", lambda: files.sound("wav", 300, 600) + files.sound("wav", 900, 1200)[:9000]
+        ),
+        heard,
+        Refused("truncated: 32000 bytes of samples announced, 8956 there"),
+    ),
     ("wav, rubbish", files.holding("x.wav", files.sound("wav", 300) + b"\0" * 999), heard, [300]),
     # tags in front
     *[
@@ -158,6 +190,10 @@ TABLE: list[tuple[str, files.Maker, Any, Any]] = [
         (f"unfinished {kind}", files.unfinished(kind), heard, [300, 600])
         for kind in ("aiff", "au", "w64", "rf64")
     ],
+    ("au of 2 GiB", files.au_of_bytes(2**31), heard, [300, 600]),
+    ("caf of unknown length", files.caf_of_bytes(2**64 - 1), heard, [300, 600]),
+    ("caf of no length", files.caf_of_bytes(0), heard_in_blocks, [300, 600]),
+    ("caf of 2^62 bytes", files.caf_of_bytes(2**62), heard, Refused("malformed")),
     ("a wav that is empty", files.empty_wav_with_a_chunk(), heard, Refused("no samples in it")),
     ("flac of unknown length", files.flac_of_frames(0), heard, [300, 600]),
     ("flac of unknown length, probed", files.flac_of_frames(0), seconds, 1.0),
@@ -175,6 +211,17 @@ TABLE: list[tuple[str, files.Maker, Any, Any]] = [
         Refused("recording 1: samples up to .* divide 16-bit numbers by 32768"),
     ),
     # what is no audio file
+    *[
+        (f"{name} called wav", files.holding("x.wav", head + b" " * 900), heard, Refused(line))
+        for name, head, line in [
+            ("m4a", b"\0\0\0\x20ftypM4A ", "convert it: ffmpeg -i .*x.wav out.wav"),
+            ("webm", b"\x1aE\xdf\xa3", "convert it: ffmpeg -i"),
+            ("a web page", b"<html>", "a web page; fetch the file again"),
+            ("a pointer", b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+            ("gz", b"\x1f\x8b\x08", "a packed file; unpack it"),
+            ("rubbish", b"rubbish", "not audio that can be read: "),
+        ]
+    ],
     ("shorten .sph", files.shorten_sph(), heard, Refused("sph2pipe -f wav .*x.sph out.wav")),
     ("a place in an ark", lambda d: d / "wav.ark:5", heard, Refused("Kaldi archive, and arks are")),
     ("NUL in a path", lambda d: str(d) + "/a\0.wav", heard, Refused("NUL byte in a path")),

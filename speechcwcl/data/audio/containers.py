@@ -12,11 +12,15 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from speechcwcl.data.audio.mp3 import Buffer, behind_tags, mp3_parts
+from speechcwcl.errors import UserError
 
 # From here on a length is a placeholder of a writer that could not go back (sox, ffmpeg pipes).
 PLACEHOLDER_BYTES = 0x7FFF0000
 _W64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
+_CAF_UNKNOWN = (1 << 64) - 1
+# Bytes that may be missing at the end of a file before another one follows it.
+_CUT = 4096
 # How a whole file of each kind begins; long enough not to be met within audio.
 _BEGINNINGS = {
     kind: re.compile(pattern, re.DOTALL)
@@ -43,12 +47,18 @@ def whole_files(data: Buffer) -> list[bytes] | None:
     """The whole files in ``data``, one after the other; None where it is one as its header says.
 
     Bytes behind a file that begin no other (tags, padding) are left to the decoder.
+
+    Raises:
+        UserError: a file of another kind lies behind the first one.
     """
     start = behind_tags(data)
     kind = bytes(data[start : start + 4])
     if kind not in _BEGINNINGS:
         parts = mp3_parts(data, start)
+        if parts:
+            _refuse_other_kinds(data, start, kind)
         return [data[part.start : part.end] for part in parts] if len(parts) > 1 else None
+    _refuse_other_kinds(data, start, kind)
     starts = [start, *_further(data, start, kind)]
     changes = [list(_mended(data, a, b)) for a, b in pairwise([*starts, len(data)])]
     if starts == [0] and not changes[0]:
@@ -64,18 +74,40 @@ def whole_files(data: Buffer) -> list[bytes] | None:
 
 def _further(data: Buffer, start: int, kind: bytes) -> Iterator[int]:
     """Where further files begin behind the one at ``start``."""
-    at = start + 4
-    if kind == b"RIFF":  # says where it ends, so that as a rule nothing needs to be searched
-        said = int.from_bytes(data[start + 4 : start + 8], "little")
-        at = start + 8 + said if 36 < said < PLACEHOLDER_BYTES else at
     last = -1  # the end of a page that begins a stream: the next one is of the same file
-    for found in _BEGINNINGS[kind].finditer(data, at):
+    for found in _BEGINNINGS[kind].finditer(data, _search_from(data, start, kind)):
         here = found.start()
         if kind == b"OggS":
             before, last = last, _page_end(data, here)
             if here in (before, _page_end(data, start)):
                 continue
         yield here
+
+
+def _search_from(data: Buffer, start: int, kind: bytes) -> int:
+    """From where on another file may begin behind the one at ``start``."""
+    at = start + 4
+    if kind == b"RIFF":  # says where it ends, so that as a rule nothing needs to be searched
+        said = int.from_bytes(data[start + 4 : start + 8], "little")
+        return max(start + 12, start + 8 + said - _CUT) if 36 < said < PLACEHOLDER_BYTES else at
+    if kind == b"fLaC":  # may keep the header of the WAV that it was made of
+        while len(head := data[at : at + 4]) == 4:
+            at += 4 + int.from_bytes(head[1:], "big")
+            if head[0] & 0x80:
+                break
+    return at
+
+
+def _refuse_other_kinds(data: Buffer, start: int, kind: bytes) -> None:
+    """Decoders would stop in silence where a file of another kind begins."""
+    at = _search_from(data, start, kind)
+    own = _BEGINNINGS.get(kind)
+    others = [pattern for pattern in _BEGINNINGS.values() if pattern != own]
+    behind = at + _CUT
+    if any(pattern.search(data, at) for pattern in others) or (
+        kind == b"RIFF" and behind < len(data) and mp3_parts(data, behind_tags(data, behind))
+    ):
+        raise UserError("several recordings of different kinds in one file; take them apart")
 
 
 def _page_end(data: Buffer, at: int) -> int:
@@ -107,7 +139,11 @@ def _mended(data: Buffer, start: int, end: int) -> Iterator[tuple[int, bytes]]:
             yield at - 4, struct.pack(">I", min(end - at, 0xFFFFFFFF))
             yield start + 4, struct.pack(">I", min(end - start - 8, 0xFFFFFFFF))
             yield head + 2, struct.pack(">I", min(frames, 0xFFFFFFFF))
-    elif kind == b".snd" and not any(data[start + 8 : start + 12]):
+    elif kind == b"caff":
+        at, size = _caf_samples(data, start + 8, end)
+        if at and size in (0, _CAF_UNKNOWN) and end - at > 4:
+            yield at - 8, struct.pack(">Q", end - at)
+    elif kind == b".snd" and not 0 < _au_bytes(data, start) < PLACEHOLDER_BYTES:
         yield start + 8, b"\xff" * 4
     elif kind == b"riff":
         at = data.find(_W64_DATA, start, start + 65536)
@@ -124,6 +160,20 @@ def _chunk(data: Buffer, at: int, end: int, name: bytes, order: str) -> tuple[in
             return at + 8, size
         at += 8 + size + size % 2
     return 0, 0
+
+
+def _caf_samples(data: Buffer, at: int, end: int) -> tuple[int, int]:
+    """As :func:`_chunk` for the samples of a CAF, whose sizes have eight bytes."""
+    while at + 12 <= end:
+        size = int.from_bytes(data[at + 4 : at + 12], "big")
+        if data[at : at + 4] == b"data":
+            return at + 12, size
+        at += 12 + size
+    return 0, 0
+
+
+def _au_bytes(data: Buffer, start: int) -> int:
+    return int.from_bytes(data[start + 8 : start + 12], "big")
 
 
 def _only_chunks(data: Buffer, at: int, end: int) -> bool:

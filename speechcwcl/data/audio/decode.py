@@ -5,7 +5,6 @@ A path is a file, or a member of a tar shard (see :mod:`speechcwcl.data.audio.me
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from speechcwcl.data.audio.containers import PLACEHOLDER_BYTES
 from speechcwcl.data.audio.mp3 import TAIL
 from speechcwcl.data.audio.opening import (
     BLOCK,
@@ -24,6 +22,7 @@ from speechcwcl.data.audio.opening import (
     quiet,
     read_mono,
     reason,
+    refuse_cut,
 )
 from speechcwcl.data.audio.resampling import BlockResampler, resample
 from speechcwcl.errors import UserError
@@ -34,8 +33,6 @@ SAMPLE_RATE = 16000
 END_TOLERANCE = 0.5
 """Seconds by which an end time may overshoot the recording and is cut to it, as Kaldi does."""
 
-# A WAV header may promise this many bytes more than there are: sloppy headers count themselves.
-_SLOPPY_BYTES = 1024
 # Samples beyond this are no audio at full scale 1, however loud; 16-bit numbers reach 32768.
 _LOUDEST = 16.0
 
@@ -194,17 +191,7 @@ def _stretch(
 
 def _check_whole(path: str | Path, stream: soundfile.SoundFile, seek: bool = True) -> None:
     """Raise a UserError for a file that ends before its header says; with ``seek`` look there."""
-    notes = stream.extra_info
-    found = re.search(r"^data\s*:\s*(\d+) \(should be (\d+)\)", notes, re.MULTILINE)
-    if found:
-        promised, there = int(found[1]), int(found[2])
-        if promised < PLACEHOLDER_BYTES and promised - there > _SLOPPY_BYTES:
-            raise UserError(
-                f"{path}: truncated: {promised} bytes of samples announced, {there} there; "
-                "fetch the file again"
-            )
-    if "Junk after the last page" in notes and "lacks an end-of-stream" in notes:
-        raise UserError(f"{path}: truncated: its last Ogg page is cut off; fetch the file again")
+    refuse_cut(path, stream)
     if seek and stream.subtype in ("FLOAT", "DOUBLE"):
         _check_finite(path, stream)
     if seek and stream.format in ("FLAC", "MP3"):

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from speechcwcl.data.audio.containers import is_container, whole_files
+from speechcwcl.data.audio.containers import PLACEHOLDER_BYTES, is_container, whole_files
 from speechcwcl.data.audio.members import find_member
 from speechcwcl.data.audio.mp3 import TAIL, Buffer, untold_samples
 from speechcwcl.data.audio.resampling import check_rate
@@ -31,6 +31,8 @@ BLOCK = 1 << 20
 # from the same stretch of a full decode. Starting this much (s) earlier makes Vorbis and MP3 equal
 # (below 1e-6) and Opus equal or nearly so (SILK at 16 kHz: below 1e-3 of full scale).
 _PREROLL = 0.5
+# A WAV header may promise this many bytes more than there are: sloppy headers count themselves.
+_SLOPPY_BYTES = 1024
 # What libsndfile says where a header has no length.
 _UNKNOWN = 1 << 62
 _quiet_lock = threading.Lock()
@@ -48,7 +50,7 @@ def opened(path: str | Path, data: bytes | None = None) -> Iterator[soundfile.So
         if data is None:
             stream = _plain_or_mended(text)
         else:
-            stream = _open_parts(text, whole_files(data) or [data])
+            stream = _open_parts(text, _parts(text, data) or [data])
     except EOFError as error:
         raise UserError(f"{text}: truncated shard: {error}; make or copy it again") from None
     except FileNotFoundError:
@@ -71,10 +73,17 @@ def _plain_or_mended(path: str) -> soundfile.SoundFile:
         raise UserError(f"{path}: empty file (0 bytes)")
     with Path(path).open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as mapped:
         _refuse_compressed(path, mapped[:1024])
-        parts = whole_files(mapped)
+        parts = _parts(path, mapped)
         if parts is not None:
             return _open_parts(path, parts)
-        return _sound(path, _open_one(path, os.fsencode(path), mapped[:4]), mapped)
+        return _sound(path, _open_one(path, os.fsencode(path), mapped[:64]), mapped)
+
+
+def _parts(path: str, data: Buffer) -> list[bytes] | None:
+    try:
+        return whole_files(data)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _open_parts(path: str, parts: list[bytes]) -> soundfile.SoundFile:
@@ -82,7 +91,7 @@ def _open_parts(path: str, parts: list[bytes]) -> soundfile.SoundFile:
     if not parts[0]:
         raise UserError(f"{path}: empty file (0 bytes)")
     _refuse_compressed(path, parts[0][:1024])
-    opened = [_sound(path, _open_one(path, _Bytes(part), part[:4]), part) for part in parts]
+    opened = [_sound(path, _open_one(path, _Bytes(part), part[:64]), part) for part in parts]
     if len(opened) == 1:
         return opened[0]
     return _joined(path, opened)
@@ -116,7 +125,21 @@ def _open_one(path: str, source: bytes | io.BytesIO, head: bytes) -> soundfile.S
                 source.seek(0)
             return _Forward(source)
     except FAILURES as error:
-        raise UserError(f"{path}: not audio that can be read: {reason(error)}") from error
+        hint = _hint(path, head)
+        raise UserError(f"{path}: not audio that can be read: {hint or reason(error)}") from error
+
+
+def _hint(path: str, head: bytes) -> str:
+    """What to do about a file that is no audio, or of a kind that libsndfile does not read."""
+    if head.startswith(b"version https://git-lfs"):
+        return "the pointer of Git LFS; fetch the file: git lfs pull"
+    if head.lstrip().startswith(b"<"):
+        return "a web page; fetch the file again"
+    if head.startswith((b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ")):
+        return "a packed file; unpack it"
+    if head[4:8] == b"ftyp" or head.startswith((b"\x1aE\xdf\xa3", b"0&\xb2u", b"#!AMR", b"ADIF")):
+        return f"convert it: ffmpeg -i {path} out.wav"
+    return ""
 
 
 def _sound(path: str, stream: soundfile.SoundFile, data: Buffer) -> soundfile.SoundFile:
@@ -148,6 +171,7 @@ def _joined(path: str, streams: list[soundfile.SoundFile]) -> soundfile.SoundFil
                 f"{path}: several recordings in one file, at {rate} and {stream.samplerate} Hz; "
                 "take them apart"
             )
+        refuse_cut(path, stream)
         known = stream.frames < _UNKNOWN
         part = read_mono(path, stream, 0, stream.frames) if known else _forward(path, stream, left)
         left -= len(part)
@@ -159,6 +183,21 @@ def _joined(path: str, streams: list[soundfile.SoundFile]) -> soundfile.SoundFil
     soundfile.write(data, np.concatenate(blocks), rate, format="WAV", subtype="FLOAT")
     data.seek(0)
     return soundfile.SoundFile(data)
+
+
+def refuse_cut(path: str | Path, stream: soundfile.SoundFile) -> None:
+    """Raise a UserError where libsndfile has noted that a file ends before its header says."""
+    notes = stream.extra_info
+    found = re.search(r"^data\s*:\s*(\d+) \(should be (\d+)\)", notes, re.MULTILINE)
+    if found:
+        promised, there = int(found[1]), int(found[2])
+        if promised < PLACEHOLDER_BYTES and promised - there > _SLOPPY_BYTES:
+            raise UserError(
+                f"{path}: truncated: {promised} bytes of samples announced, {there} there; "
+                "fetch the file again"
+            )
+    if "Junk after the last page" in notes and "lacks an end-of-stream" in notes:
+        raise UserError(f"{path}: truncated: its last Ogg page is cut off; fetch the file again")
 
 
 def _forward(path: str, stream: soundfile.SoundFile, most: int) -> np.ndarray:
