@@ -178,18 +178,24 @@ def write_embedded(path: Path, recordings: Sequence[Recording], rows: np.ndarray
         np.savez(stream, recordings=np.frombuffer(text, dtype=np.uint8), embeddings=rows)
 
 
-def read_embedded(path: Path) -> tuple[list[Recording], np.ndarray]:
+def read_embedded(path: Path, dim: int) -> tuple[list[Recording], np.ndarray]:
     """Read what :func:`write_embedded` wrote.
 
     Raises:
-        UserError: it is something else, or broken.
+        UserError: it is something else, broken, or of another width than ``dim``.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
             lines = arrays["recordings"].tobytes().splitlines()
-            return [Recording(*json.loads(line)) for line in lines], arrays["embeddings"]
+            recordings, rows = (
+                [Recording(*json.loads(line)) for line in lines],
+                arrays["embeddings"],
+            )
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not a file of an index ({error})") from error
+    if rows.shape[1:] != (dim,):
+        raise UserError(f"{path}: embeddings of another width than {dim}; build the index again")
+    return recordings, rows
 
 
 def by_name(

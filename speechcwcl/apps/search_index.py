@@ -233,6 +233,11 @@ class SearchIndex:
         """
         with lock(self.folder / ".lock", waiting):
             self.meta = SearchIndex.open(self.folder).meta  # another process may have ended one
+            if embedder.dim != self.dim:
+                raise UserError(
+                    f"{self.folder / META}: says dim {self.dim}, and the model gives "
+                    f"{embedder.dim}; delete the folder and build the index again"
+                )
             found = scan(self.root)
             known = self._known()
             gone = known.keys() - found.keys()
@@ -265,7 +270,7 @@ class SearchIndex:
                 self.meta["current"] = None
         for path in self._parts():
             with contextlib.suppress(UserError):
-                known.update(by_name(*read_embedded(path)))
+                known.update(by_name(*read_embedded(path, self.dim)))
         return known
 
     def _parts(self) -> list[Path]:
@@ -300,7 +305,7 @@ class SearchIndex:
             raise UserError(f"{path}: missing; {what_to_do}")
         if sha256_file(path) != entry["sha256"]:
             raise UserError(f"{path}: truncated or changed; {what_to_do}")
-        return read_embedded(path)
+        return read_embedded(path, self.dim)
 
     def _current(self) -> tuple[list[Clip], np.ndarray]:
         """The pieces and the embeddings (pieces, dim) of the last update that ended."""
