@@ -164,13 +164,16 @@ def refuse_foreign(folder: str | Path, ours: Ours) -> None:
 
 def _entries(folder: Path) -> Iterator[str]:
     """Everything below a folder, links not followed, but what a killed writer left."""
-    for top, folders, names in os.walk(folder):
-        if not os.access(top, os.R_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), top)
+    for top, folders, names in os.walk(folder, onerror=_refuse_unreadable):
         folders[:] = [name for name in folders if not name.endswith(_SUFFIX)]
         for name in (*folders, *names):
             if not name.endswith(_SUFFIX):
                 yield os.path.relpath(os.path.join(top, name), folder)
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):  # another process replaced it in this moment
+        raise error
 
 
 def _take_place(made: Path, place: Path, scratch: Path) -> None:

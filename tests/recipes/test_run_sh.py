@@ -137,7 +137,7 @@ def test_bad_data_stops_with_one_line_and_code_2(tmp_path, tiny_config):
     (broken / "segments.tsv").write_text("id\tfile\n")
     done = run(ROOT / "egs/mini/cwcl1", tmp_path, "--data_args", f"--data {broken}")
     assert done.returncode == 2
-    assert "segments.tsv:1: expected the columns" in done.stdout + done.stderr
+    assert "segments.tsv:1: no column 'start'; it has id, file" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert not (tmp_path / "data/train").exists()
 

@@ -67,7 +67,7 @@ def encode_audio(
 
 def check_decoders() -> dict[str, str]:
     """Ending -> what is wrong with its decoder, empty where it works: each decodes a tone."""
-    return {suffix: _check(suffix) for suffix in _WRITABLE}
+    return {suffix[1:]: _check(suffix) for suffix in _WRITABLE}
 
 
 def _check(suffix: str) -> str:
