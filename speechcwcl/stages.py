@@ -142,13 +142,15 @@ def state(path: Path, *, quick: bool = False) -> str:
     """What tells one state of a file or folder from another.
 
     Args:
-        path: of a folder, the names and states of its files count.
+        path: of a folder, the names and states of its files count, and where one is a ``wav.scp``
+            the sizes and times of the recordings that it names.
         quick: by size and time, as of every large file, instead of by a hash: a corpus is looked
             at in seconds, not read.
     """
     if path.is_dir():
         files = files_of([str(path)])
-        return sha256_json([[p.relative_to(path).as_posix(), state(p, quick=quick)] for p in files])
+        states = [[p.relative_to(path).as_posix(), state(p, quick=quick)] for p in files]
+        return sha256_json([*states, *_recordings(path / "wav.scp")])
     try:
         status = path.stat()
     except OSError:
@@ -156,6 +158,15 @@ def state(path: Path, *, quick: bool = False) -> str:
     if quick or status.st_size > HASH_LIMIT_BYTES:
         return f"{status.st_size}:{status.st_mtime_ns}"
     return sha256_file(path)
+
+
+def _recordings(table: Path) -> list[list[str]]:
+    """Path, as it stands there, and state of each recording of a ``wav.scp``."""
+    if not table.is_file():
+        return []
+    lines = table.read_bytes().splitlines()
+    paths = {os.fsdecode(line.split(maxsplit=1)[-1]) for line in lines if line.strip()}
+    return [[path, state(Path(path), quick=True)] for path in sorted(paths)]
 
 
 def run_and_log(command: list[str], log: Path, notes: Path) -> int:

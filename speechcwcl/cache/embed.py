@@ -43,7 +43,7 @@ def feature_cache(
         share: of the utterances whose copy 0 is augmented instead of clean, which costs nothing.
     """
     changed = [augment.hash, share] if augment and (copies or share) else None
-    key = sha256_json([encoder.cache_key, manifest.hash, changed])
+    key = sha256_json([encoder.cache_key, manifest.state, changed])
 
     encoding = threading.Lock()  # one batch at a time, with all cores
 

@@ -7,6 +7,7 @@ not fit.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -23,7 +24,7 @@ import numpy as np
 from speechcwcl.data.audio import END_TOLERANCE
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest
-from speechcwcl.files import atomic_write, sha256_file
+from speechcwcl.files import atomic_write, sha256_file, sha256_json
 from speechcwcl.jsons import parse_json
 
 _LONGEST = 1e9  # seconds
@@ -88,6 +89,19 @@ class Manifest:
     def seconds(self) -> float:
         """Length of all utterances together, in seconds."""
         return float(np.nansum(self.durations, dtype=np.float64))
+
+    @functools.cached_property
+    def state(self) -> str:
+        """Another one when the file is, or when an audio file of it changed: looks at each once."""
+        states: dict[str, str] = {}
+        for utterance in self:
+            path = utterance.audio.partition(".tar::")
+            path = path[0] + ".tar" if path[1] else path[0]
+            if path not in states:
+                with contextlib.suppress(OSError, ValueError):  # what is missing is told on reading
+                    found = os.stat(path)
+                    states[path] = f"{found.st_size}:{found.st_mtime_ns}"
+        return sha256_json([self.hash, sorted(states.items())])
 
     def _descriptor(self) -> int:
         if self._file is None:

@@ -81,7 +81,7 @@ def embed_set(aligner: Aligner, expdir: Path, dumpdir: Path, name: str) -> np.nd
     corpus = read_json(card, dict) if card.exists() else None
     folder = eval_folder(expdir, name)
     write_embeddings(folder, manifest.ids, speech, corpus)
-    write_json(folder / INPUTS, {"model": aligner.identity, "manifest": manifest.hash})
+    write_json(folder / INPUTS, {"model": aligner.identity, "manifest": manifest.state})
     return speech
 
 
@@ -220,7 +220,7 @@ def _embeddings_of(folder: Path, manifest: Manifest, aligner: Aligner) -> np.nda
         f"{path}: no embeddings of this set yet; run `speechcwcl embed-speech` (stage 7)",
     )
     found, speech = read_embeddings(folder)
-    now = {"manifest": manifest.hash, "model": aligner.identity}
+    now = {"manifest": manifest.state, "model": aligner.identity}
     kept = read_json(folder / INPUTS, dict) if (folder / INPUTS).exists() else {}
     other = [name for name in now if kept.get(name, now[name]) != now[name]]
     if found != manifest.ids:  # a folder of an older version has its ids only

@@ -210,11 +210,11 @@ def run_inputs(
     aligner: Aligner, train_set: Path, pairs: list[tuple[str, str]], dumpdir: Path
 ) -> dict[str, dict[str, str]]:
     """What a run depends on beside its configuration: for each input where it is, and its hash."""
-    of_train = read_stream(train_set).hash if is_stream(train_set) else Manifest(train_set).hash
+    of_train = read_stream(train_set).hash if is_stream(train_set) else Manifest(train_set).state
     found = {"training set": {"path": str(train_set), "hash": of_train}}
     for name, word in pairs:
         manifest = manifest_of(dumpdir, name)
-        found[f"validation set {name}"] = {"path": str(manifest.path), "hash": manifest.hash}
+        found[f"validation set {name}"] = {"path": str(manifest.path), "hash": manifest.state}
         protocol = read_protocol(word)
         if protocol is not None:
             content = dataclasses.asdict(protocol) | {"path": ""}

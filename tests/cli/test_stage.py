@@ -36,6 +36,18 @@ def test_a_stage_runs_once_and_again_when_its_input_changes(tmp_path, capfd):
     assert (tmp_path / "out.txt").read_text() == "aa"
 
 
+def test_audio_that_a_data_folder_names_is_an_input_too(tmp_path, capfd):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "my clip.wav").write_bytes(b"1234")
+    (tmp_path / "data/wav.scp").write_text(f"a {tmp_path}/my clip.wav\nb pipe in it |\n")
+    for expected in ("a", "a"):
+        assert stage(tmp_path, "a", inputs="data") == 0
+        assert (tmp_path / "out.txt").read_text() == expected
+    (tmp_path / "my clip.wav").write_bytes(b"4321")
+    assert stage(tmp_path, "a", inputs="data") == 0
+    assert (tmp_path / "out.txt").read_text() == "aa"
+
+
 def test_a_changed_command_or_a_lost_output_runs_again(tmp_path):
     (tmp_path / "in.txt").write_text("1")
     stage(tmp_path, "a")

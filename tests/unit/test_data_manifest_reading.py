@@ -143,3 +143,13 @@ def test_unknown_keys_and_missing_files_are_explained(tmp_path):
         Manifest(path)[0]
     with pytest.raises(UserError, match="no such manifest .*run stage 2"):
         Manifest(tmp_path / "none.jsonl")
+
+
+def test_the_state_is_another_one_when_audio_changes_under_the_same_manifest(tmp_path):
+    _, manifest, utterances = compiled(tmp_path)
+    before = manifest.state
+    assert Manifest(manifest.path).state == before
+    noise = np.random.default_rng(0).uniform(-1, 1, 8000).astype(np.float32)
+    soundfile.write(utterances[1].audio, noise, 8000)  # as long as before
+    again = Manifest(manifest.path)
+    assert again.hash == manifest.hash and again.state != before
