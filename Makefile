@@ -5,13 +5,17 @@ BIN := $(VENV)/bin
 # two workers, the tests of a file on either of them
 PYTEST_ARGS ?= -n 2 --dist worksteal
 
-.PHONY: help demo test test-fast test-slow fuzz lint format install clean
+# mkdocs-material tells of mkdocs 2, which is not used, in a box at every run
+docs: export NO_MKDOCS_2_WARNING = 1
+
+.PHONY: help demo docs test test-fast test-slow fuzz lint format install clean
 help:
 	@echo "make demo       train on the mini corpus, score zero-shot, write a report (minutes)"
 	@echo "make test       all tests but the slow ones"
 	@echo "make test-fast  unit tests only (a minute or so)"
 	@echo "make test-slow  the slow ones"
 	@echo "make fuzz       the fuzz tests with many more examples (minutes)"
+	@echo "make docs       the site, into build/site"
 	@echo "make lint       ruff"
 	@echo "make install    only the environment, .venv"
 
@@ -20,6 +24,9 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+docs: $(VENV)/.docs
+	$(BIN)/python -m mkdocs build --strict
 
 test-fast: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS) tests/unit

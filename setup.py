@@ -41,6 +41,13 @@ EXTRAS = {
     "mic": ["sounddevice>=0.5"],  # `speechcwcl listen` from a microphone
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
     "mini": ["onnxruntime>=1.17", "hibari-tts==0.2.1"],  # only to make the mini corpus again
+    # the site; mkdocs 2 will know neither theme nor plugins
+    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.26"],
+    "service": [
+        "fastapi>=0.110",
+        "python-multipart>=0.0.9",
+        "uvicorn>=0.29",
+    ],  # examples/service.py
     "bench": [
         "open_clip_torch>=2.30",
         "sentence-transformers>=5",
@@ -53,6 +60,12 @@ EXTRAS["all"] = sorted(
 )
 EXTRAS["test"] = [
     *EXTRAS["all"],
+    *EXTRAS["docs"],
+    *EXTRAS["service"],
+    "httpx>=0.27",
+    "ipykernel>=6",
+    "nbclient>=0.10",
+    "webdataset>=1",
     "pytest>=8",
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",

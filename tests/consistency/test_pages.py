@@ -1,0 +1,115 @@
+"""What README and site say: links lead somewhere, figures stand where they were measured."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+MEASURED = (
+    "egs/mini/cwcl1/RESULTS.md",
+    "tools/benchmarks/README.md",
+    "recipes/cwcl/README.md",
+    "recipes/cwcl/ablation/RESULTS.md",
+    "recipes/probe/README.md",
+)
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+
+def text_of(path):
+    return path.read_text(encoding="utf-8")
+
+
+def prose(text):
+    """The words of a page without its tables, code, comments and the targets of its links."""
+    text = re.sub(r"```.*?```|<!--.*?-->|`[^`\n]*`", " ", text, flags=re.S)
+    text = re.sub(r"!\[([^]]*)\]\([^)]*\)|\[([^]]*)\]\([^)]*\)", r"\1\2", text)
+    return "\n".join(line for line in text.splitlines() if not line.startswith("|"))
+
+
+def tables(text):
+    """Every table of a page: {(first cell of the row, name of the column): cell}."""
+    for block in re.findall(r"(?:^\|.*\n)+", text + "\n", re.M):
+        header, _, *rows = [[c.strip() for c in r.strip("|").split("|")] for r in block.split("\n")]
+        yield {
+            (row[0], name): cell
+            for row in rows
+            for name, cell in zip(header[1:], row[1:], strict=False)
+        }
+
+
+def table_with(path, column):
+    return next(t for t in tables(text_of(path)) if any(name == column for _, name in t))
+
+
+def test_the_readme_is_short_and_in_words():
+    assert len(text_of(README).splitlines()) <= 120
+    words = re.findall(r"[^\s]+", prose(text_of(README)))
+    numbers = [word for word in words if re.search(r"\d", word)]
+    assert len(numbers) / len(words) <= 0.025, numbers
+
+
+def test_the_readme_table_of_the_demo_is_in_its_results():
+    shown = table_with(README, "CWCL")
+    rows = {"command words": "words", "intents, unseen sentences": "intents"}
+    rows["retrieval among sentences, R@1"] = "sentences"
+    found = table_with(ROOT / MEASURED[0], "text bound")
+    columns = {"n": "n", "classes": "classes", "text bound": "text bound", "CWCL": "cwcl"}
+    columns["CLIP"] = "clip"
+    assert len(shown) == len(rows) * len(columns)
+    for (row, column), cell in shown.items():
+        theirs = [v for (r, c), v in found.items() if rows[row] in r and c == columns[column]]
+        assert theirs == [cell], (row, column)
+
+
+def test_the_readme_table_of_the_cascade_is_in_the_benchmarks():
+    shown = table_with(README, "clips/s")
+    page = ROOT / MEASURED[1]
+    speed, right = table_with(page, "1 s, 1 thread"), table_with(page, "ours, ONNX int8")
+    names = {"speechcwcl, PyTorch": "ours, torch", "speechcwcl, ONNX int8": "ours, ONNX int8"}
+    names["Whisper tiny.en + MiniLM"] = "Whisper tiny.en + MiniLM"
+    sets = {"35 words, synthetic": "35 words, synthetic speech"}
+    sets |= {"35 intents, synthetic": "35 intents, synthetic speech"}
+    sets |= {"10 digits, real": "10 digits, real (FSDD)"}
+    sets |= {"30 words, real": "30 words, real (Speech Commands)"}
+    assert {row for row, _ in shown} == set(names)
+    for (row, column), cell in shown.items():
+        if column == "clips/s":
+            assert speed[names[row], "1 s, 1 thread"].split()[0] == cell
+        else:
+            there = re.sub(r" \[.*?\]", "", right[sets[column], names[row]])
+            assert there == cell.replace("*", ""), (row, column)
+
+
+@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.name)
+def test_figures_of_a_page_were_measured(page):
+    measured = set()
+    for name in MEASURED:
+        measured |= set(re.findall(r"(?<![\w.])\d+\.\d+(?![\w.])", text_of(ROOT / name)))
+    bare = re.sub(r"```.*?```|`[^`\n]*`|\]\([^)]*\)", " ", text_of(page), flags=re.S)
+    bare = re.sub(r"arXiv \d+\.\d+|version \d+\.\d+|\$.*?\$", " ", bare, flags=re.S)
+    shown = set(re.findall(r"(?<![\w.])\d+\.\d+(?![\w.])", bare))
+    assert shown <= measured, f"{page.name}: {sorted(shown - measured)} stand in no results"
+
+
+def test_drawings_are_as_their_scripts_make_them(tmp_path):
+    for name in ("towers",):
+        made = tmp_path / f"{name}.svg"
+        script = ROOT / f"docs/draw_{name}.py"
+        subprocess.run([sys.executable, str(script), "--out", str(made)], check=True)
+        assert text_of(made) == text_of(ROOT / f"docs/{name}.svg")
+
+
+def test_anchors_of_links_exist():
+    broken = []
+    for path in [README, *PAGES]:
+        for target, anchor in re.findall(r"\]\(([^)#\s:]*)#([\w-]+)\)", text_of(path)):
+            page = path.parent / target if target else path
+            heads = re.findall(r"^#+ (.+)$", text_of(page), re.M)
+            slugs = {re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads}
+            if anchor not in slugs:
+                broken.append(f"{path.name}: {target}#{anchor}")
+    assert not broken
