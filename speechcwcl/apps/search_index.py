@@ -29,7 +29,7 @@ from speechcwcl.apps.recordings import (
     scan,
     write_embedded,
 )
-from speechcwcl.errors import UserError
+from speechcwcl.errors import UserError, require
 from speechcwcl.files import lock, read_json, sha256_file, write_json
 
 VERSION = 2
@@ -128,8 +128,7 @@ class SearchIndex:
             UserError: an index of other recordings, of another model or cut otherwise is there.
         """
         folder, root = Path(folder), Path(root).resolve()
-        if not root.is_dir():
-            raise UserError(f"{root}: no such folder of recordings")
+        require(root.is_dir(), f"{root}: no such folder of recordings")
         if (folder / _OLD_TABLE).exists():
             cls.open(folder)  # says what to do
         foreign = folder.is_dir() and any(path.name != ".lock" for path in folder.iterdir())
@@ -192,10 +191,10 @@ class SearchIndex:
                 f"--index {folder} --model MODEL`"
             )
         start = read_json(path, dict)
-        if start.get("format") != "speechcwcl-search":
-            raise UserError(f"{path}: not an index of `speechcwcl search`")
-        if start.get("version") != VERSION:
-            raise UserError(f"{path}: written by another version of speechcwcl; build it again")
+        ours = start.get("format") == "speechcwcl-search"
+        require(ours, f"{path}: not an index of `speechcwcl search`")
+        fits = start.get("version") == VERSION
+        require(fits, f"{path}: written by another version of speechcwcl; build it again")
         return cls(folder, read_json(path, Meta))
 
     def _write_meta(self, **changed: Any) -> None:
@@ -233,11 +232,11 @@ class SearchIndex:
         """
         with lock(self.folder / ".lock", waiting):
             self.meta = SearchIndex.open(self.folder).meta  # another process may have ended one
-            if embedder.dim != self.dim:
-                raise UserError(
-                    f"{self.folder / META}: says dim {self.dim}, and the model gives "
-                    f"{embedder.dim}; delete the folder and build the index again"
-                )
+            require(
+                embedder.dim == self.dim,
+                f"{self.folder / META}: says dim {self.dim}, and the model gives "
+                f"{embedder.dim}; delete the folder and build the index again",
+            )
             found = scan(self.root)
             known = self._known()
             gone = known.keys() - found.keys()
@@ -335,8 +334,7 @@ class SearchIndex:
             vectors: (queries, dim) float32 unit norm, of texts or of speech.
             top_k: answers a query.
         """
-        if top_k < 1:
-            raise UserError(f"top_k: {top_k} is below 1")
+        require(top_k >= 1, f"top_k: {top_k} is below 1")
         clips, rows = self._current()
         return [self._answer(clips, rows @ vector, top_k) for vector in vectors]
 
