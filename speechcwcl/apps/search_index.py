@@ -300,10 +300,9 @@ class SearchIndex:
     def _load(self, entry: Current) -> tuple[list[Recording], np.ndarray]:
         path = self.folder / entry["name"]
         what_to_do = f"run `speechcwcl search update {self.folder}`, which makes it again"
-        if not path.is_file():
-            raise UserError(f"{path}: missing; {what_to_do}")
-        if sha256_file(path) != entry["sha256"]:
-            raise UserError(f"{path}: truncated or changed; {what_to_do}")
+        require(path.is_file(), f"{path}: missing; {what_to_do}")
+        sound = sha256_file(path) == entry["sha256"]
+        require(sound, f"{path}: truncated or changed; {what_to_do}")
         return read_embedded(path, self.dim)
 
     def _current(self) -> tuple[list[Clip], np.ndarray]:
