@@ -113,7 +113,6 @@ def _add_label_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from speechcwcl.models.checkpoint import packed_protocols
     from speechcwcl.zeroshot.labels import choose_labels
-    from speechcwcl.zeroshot.threshold import Threshold
 
     _check(args)
     folder = locate(args.model)
@@ -121,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
     labels, templates = choose_labels(
         args.labels, args.labels_file, args.protocol, args.template or (), packed
     )
-    stored = Threshold.load(args.threshold_file) if args.threshold_file else None
+    stored = _stored(args.threshold_file) if args.threshold_file else None
     names, texts = split_labels(labels)
     single = args.threshold is None and stored is None and args.calibrate is None
     if len(names) < 2 and single:
@@ -144,6 +143,12 @@ def run(args: argparse.Namespace) -> int:
     for line in _formatted(args.format, answers, known or [], [*names, args.unknown]):
         print(line, flush=True)
     return _verdict(args, reader)
+
+
+def _stored(file: Path) -> Threshold:
+    from speechcwcl.zeroshot.threshold import Threshold
+
+    return Threshold.load(file)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -266,9 +271,9 @@ def _formatted(
     known: list[str],
     names: list[str],
 ) -> Iterator[str]:
-    from speechcwcl.evaluation.results import escape
-
     if style == "tsv":
+        from speechcwcl.evaluation.results import escape
+
         yield "\t".join(("audio", "rank", "label", "score", "cosine"))
     width = min(60, max(map(len, known), default=20))
     column = min(30, max(map(len, names)))

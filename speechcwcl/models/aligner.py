@@ -18,7 +18,7 @@ from speechcwcl.errors import UserError
 from speechcwcl.files import replace_folder, sha256_json
 from speechcwcl.models import checkpoint
 from speechcwcl.models.audio_input import Audio, embed_all, load_batch, samples
-from speechcwcl.models.device import check_device
+from speechcwcl.models.device import check_device, on_meta
 from speechcwcl.models.encoders.families import tensor_hash
 from speechcwcl.models.encoders.speech import SpeechEncoder
 from speechcwcl.models.head import build_pooling, build_projection
@@ -328,7 +328,7 @@ class Aligner(nn.Module):
         own = {"source": str(path / "text")} if config["towers"] else {}
         try:
             text = TextInfo(**config["text"] | own)
-            with torch.device("meta"):  # nothing is allocated before it is known to fit
+            with on_meta():  # nothing is allocated before it is known to fit
                 outline = cls(checkpoint.speech_outline(path, config, shapes), text, **options)
             expected = outline.learned_state(config["towers"])
             checkpoint.check_shapes(path / checkpoint.WEIGHTS, shapes, expected)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
 import torch
+from torch.overrides import TorchFunctionMode
 
 from speechcwcl.errors import UserError, closest
 
@@ -33,3 +38,21 @@ def check_device(device: str | torch.device | None, precision: str = "fp32") -> 
     if precision == "fp16" and torch.device(name).type == "cpu":
         raise UserError("precision: fp16 needs a GPU; on a CPU use bf16 or fp32")
     return name
+
+
+@contextlib.contextmanager
+def on_meta() -> Iterator[None]:
+    """Build networks as outlines: sizes without memory, and without their random numbers.
+
+    On the device ``meta``, torch's initialisers import its compiler, which takes seconds.
+    """
+    with torch.device("meta"), _NoInitialisers():
+        yield
+
+
+class _NoInitialisers(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)

@@ -18,7 +18,9 @@ from tqdm import tqdm
 from speechcwcl.errors import UserError
 from speechcwcl.files import read_json, sha256_file, sha256_json
 from speechcwcl.models.encoders.families import quiet
+from speechcwcl.models.towers import load_bert
 from speechcwcl.models.weights.sources import resolve
+from speechcwcl.models.wordpiece import WordPiece, open_wordpiece
 
 _POOLINGS = ("mean", "cls", "max", "last")
 TOKENIZER_FILES = (
@@ -140,7 +142,7 @@ class TextEncoder(nn.Module):
     """A frozen text encoder in float32; every embedding has unit norm.
 
     Args:
-        model: a transformers encoder.
+        model: a transformers encoder, or the same in plain torch.
         tokenizer: its tokenizer.
         info: how to use it.
     """
@@ -162,10 +164,14 @@ class TextEncoder(nn.Module):
         Raises:
             UserError: no such model, or it cannot be loaded.
         """
-        from transformers import AutoTokenizer
-
         info = describe_text(source, pooling)
         folder = resolve(source)
+        tokenizer = open_wordpiece(folder)
+        model = load_bert(folder) if tokenizer is not None else None
+        if model is not None:
+            return cls(model, tokenizer, info)
+        from transformers import AutoTokenizer
+
         try:
             with quiet():
                 tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -232,14 +238,15 @@ class TextEncoder(nn.Module):
     def _embed(self, texts: list[str]) -> Tensor:
         if self.info.lower:
             texts = [text.lower() for text in texts]
-        tokens = self.tokenizer(
-            texts,
-            padding=True,
-            truncation=True,
-            max_length=self.info.max_tokens,
-            return_tensors="pt",
-        ).to(self.device)
-        return self.embed_tokens(tokens)
+        most = self.info.max_tokens
+        if isinstance(self.tokenizer, WordPiece):
+            found = self.tokenizer.encode(texts, most)
+            tokens = {name: torch.from_numpy(ids) for name, ids in found.items()}
+        else:
+            tokens = self.tokenizer(
+                texts, padding=True, truncation=True, max_length=most, return_tensors="pt"
+            )
+        return self.embed_tokens({name: ids.to(self.device) for name, ids in tokens.items()})
 
     def embed_tokens(self, tokens: Mapping[str, Tensor]) -> Tensor:
         """(texts, dim) unit norm of what the tokenizer gives for a padded batch."""

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from speechcwcl.errors import UserError, closest, require
 from speechcwcl.files import read_text
 from speechcwcl.zeroshot.classifier import PLAIN, split_labels
-from speechcwcl.zeroshot.protocol import (
-    LabelTexts,
-    list_protocols,
-    load_labels,
-    load_protocol,
-    load_templates,
-)
 
-Wording = tuple[LabelTexts, tuple[str, ...]]  # label -> its texts, templates
+if TYPE_CHECKING:  # labels in words need no pydantic
+    from speechcwcl.zeroshot.protocol import LabelTexts
+
+    Wording = tuple[LabelTexts, tuple[str, ...]]  # label -> its texts, templates
 
 
 def choose_labels(
@@ -43,6 +40,8 @@ def choose_labels(
     if labels is not None:
         found = _plain(labels.split(";"), "--labels")
     elif file is not None and file.suffix.lower() in (".yaml", ".yml"):
+        from speechcwcl.zeroshot.protocol import load_labels
+
         found, own = load_labels(file)
     elif file is not None:
         found = _plain(read_text(file).splitlines(), str(file))
@@ -66,6 +65,8 @@ def _plain(texts: Sequence[str], where: str) -> LabelTexts:
 
 
 def _of_protocol(name: str, packed: Mapping[str, Wording]) -> Wording:
+    from speechcwcl.zeroshot.protocol import list_protocols, load_protocol
+
     if name in packed:
         return packed[name]
     known = [*packed, *list_protocols()]
@@ -81,4 +82,6 @@ def _templates(given: str) -> tuple[str, ...]:
     if "{}" in given:
         require(given.count("{}") == 1, f"--template {given!r}: {{}} must stand in it once")
         return (given,)
+    from speechcwcl.zeroshot.protocol import load_templates
+
     return load_templates(given)

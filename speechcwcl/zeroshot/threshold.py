@@ -36,7 +36,6 @@ from typing import Any
 import numpy as np
 
 from speechcwcl.data.audio import SAMPLE_RATE, load_audio
-from speechcwcl.data.effects import change_speed, coloured_noise, hum
 from speechcwcl.errors import UserError, require
 from speechcwcl.files import read_json, write_json
 from speechcwcl.zeroshot.classifier import Labels, split_labels
@@ -208,6 +207,8 @@ def best_cosines(model: Any, audio: Sequence[Any], rows: np.ndarray) -> np.ndarr
 
 def made_noises(count: int = NOISES, seed: int = 0) -> list[np.ndarray]:
     """Silence, white, pink and brown noise and hum, 0.5 to 2 s, at -60 to -15 dB."""
+    from speechcwcl.data.effects import coloured_noise, hum  # scipy takes a second
+
     rng = np.random.default_rng(seed)
     noises = []
     for number in range(count):
@@ -226,6 +227,8 @@ def made_noises(count: int = NOISES, seed: int = 0) -> list[np.ndarray]:
 
 def backwards(recordings: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The recordings played backwards; at three speeds where there are few."""
+    from speechcwcl.data.effects import change_speed  # scipy takes a second
+
     speeds = (1.0,) if len(recordings) >= _FEW else (1.0, 0.9, 1.1)
     turned = [np.ascontiguousarray(np.asarray(wav)[::-1]) for wav in recordings]
     return [change_speed(wav, speed) for speed in speeds for wav in turned]
@@ -233,6 +236,8 @@ def backwards(recordings: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 def _probe(model: Any, rows: np.ndarray) -> list[float]:
     """Cosines of a made sound with the labels: the same for the same model and wording only."""
+    from speechcwcl.data.effects import hum  # scipy takes a second
+
     rng = np.random.default_rng(7)
     sound = 0.1 * hum(SAMPLE_RATE, rng) * np.hanning(SAMPLE_RATE).astype(np.float32)
     return [round(float(c), 4) for c in (model.encode_speech([sound]) @ rows.T)[0]]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from speechcwcl.errors import UserError
 from speechcwcl.files import read_json, sha256_json
+from speechcwcl.models import towers
 from speechcwcl.models.encoders.frames import attention_mask, masked_moments
 
 SAMPLE_RATE = 16000
@@ -170,18 +171,22 @@ def open_family(
     Raises:
         UserError: not a speech encoder that we know, or broken.
     """
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:
-        why = (str(error).strip().splitlines() or [repr(error)])[0]
-        raise UserError(f"{folder}: cannot read config.json: {why}") from error
+    config = towers.whisper_settings(folder) or _auto_config(folder)
     kind = family_class(config, where)
     model = kind.load(folder, config) if weights else kind.build(config)
     if check is not None:
         check(model)
     return kind(model, _features(folder))
+
+
+def _auto_config(folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:
+        why = (str(error).strip().splitlines() or [repr(error)])[0]
+        raise UserError(f"{folder}: cannot read config.json: {why}") from error
 
 
 def family_class(config: Any, where: str) -> type[Family]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import pi
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechcwcl.models.encoders.families import Family
 from speechcwcl.models.encoders.frames import zero_beyond
+from speechcwcl.models.towers import WhisperEncoder, WhisperSettings, load_whisper
 
 _FFT = 400
 _HOP = 160
@@ -28,20 +31,9 @@ class LogMel:
     """
 
     def __init__(self, mels: int):
-        from transformers.audio_utils import mel_filter_bank
-
-        filters = mel_filter_bank(
-            num_frequency_bins=1 + _FFT // 2,
-            num_mel_filters=mels,
-            min_frequency=0.0,
-            max_frequency=8000.0,
-            sampling_rate=16000,
-            norm="slaney",
-            mel_scale="slaney",
-        )
         self.hop = _HOP
-        self.filters = torch.from_numpy(filters).float().T.contiguous()
-        self._window = torch.hann_window(_FFT)
+        self.filters = torch.from_numpy(_mel_filters(mels)).float().T.contiguous()
+        self._window = torch.hann_window(_FFT, device="cpu")  # in outlines too: no decomposition
 
     def __call__(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the spectrogram.
@@ -89,6 +81,19 @@ class LogMel:
         return basis.float()[:, None]
 
 
+def _mel_filters(mels: int) -> np.ndarray:
+    """(frequencies, mels) float64: triangles on Slaney's scale, of equal area, up to 8 kHz."""
+    step = np.log(6.4) / 27.0  # above 1 kHz, which is mel 15, the scale is logarithmic
+    centres = np.linspace(0.0, 15.0 + np.log(8.0) * (27.0 / np.log(6.4)), mels + 2)
+    hertz = 200.0 * centres / 3.0
+    high = centres >= 15.0
+    hertz[high] = 1000.0 * np.exp(step * (centres[high] - 15.0))
+    width = np.diff(hertz)
+    slopes = hertz[None, :] - np.linspace(0, 8000, 1 + _FFT // 2)[:, None]
+    falling, rising = -slopes[:, :-2] / width[:-1], slopes[:, 2:] / width[1:]
+    return np.maximum(0.0, np.minimum(falling, rising)) * (2.0 / (hertz[2:] - hertz[:-2]))
+
+
 def _reflect(wav: Tensor, lengths: Tensor, size: int) -> Tensor:
     """Pad by half a window on both sides, mirroring at each clip's own ends."""
     position = (torch.arange(size, device=wav.device) - _FFT // 2).abs()[None, :]
@@ -111,6 +116,25 @@ class Whisper(Family):
     # that back: spoken digits of unseen speakers, linear probe on the mean frame: 91.6 % without,
     # 97.2 % with 0.2 s, 97.8 % with 0.3 s before and 1 s after.
     silence = (0.2, 0.2)
+
+    @classmethod
+    def build(cls, config: Any) -> nn.Module:
+        """In plain torch where that is the same network."""
+        if isinstance(config, WhisperSettings):
+            return WhisperEncoder(config)
+        return super().build(config)
+
+    @classmethod
+    def load(cls, folder: Path, config: Any) -> nn.Module:
+        """In plain torch where that is the same network and the weights lie in one file."""
+        if isinstance(config, WhisperSettings):
+            model = load_whisper(folder, config)
+            if model is not None:
+                return model
+            from transformers import WhisperConfig  # knows more files, and says what is wrong
+
+            config = WhisperConfig.from_pretrained(folder)
+        return super().load(folder, config)
 
     def __init__(self, model: nn.Module, feature_config: dict[str, Any]):
         super().__init__(model, feature_config)
