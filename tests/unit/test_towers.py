@@ -30,7 +30,8 @@ def bert(tmp_path_factory):
     """A narrow BERT with its own kind of tokenizer, in two layers."""
     from transformers import BertConfig, BertModel, BertTokenizer
 
-    words = [
+    words = ["turn", "on", "the", "light", "cafe", "naive", "don", "t", "a", "b", "c", "ok"]
+    words += ["##s", ";", ".", "'", "5", "日", "0"]
         "turn",
         "on",
         "the",
