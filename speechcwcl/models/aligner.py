@@ -23,7 +23,7 @@ from speechcwcl.models.encoders.families import tensor_hash
 from speechcwcl.models.encoders.speech import SpeechEncoder
 from speechcwcl.models.head import build_pooling, build_projection
 from speechcwcl.models.text_side import TextEncoder, TextInfo, TextSide, centred, describe_text
-from speechcwcl.models.weights.sources import locate
+from speechcwcl.models.weights.sources import bring, locate
 from speechcwcl.models.windows import check_windows, windows_over
 from speechcwcl.zeroshot import classifier
 
@@ -324,6 +324,8 @@ class Aligner(nn.Module):
         device = check_device(device)  # before the seconds that reading takes
         path = locate(folder)
         config, shapes = checkpoint.read(path)
+        if not config["towers"]:
+            bring([config["speech"].get("source", ""), config["text"].get("source", "")])
         options = {key: config[key] for key in _HEAD}
         own = {"source": str(path / "text")} if config["towers"] else {}
         try:

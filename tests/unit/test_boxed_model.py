@@ -59,4 +59,7 @@ def test_verbs_use_it_when_no_model_is_named(tmp_path, capsys, monkeypatch):
 
     write_spoken(clip, "go", seconds=0.3)
     assert main(["classify", "--labels", "yes;no", str(clip)]) == 2
-    assert "whisper-tiny.en" in capsys.readouterr().err  # it came as far as the missing towers
+    line = capsys.readouterr().err.strip()
+    for name in ("whisper-tiny.en", "all-MiniLM-L6-v2"):  # both at once, in one line
+        assert str(tmp_path / "models" / name / "model.safetensors") in line
+    assert "speechcwcl fetch whisper-tiny.en all-MiniLM-L6-v2" in line and "\n" not in line

@@ -32,26 +32,6 @@ def bert(tmp_path_factory):
 
     words = ["turn", "on", "the", "light", "cafe", "naive", "don", "t", "a", "b", "c", "ok"]
     words += ["##s", ";", ".", "'", "5", "日", "0"]
-        "turn",
-        "on",
-        "the",
-        "light",
-        "cafe",
-        "naive",
-        "don",
-        "t",
-        "a",
-        "b",
-        "c",
-        "ok",
-        "##s",
-        ";",
-        ".",
-        "'",
-        "5",
-        "日",
-        "0",
-    ]
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
     folder = tmp_path_factory.mktemp("bert")
     vocabulary = {token: number for number, token in enumerate(tokens)}

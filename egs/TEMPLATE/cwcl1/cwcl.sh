@@ -37,11 +37,13 @@ tag=
 average=3
 # evaluate this model folder instead of training one (stages 5 and 6 are left out)
 model=
+# a model of the package to put beside them in the report, such as en-tiny (stages 7 to 9)
+beside=
 title=
 upload_to=
 option_names="stage stop_stage skip_upload ngpu nj datadir dumpdir expdir corpus data_args train_set
  valid_evals test_evals min_duration max_duration skip_bad allow_pipe shards train_config train_args tag average
- model title upload_to"
+ model beside title upload_to"
 option_names=$(echo ${option_names})
 
 template=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -125,6 +127,26 @@ device=(--device cpu)
 train_device=("${device[@]}")
 [ "${ngpu}" -gt 1 ] && train_device=()
 
+# embed_and_score EXP MODEL: stages 7 and 8
+embed_and_score() {
+    local exp=$1 model_dir=$2 embedded= scored= set
+    for set in ${test_sets}; do
+        scored+=" ${exp}/eval/${set//\//.}"
+        embedded+=" ${exp}/eval/${set//\//.}/speech.npy ${exp}/eval/${set//\//.}/ids.txt"
+    done
+    if wanted 7; then
+        # shellcheck disable=SC2086
+        run 7 "embed speech" "${exp}" "${model_dir} ${test_manifests}" "${embedded}" \
+            ${embed_cmd[@]+"${embed_cmd[@]}"} speechcwcl embed-speech "${exp}" --sets ${test_sets} \
+            --dumpdir "${dumpdir}" --model "${model_dir}" "${device[@]}"
+    fi
+    if wanted 8; then
+        # shellcheck disable=SC2086
+        run 8 "score" "${exp}" "${embedded} ${test_manifests} ${model_dir}" "${scored}" \
+            speechcwcl evaluate "${exp}" --evals ${test_evals} --dumpdir "${dumpdir}" --model "${model_dir}"
+    fi
+}
+
 runs=
 for config in ${train_config}; do
     name=$(basename "${config%.yaml}")${tag}
@@ -150,23 +172,18 @@ for config in ${train_config}; do
         run 6 "average" "${exp}" "${exp}/hparams.json ${exp}/metrics.jsonl" "${exp}/model" \
             speechcwcl average "${exp}" --best "${average}"
     fi
-    embedded=; scored=
-    for set in ${test_sets}; do
-        scored+=" ${exp}/eval/${set//\//.}"
-        embedded+=" ${exp}/eval/${set//\//.}/speech.npy ${exp}/eval/${set//\//.}/ids.txt"
-    done
-    if wanted 7; then
-        # shellcheck disable=SC2086
-        run 7 "embed speech" "${exp}" "${model_dir} ${test_manifests}" "${embedded}" \
-            ${embed_cmd[@]+"${embed_cmd[@]}"} speechcwcl embed-speech "${exp}" --sets ${test_sets} \
-            --dumpdir "${dumpdir}" --model "${model_dir}" "${device[@]}"
-    fi
-    if wanted 8; then
-        # shellcheck disable=SC2086
-        run 8 "score" "${exp}" "${embedded} ${test_manifests} ${model_dir}" "${scored}" \
-            speechcwcl evaluate "${exp}" --evals ${test_evals} --dumpdir "${dumpdir}" --model "${model_dir}"
-    fi
+    embed_and_score "${exp}" "${model_dir}"
 done
+
+if [ -n "${beside}" ]; then
+    boxed=$(python -c "from speechcwcl.assets import boxed_models as b; print(b().get('${beside}', ''))")
+    if [ -n "${boxed}" ]; then
+        runs+=" ${expdir}/${beside}"
+        embed_and_score "${expdir}/${beside}" "${boxed}"
+    else
+        echo "stage 7: no model ${beside} is in this package; the report goes without it"
+    fi
+fi
 
 if wanted 9; then
     # always made anew: it takes seconds and ends with the table that people want to see

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -80,6 +81,29 @@ def fetch(name: str, *, offline: bool | None = None) -> Path:
     if name not in SOURCES:
         raise UserError(f"model {name!r}: not one of {', '.join(SOURCES)}{closest(name, SOURCES)}")
     return fetch_source(SOURCES[name], offline=offline)
+
+
+def bring(names: Iterable[str]) -> None:
+    """Fetch those of several models that are missing; one message names all that cannot be had.
+
+    Args:
+        names: as for :func:`resolve`; folders and hub ids are left to it.
+
+    Raises:
+        UserError: which files are missing, and how they come here.
+    """
+    wanted = [name for name in names if name in SOURCES and not Path(name).is_dir()]
+    missing = [name for name in wanted if not is_cached(name)]
+    try:
+        for name in missing:
+            fetch(name)
+    except UserError as error:
+        left = [name for name in missing if not is_cached(name)]
+        paths = " and ".join(str(_cache() / name / "model.safetensors") for name in left)
+        raise UserError(
+            f"missing: {paths}; with a network, `speechcwcl fetch {' '.join(left)}` puts them "
+            f"there; without one, copy these folders from a machine that has them ({error})"
+        ) from error
 
 
 def fetch_source(source: Source, *, offline: bool | None = None) -> Path:
