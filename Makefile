@@ -16,7 +16,7 @@ help:
 	@echo "make test-slow  the slow ones"
 	@echo "make fuzz       the fuzz tests with many more examples (minutes)"
 	@echo "make docs       the site, into build/site"
-	@echo "make lint       ruff"
+	@echo "make lint       ruff and mypy"
 	@echo "make install    only the environment, .venv"
 
 demo: $(VENV)/.demo
@@ -40,6 +40,7 @@ test-slow: $(VENV)/.test
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .

@@ -72,7 +72,7 @@ def classify(
     Returns:
         For each recording ``[{"label", "score", "cosine"}, ...]``, the best first.
     """
-    opened = model if hasattr(model, "encode_speech") else load(model)
+    opened: Any = model if hasattr(model, "encode_speech") else load(model)
     return opened.classify(audio, labels, **options)
 
 

@@ -119,7 +119,8 @@ def _requirements(extra: str = "") -> list[Requirement] | None:
     plain = [line for line in lines if not line.marker or line.marker.evaluate({"extra": ""})]
     if not extra:
         return plain
-    return [line for line in lines if line not in plain and line.marker.evaluate({"extra": extra})]
+    rest = [line for line in lines if line not in plain and line.marker]
+    return [line for line in rest if line.marker and line.marker.evaluate({"extra": extra})]
 
 
 def _unmet(wanted: Requirement) -> str:
@@ -142,7 +143,7 @@ def try_imports(names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         command = [sys.executable, "-c", _SCRIPT, *left]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-            code, out = done.returncode, done.stdout
+            code, out = str(done.returncode), done.stdout
         except subprocess.TimeoutExpired as error:
             code, out = "no answer in ten minutes", (error.stdout or b"").decode()
         last = left[0]

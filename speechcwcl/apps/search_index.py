@@ -198,7 +198,7 @@ class SearchIndex:
         return cls(folder, read_json(path, Meta))
 
     def _write_meta(self, **changed: Any) -> None:
-        self.meta.update(changed)
+        self.meta.update(changed)  # type: ignore[typeddict-item]
         write_json(self.folder / META, self.meta)
 
     def check_model(self, identity: str, model: str) -> None:
@@ -292,7 +292,7 @@ class SearchIndex:
         """Delete earlier indexes and parts."""
         for pattern in ("index-*", "part-*"):
             for path in self.folder.glob(pattern):
-                if path.name != self.meta["current"]["name"]:
+                if self.meta["current"] is None or path.name != self.meta["current"]["name"]:
                     path.unlink(missing_ok=True)
 
     # -- asking ---------------------------------------------------------------------------------
@@ -318,13 +318,13 @@ class SearchIndex:
                 loaded = self._load(entry)
             except UserError:
                 newer = SearchIndex.open(self.folder).meta["current"]
-                if newer == entry:
+                if newer is None or newer == entry:
                     raise
                 entry, loaded = newer, self._load(newer)  # an update ended in this moment
             recordings, rows = loaded
             clips = [(r.name, start, end) for r in recordings for start, end in r.pieces]
             self._loaded = entry, clips, rows
-        return self._loaded[1:]
+        return self._loaded[1], self._loaded[2]
 
     def search(self, vectors: np.ndarray, top_k: int = 10) -> list[list[Hit]]:
         """The pieces nearest to some embeddings; of pieces that overlap only the best one.
@@ -341,14 +341,14 @@ class SearchIndex:
         count = top_k * 4 + 8  # more than are asked for: those that overlap fall away
         while True:
             count = min(count, len(clips))
-            found = np.argpartition(-cosines, count - 1)[:count] if count else []
+            found = np.argpartition(-cosines, count - 1)[:count].tolist() if count else []
             taken: list[Clip] = []
             hits: list[Hit] = []
             for place in sorted(found, key=lambda i: (-cosines[i], i)):
                 name, start, end = clips[place]
                 if not any(name == n and start < e and s < end for n, s, e in taken):
                     taken.append(clips[place])
-                    hits.append(self._hit(*clips[place], cosines[place]))
+                    hits.append(self._hit(name, start, end, cosines[place]))
             if len(hits) >= top_k or count == len(clips):
                 return hits[:top_k]
             count *= 4

@@ -65,8 +65,8 @@ def feature_cache(
             feats, frames = encoder.frozen_features(
                 wav.to(encoder.device), lengths.to(encoder.device)
             )
-        feats = feats.cpu().numpy()
-        return [feats[i, : int(n)] for i, n in enumerate(frames)]
+        rows = feats.cpu().numpy()
+        return [rows[i, : int(n)] for i, n in enumerate(frames)]
 
     return FeatureCache.build(
         Path(folder) / "feats",

@@ -298,7 +298,7 @@ class _Builder:
             with temporary.open("wb") as stream:
                 for batch, arrays in self._extracted(first, last, copy):
                     for i, array in zip(batch, arrays, strict=True):
-                        stream.write(memoryview(array).cast("B") if array.size else b"")
+                        stream.write(array.tobytes())
                         table[i - first] = at, len(array)
                         at += len(array)
                     seconds = float(self.seconds[batch].sum())

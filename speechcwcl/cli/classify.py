@@ -135,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
     threshold = stored.check(model, names, rows) if stored else args.threshold
     reader = Reader(args.longest, _complain)
     if args.calibrate:
-        made = _calibrate(args, model, names, rows, templates, reader, negatives or known)
+        made = _calibrate(args, model, names, rows, templates, reader, negatives or known or [])
         threshold = made.cosine
         if not args.negatives:
             reader = Reader(args.longest, lambda line: None)  # they were named a moment ago

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from speechcwcl.corpora._convert import export_manifest, import_datadir
 from speechcwcl.corpora._formats import FORMATS, Options
@@ -48,10 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    to = args.to or _BY_SUFFIX.get(args.out.suffix)
-    require(to is not None, f"{args.out}: which format? say --to ({', '.join(FORMATS)})")
+    to = args.to or _BY_SUFFIX.get(args.out.suffix, "")
+    require(bool(to), f"{args.out}: which format? say --to ({', '.join(FORMATS)})")
     options = Options(args.audio, args.text, args.speaker, args.id, _labels(args.labels), args.root)
-    given = {"format": args.source_format or "", "options": options, "skip_bad": args.skip_bad}
+    given: dict[str, Any] = {"format": args.source_format or "", "options": options}
+    given["skip_bad"] = args.skip_bad
     if to == DATADIR:
         require(not args.source.is_dir(), f"{args.source}: a data folder already")
         print(check_datadir(import_datadir(args.source, args.out, **given)))

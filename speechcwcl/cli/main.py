@@ -9,6 +9,7 @@ import io
 import os
 import sys
 import warnings
+from typing import Any
 
 from speechcwcl import __version__
 from speechcwcl.errors import UserError, closest
@@ -55,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def verb_parser(verb: str) -> tuple[argparse.ArgumentParser, object]:
+def verb_parser(verb: str) -> tuple[argparse.ArgumentParser, Any]:
     """The parser of one verb and its module."""
     module = importlib.import_module(f"speechcwcl.cli.{VERBS[verb][0]}")
     parser = argparse.ArgumentParser(
@@ -68,7 +69,7 @@ def verb_parser(verb: str) -> tuple[argparse.ArgumentParser, object]:
     return parser, module
 
 
-def parse(parser: argparse.ArgumentParser, module: object, words: list[str]) -> argparse.Namespace:
+def parse(parser: argparse.ArgumentParser, module: Any, words: list[str]) -> argparse.Namespace:
     """Parse a verb's words. What stands behind ``--`` goes to ``rest``; so do options that the
     parser does not know, for a verb that takes the keys of a YAML as options."""
     cut = words.index("--") if "--" in words else len(words)

@@ -95,8 +95,8 @@ class Manifest:
         """Another one when the file is, or when an audio file of it changed: looks at each once."""
         states: dict[str, str] = {}
         for utterance in self:
-            path = utterance.audio.partition(".tar::")
-            path = path[0] + ".tar" if path[1] else path[0]
+            before, member, _ = utterance.audio.partition(".tar::")
+            path = f"{before}.tar" if member else before
             if path not in states:
                 with contextlib.suppress(OSError, ValueError):  # what is missing is told on reading
                     found = os.stat(path)

@@ -339,7 +339,9 @@ def _samples(
         The key, what is in the files beside the audio, and the audio file with its bytes (none
         without ``with_audio``).
     """
-    key, texts, audio = "", {}, []
+    key = ""
+    texts: dict[str, bytes] = {}
+    audio: list[tuple[tarfile.TarInfo, bytes]] = []
 
     def sample() -> tuple[str, dict[str, bytes], tuple[tarfile.TarInfo, bytes]]:
         if len(audio) != 1:
@@ -365,7 +367,7 @@ def _samples(
             texts[suffix] = data
         else:
             audio.append((info, data))
-        tar.members = []  # or a large shard's headers would all stay in memory
+        tar.members = []  # type: ignore[attr-defined]  # or a large shard's headers would all stay in memory
     if texts or audio:
         yield sample()
 

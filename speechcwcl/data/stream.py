@@ -137,7 +137,8 @@ def _clips_of_rows(
             clip.id = one_word(row[spec.id], name, "id") if spec.id else name
             clip.text = one_text(records.value(row, spec.text), name, clip.id) or ""
             audio = audio_of(row[spec.audio], local=records.local)
-            require(audio is not None, f"{name}: has no audio")
+            if audio is None:
+                raise UserError(f"{name}: has no audio")
             clip.audio = resample(*audio, SAMPLE_RATE) if isinstance(audio, tuple) else audio
         except UserError as error:
             text = str(error)

@@ -139,6 +139,7 @@ def _write_graph(aligner: Aligner, target: Path) -> bool:
         torch.backends.mha.set_fastpath_enabled(fused)
         aligner.to(device).train(training)
     size = sum(t.numel() * t.element_size() for t in graph.state_dict().values())
+    assert program is not None
     program.save(target, external_data=size > _INLINE)
     return size > _INLINE
 

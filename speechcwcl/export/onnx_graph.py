@@ -173,6 +173,6 @@ class Rows:
 
 
 def _number(value: Tensor, least: int) -> int:
-    number = value.item()  # not int(...), which an exporter would take for a constant
+    number: Any = value.item()  # not int(...), which an exporter would take for a constant
     torch._check(number >= least)
     return number

@@ -133,7 +133,9 @@ class SpeechCwclProcessor(ProcessorMixin):
         self.tokenizer = tokenizer
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike, **_: Any) -> SpeechCwclProcessor:
+    def from_pretrained(  # type: ignore[override]  # transformers' names many more options
+        cls, folder: str | os.PathLike, **_: Any
+    ) -> SpeechCwclProcessor:
         """Load both for the aligner in ``folder``."""
         extractor = SpeechCwclFeatureExtractor()
         return cls(extractor, LabelTokenizer.from_pretrained(folder))
@@ -153,7 +155,7 @@ class SpeechCwclModel(PreTrainedModel):
 
     config_class = SpeechCwclConfig
     main_input_name = "input_values"
-    input_modalities = ("audio", "text")
+    input_modalities = ["audio", "text"]
 
     def __init__(self, config: SpeechCwclConfig, aligner: Aligner | None = None):
         super().__init__(config)
@@ -163,7 +165,7 @@ class SpeechCwclModel(PreTrainedModel):
         self.text_tower = aligner.text_encoder  # so that .to(device) takes it along
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]
         cls, folder: str | os.PathLike, *_: Any, config: Any = None, **options: Any
     ) -> SpeechCwclModel:
         """Open the folder with :meth:`Aligner.from_pretrained` and all of its checks.
@@ -178,10 +180,12 @@ class SpeechCwclModel(PreTrainedModel):
         config = config or SpeechCwclConfig(**read_config(path))
         return cls(config, Aligner.from_pretrained(path)).eval()
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **_: Any) -> None:
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | os.PathLike, **_: Any
+    ) -> None:
         """Write an ordinary folder of an aligner, with the towers if it came with them."""
         towers = bool(getattr(self.config, "towers", False))
-        self.aligner.save_pretrained(save_directory, with_towers=towers)
+        self.aligner.save_pretrained(os.fspath(save_directory), with_towers=towers)
 
     @torch.no_grad()
     def forward(

@@ -233,7 +233,7 @@ class Aligner(nn.Module):
     def _windowed(self, frames: Tensor) -> Tensor:
         """(frames, width) of one recording -> (windows, dim), each window a quarter on."""
         rate, found = self.speech_encoder.frame_rate, []
-        for rows in windows_over(frames, rate, self.windows["seconds"]):
+        for rows in windows_over(frames, rate, (self.windows or {})["seconds"]):
             lengths = torch.full((len(rows),), rows.shape[1], device=frames.device)
             found.append(self.head(rows, lengths))
         return torch.cat(found)

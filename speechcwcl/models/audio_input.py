@@ -55,7 +55,7 @@ def samples(item: Audio, index: int, sample_rate: int) -> int:
     if isinstance(item, str | os.PathLike):
         from speechcwcl.data.audio import audio_info
 
-        return max(1, int(audio_info(item).duration * _RATE))
+        return max(1, int(audio_info(os.fspath(item)).duration * _RATE))
     return max(1, int(_array(item, index).size * _RATE / sample_rate))
 
 
@@ -100,7 +100,7 @@ def _load(item: Audio, index: int, sample_rate: int) -> np.ndarray:
     if isinstance(item, str | os.PathLike):
         from speechcwcl.data.audio import load_audio
 
-        return load_audio(item)
+        return load_audio(os.fspath(item))
     array = _array(item, index)
     if np.issubdtype(array.dtype, np.integer):
         array = array / float(np.iinfo(array.dtype).max + 1)

@@ -51,7 +51,7 @@ class Context(nn.Module):
             for _ in range(layers)
         )
         for block in self.blocks:  # dropout here would rule out the fused attention kernels
-            block.self_attn.dropout = 0.0
+            block.get_submodule("self_attn").dropout = 0.0  # type: ignore[assignment]
         self.convs = nn.ModuleList(
             nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
             for _ in range(layers if kernel else 0)
@@ -133,7 +133,7 @@ class AttentionPooling(nn.Module):
         # Zero: pooling starts as a plain mean, from which the queries part by the random hidden
         # layer; with no hidden layer or with several queries they need something to part by.
         if hidden and queries == 1:
-            nn.init.zeros_(self.score[-1].weight)
+            nn.init.zeros_(self.score.get_parameter(f"{len(self.score) - 1}.weight"))
         self.out_dim = dim * (queries + len(self.stats))
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ def _statistic(name: str, frames: Tensor, mask: Tensor) -> Tensor:
 _POOLINGS = {"mean": MeanPooling, "attention": AttentionPooling}
 
 
-def build_pooling(name: str, dim: int, options: dict[str, Any] | None = None) -> nn.Module:
+def build_pooling(name: str, dim: int, options: dict[str, Any] | None = None) -> Any:
     """The pooling ``"mean"`` or ``"attention"``.
 
     Args:

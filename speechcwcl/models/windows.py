@@ -23,7 +23,7 @@ def check_windows(windows: Any, path: Path) -> dict[str, Any] | None:
     known = isinstance(windows, dict) and windows.keys() == {"seconds", "longer_than"}
     seconds = windows["seconds"] if known else None
     some = isinstance(seconds, list) and len(seconds) > 0
-    numbers = [*seconds, windows["longer_than"]] if some else [0]
+    numbers = [*(seconds or []), windows["longer_than"]] if some else [0]
     if all(isinstance(n, int | float) and not isinstance(n, bool) and n > 0 for n in numbers):
         return windows
     raise UserError(f"{path}: 'windows': a list of seconds and longer_than expected")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -129,7 +131,8 @@ class TrainConfig(BaseModel):
 
 
 def load_config(
-    config: str | Path | dict[str, Any] | TrainConfig, overrides: dict[str, Any] | None = None
+    config: str | os.PathLike | Mapping[str, Any] | TrainConfig,
+    overrides: dict[str, Any] | None = None,
 ) -> TrainConfig:
     """Read a training YAML, its bases, and the overrides; or take keys and values as they are.
 
@@ -139,10 +142,10 @@ def load_config(
     """
     if isinstance(config, TrainConfig):
         config = config.as_dict()
-    if isinstance(config, dict):
+    if isinstance(config, Mapping):
         document = Document(Path("config"), dict(config))
     else:
-        document = read_yaml(config, typed=True, base="base")
+        document = read_yaml(Path(config), typed=True, base="base")
         also_reads(*document.files)
     folder = Path(document.where("loss_file").rpartition(":")[0]).parent
     for name, value in (overrides or {}).items():

@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +58,11 @@ class Experiment:
 
 
 def train(
-    config: str | Path | dict[str, Any] | TrainConfig,
+    config: str | os.PathLike | Mapping[str, Any] | TrainConfig,
     *,
-    train: str | Path,
+    train: str | os.PathLike,
     valid: Sequence[str] = (),
-    expdir: str | Path,
+    expdir: str | os.PathLike,
     dumpdir: str | Path | None = None,
     device: str | None = None,
     **options: Any,

@@ -93,6 +93,7 @@ class Detector:
 
     def _decide(self) -> Peak | None:
         peak, self._best = self._best, None
+        assert peak is not None
         self._armed[peak.label] = False
         self._blocked_until = peak.step + self._refractory
         return peak

@@ -99,10 +99,11 @@ class Windows:
     """
 
     def __init__(self, frame_lengths: Tensor, frames: int, size: int | None):
-        self._active = size is not None and frames > size
         self.lengths = frame_lengths
         self._frames = frames
-        if self._active:
+        self._active = False
+        if size is not None and frames > size:
+            self._active = True
             self._size = size
             self._count = -(-frames // size)
             offsets = torch.arange(self._count, device=frame_lengths.device) * size

@@ -371,10 +371,10 @@ def _wanted_states(layers: str | Sequence[int], depth: int) -> list[int]:
         raise UserError(
             f"layers: {layers!r} is not 'last', 'mix' or a list of numbers between 0 and {depth}"
         )
-    return sorted({i % (depth + 1) for i in layers})
+    return sorted({int(i) % (depth + 1) for i in layers})
 
 
-def _cut_layer(freeze: str | int, depth: int, top: int, lora: bool) -> str | int | None:
+def _cut_layer(freeze: str | int, depth: int, top: int, lora: bool) -> Any:
     """What is frozen: ``"top"`` (all), the layers below a number, or ``None`` (nothing)."""
     if freeze == "all":
         return "top"

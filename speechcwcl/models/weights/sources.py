@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from speechcwcl import files
 from speechcwcl.assets import boxed_models
@@ -227,7 +228,7 @@ def _from_hub(hub_id: str, offline: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     def snapshot(patterns: list[str], local_only: bool) -> Path:
-        kept = {"allow_patterns": patterns, "local_files_only": local_only}
+        kept: dict[str, Any] = {"allow_patterns": patterns, "local_files_only": local_only}
         return Path(snapshot_download(hub_id, **kept))
 
     def weights(folder: Path) -> bool:

@@ -93,7 +93,7 @@ def write_whisper_folder(
         "decoder_start_token_id": end + 1,
     }
     with torch.device("meta"):
-        model = WhisperModel(WhisperConfig(**config))
+        model = WhisperModel(WhisperConfig.from_dict(config))
     expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     check_names("Whisper", {name: tuple(t.shape) for name, t in state.items()}, expected)
     write_model(folder, config, state)

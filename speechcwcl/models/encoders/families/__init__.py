@@ -87,8 +87,8 @@ class Family(ABC):
     final_modules: list[nn.Module]
     hop: int
 
-    def __init__(self, model: nn.Module, feature_config: dict[str, Any]):
-        self.model = model
+    def __init__(self, model: Any, feature_config: dict[str, Any]):
+        self.model = model  # transformers' modules have no types of their own
         self.config = model.config
         self.feature_config = feature_config
         self.dim: int = self.config.hidden_size  # of Whisper's, another name for d_model

@@ -30,7 +30,7 @@ class Moonshine(Family):
 
     def __init__(self, model: nn.Module, feature_config: dict[str, Any]):
         super().__init__(model, feature_config)
-        self.layers, self.final_modules = model.layers, [model.layer_norm]
+        self.layers, self.final_modules = self.model.layers, [self.model.layer_norm]
 
     def front(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Three convolutions, the first with a norm over the whole clip."""

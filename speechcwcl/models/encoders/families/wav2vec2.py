@@ -31,10 +31,10 @@ class Wav2Vec2(Family):
         super().__init__(model, feature_config)
         self.min_samples = receptive_field(self.config.conv_kernel, self.config.conv_stride)
         self.hop = math.prod(self.config.conv_stride)  # 320: 50 frames a second, in all there are
-        self.layers = model.encoder.layers
+        self.layers = self.model.encoder.layers
         # Post-norm layers normalise themselves.
         self._norm_last = getattr(self.config, "do_stable_layer_norm", False)
-        self.final_modules = [model.encoder.layer_norm] if self._norm_last else []
+        self.final_modules = [self.model.encoder.layer_norm] if self._norm_last else []
 
     def front(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Convolutions, projection, convolutional positions."""
@@ -82,7 +82,8 @@ class WavLM(Wav2Vec2):
 
     def __init__(self, model: nn.Module, feature_config: dict[str, Any]):
         super().__init__(model, feature_config)
-        for layer in self.layers:
+        layers: Any = self.layers
+        for layer in layers:
             # transformers' version takes the projections' weights past their modules, so that LoRA
             # would do nothing, and keeps (heads x frames x frames) weights that nobody reads.
             attend = functools.partial(_attend, layer.attention)
@@ -91,7 +92,7 @@ class WavLM(Wav2Vec2):
     def context(self, hidden: Tensor, frame_lengths: Tensor) -> Any:
         """Padding mask and position bias (batch * heads, frames, frames)."""
         batch, frames = hidden.shape[:2]
-        bias = self.layers[0].attention.compute_bias(frames, frames)
+        bias = self.model.encoder.layers[0].attention.compute_bias(frames, frames)
         bias = bias.unsqueeze(0).expand(batch, -1, -1, -1).reshape(-1, frames, frames)
         return attention_mask(hidden, frame_lengths), bias
 
@@ -102,7 +103,7 @@ class WavLM(Wav2Vec2):
         return hidden
 
 
-def _attend(module: nn.Module, hidden: Tensor, mask: Tensor, bias: Tensor) -> tuple[Tensor, None]:
+def _attend(module: Any, hidden: Tensor, mask: Tensor, bias: Tensor) -> tuple[Tensor, None]:
     """Self-attention with a gated position bias (batch * heads, frames, frames)."""
     batch, frames, dim = hidden.shape
 

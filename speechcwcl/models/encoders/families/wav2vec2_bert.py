@@ -76,7 +76,7 @@ class Wav2Vec2Bert(Family):
         super().__init__(model, feature_config)
         self._stride = feature_config.get("stride", 2)
         self.hop = _HOP * self._stride
-        self.layers, self.final_modules = model.encoder.layers, []
+        self.layers, self.final_modules = self.model.encoder.layers, []
         self.filter_bank = FilterBank(self.config.feature_projection_input_dim // self._stride)
 
     def front(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -138,9 +138,9 @@ class Whisper(Family):
 
     def __init__(self, model: nn.Module, feature_config: dict[str, Any]):
         super().__init__(model, feature_config)
-        self.window_frames = self.config.max_source_positions
+        self.window_frames: int = self.config.max_source_positions
         self.log_mel = LogMel(self.config.num_mel_bins)
-        self.layers, self.final_modules = model.layers, [model.layer_norm]
+        self.layers, self.final_modules = self.model.layers, [self.model.layer_norm]
         model.embed_positions.requires_grad_(False)  # sinusoids
 
     def front(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
