@@ -209,6 +209,9 @@ class Projection(nn.Module):
         norm: bool = True,
     ):
         super().__init__()
+        whole = isinstance(hidden, (list, tuple)) and all(type(n) is int for n in hidden)
+        if not whole or not all(0 < size <= 1 << 16 for size in hidden):
+            raise UserError(f"projection: hidden: {hidden!r} is no list of widths from 1 to 65536")
         steps: list[nn.Module] = [nn.LayerNorm(in_dim)] if norm else []
         width = in_dim
         for size in hidden:

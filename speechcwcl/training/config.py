@@ -88,7 +88,7 @@ class TrainConfig(BaseModel):
     grad_cache_chunk: Positive | None = (
         None  # embed in chunks of so many utterances (cached gradients)
     )
-    num_workers: NotNegative = 0
+    num_workers: int = Field(0, ge=0, le=256)  # each a process
     # augmentation
     augment: Options | None = None  # options of speechcwcl.data.augment.Augmenter
     augment_copies: NotNegative = 0  # augmented copies beside the first one in the feature cache
@@ -111,7 +111,9 @@ class TrainConfig(BaseModel):
     # checkpoints
     ckpt_interval_steps: NotNegative = 0  # between the ends of epochs; 0 = only at the ends
     keep_checkpoints: Positive = 3  # how many of the best are kept, and averaged in stage 6
-    threads: Positive | None = None  # CPU threads; null = torch's choice
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = (
+        None  # CPU threads; null = torch's choice
+    )
 
     @field_validator("freeze")
     @classmethod

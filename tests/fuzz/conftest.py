@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, settings
 
 QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 COMMON = {"deadline": None, "suppress_health_check": QUIET, "database": None}
-settings.register_profile("short", max_examples=40, derandomize=True, **COMMON)
+settings.register_profile("short", max_examples=20, derandomize=True, **COMMON)
 settings.register_profile("long", max_examples=3000, **COMMON)
 settings.register_profile("middle", max_examples=500, **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))

@@ -194,6 +194,12 @@ TABLE: list[tuple[str, files.Maker, Any, Any]] = [
     ("caf of unknown length", files.caf_of_bytes(2**64 - 1), heard, [300, 600]),
     ("caf of no length", files.caf_of_bytes(0), heard_in_blocks, [300, 600]),
     ("caf of 2^62 bytes", files.caf_of_bytes(2**62), heard, Refused("malformed")),
+    (
+        "mp3 cut within its length header",
+        files.holding("x.mp3", b"\xff\xf32147483648\x88\xc4" + bytes(9) + b"Xing"),
+        heard,
+        Refused("x.mp3: "),
+    ),
     ("a wav that is empty", files.empty_wav_with_a_chunk(), heard, Refused("no samples in it")),
     ("flac of unknown length", files.flac_of_frames(0), heard, [300, 600]),
     ("flac of unknown length, probed", files.flac_of_frames(0), seconds, 1.0),

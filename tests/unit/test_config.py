@@ -48,6 +48,8 @@ def test_nothing_in_a_training_yaml_runs(tmp_path):
         ("freeze: some\n", "a.yaml:1: freeze: 'some' is none of all, none, or a number of layers"),
         ("freeze: true\n", "a.yaml:1: freeze: True is none of all, none, or a number of layers"),
         ("lr: -1\n", "a.yaml:1: lr: -1 is not greater than 0"),
+        ("num_workers: 100000\n", "a.yaml:1: num_workers: 100000 is not"),
+        ("threads: 10000000\n", "a.yaml:1: threads: 10000000 is not"),
         ("lr: 0\n", "a.yaml:1: lr: 0 is not greater than 0"),
         ("lr: .nan\n", "a.yaml:1: lr: nan is not a finite number"),
         ("lr: .inf\n", "a.yaml:1: lr: inf is not a finite number"),

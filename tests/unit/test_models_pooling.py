@@ -104,6 +104,10 @@ def test_projection_dropout_only_in_training():
         (lambda: build_projection("conv", 8, 4), "no 'conv'"),
         (lambda: build_projection({"depth": 2}, 8, 4), "no option 'depth'"),
         (lambda: build_projection({"hidden": 7}, 8, 4), "projection: "),
+        (
+            lambda: build_projection({"hidden": [-5]}, 8, 4),
+            "projection: hidden: .-5. is no list of",
+        ),
     ],
 )
 def test_wrong_specs(make, words):

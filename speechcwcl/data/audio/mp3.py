@@ -103,7 +103,7 @@ def _announced(head: bytes) -> int | None:
     for tag, at in ((b"Xing", 8), (b"Info", 8), (b"VBRI", 14)):
         place = head.find(tag, 4, 50)
         if place >= 0:
-            if tag != b"VBRI" and not head[place + 7] & 1:
+            if tag != b"VBRI" and not int.from_bytes(head[place + 7 : place + 8], "big") & 1:
                 return 0
             return int.from_bytes(head[place + at : place + at + 4], "big")
     return None
