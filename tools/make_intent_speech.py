@@ -53,7 +53,7 @@ from speechcwcl.corpora.mini import Mini
 from speechcwcl.corpora.slurp import read_sentences
 from speechcwcl.corpora.stop import read_topv2
 from speechcwcl.data.kaldi import Utterance, write_datadir
-from speechcwcl.data.problems import Problems
+from speechcwcl.data.tables import Problems
 from speechcwcl.errors import UserError
 
 SPEEDS = (0.85, 1.2)

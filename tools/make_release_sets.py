@@ -35,7 +35,7 @@ from release_speech import release_plan
 from speechcwcl.corpora._layout import write_spoken
 from speechcwcl.corpora.mini import Mini
 from speechcwcl.data.kaldi import Utterance, write_datadir
-from speechcwcl.data.problems import Problems
+from speechcwcl.data.tables import Problems
 from speechcwcl.errors import UserError, require
 from speechcwcl.zeroshot.protocol import load_protocol
 

@@ -29,7 +29,7 @@ from speechcwcl.cache.text_store import TextStore
 from speechcwcl.corpora.slurp import read_sentences
 from speechcwcl.corpora.stop import read_topv2
 from speechcwcl.data.kaldi import read_datadir
-from speechcwcl.data.problems import Problems
+from speechcwcl.data.tables import Problems
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, require
 from speechcwcl.evaluation.scores import score_zeroshot

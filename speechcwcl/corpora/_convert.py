@@ -19,11 +19,11 @@ from typing import IO, Any
 
 from speechcwcl.corpora._formats import Options, detect, json_object, read_manifest
 from speechcwcl.data.audio import AudioInfo, audio_info
-from speechcwcl.data.audio.members import find_member
+from speechcwcl.data.audio.opening import find_member
 from speechcwcl.data.kaldi import iter_datadir, write_datadir
 from speechcwcl.data.manifest import Manifest
-from speechcwcl.data.problems import Problems
 from speechcwcl.data.rows import read_head, suffix_of_list
+from speechcwcl.data.tables import Problems
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest
 from speechcwcl.files import atomic_write

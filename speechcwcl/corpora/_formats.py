@@ -27,7 +27,6 @@ from typing import Any, NamedTuple
 
 from speechcwcl.corpora._layout import Listing
 from speechcwcl.data.audio import audio_info
-from speechcwcl.data.problems import Problems
 from speechcwcl.data.rows import (
     one_text,
     one_word,
@@ -38,6 +37,7 @@ from speechcwcl.data.rows import (
     separator_of,
     suffix_of_list,
 )
+from speechcwcl.data.tables import Problems
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest
 from speechcwcl.files import read_json

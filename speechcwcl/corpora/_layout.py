@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from speechcwcl.data.audio import SAMPLE_RATE, write_audio
-from speechcwcl.data.audio.members import find_member
+from speechcwcl.data.audio.opening import find_member
 from speechcwcl.errors import UserError, closest
 from speechcwcl.files import atomic_write
 

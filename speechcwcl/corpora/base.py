@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from speechcwcl.corpora._download import Archive, download_all, refuse_half_extracted
 from speechcwcl.data.kaldi import write_datadir
-from speechcwcl.data.problems import Problems
 from speechcwcl.data.rows import NOT_UTF8, is_text
+from speechcwcl.data.tables import Problems
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest
 

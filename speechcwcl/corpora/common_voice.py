@@ -7,8 +7,8 @@ from pathlib import Path
 
 from speechcwcl.corpora._layout import Listing, write_lines, write_spoken
 from speechcwcl.corpora.base import Corpus
-from speechcwcl.data.problems import Problems
 from speechcwcl.data.rows import read_table
+from speechcwcl.data.tables import Problems
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
 

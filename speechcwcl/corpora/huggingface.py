@@ -17,11 +17,11 @@ from speechcwcl.corpora._formats import GUESSES, LABELS, NO_ID
 from speechcwcl.corpora._hf_disk import DONE, STATE, repeats, write_parquet, write_split, written
 from speechcwcl.corpora.base import Corpus
 from speechcwcl.data import remote
-from speechcwcl.data.problems import Problems
 from speechcwcl.data.remote import Records
 from speechcwcl.data.rows import no_column
 from speechcwcl.data.stream import write_streamed
 from speechcwcl.data.stream_spec import StreamSpec
+from speechcwcl.data.tables import Problems
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest, require
 from speechcwcl.files import read_json

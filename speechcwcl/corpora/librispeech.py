@@ -8,8 +8,8 @@ from pathlib import Path
 from speechcwcl.corpora._download import Archive
 from speechcwcl.corpora._layout import Listing, find_folder, write_lines, write_spoken
 from speechcwcl.corpora.base import Corpus
-from speechcwcl.data.problems import Problems
 from speechcwcl.data.rows import read_lines
+from speechcwcl.data.tables import Problems
 from speechcwcl.data.utterance import Utterance
 
 _URL = "https://www.openslr.org/resources/{}/{}.tar.gz"

@@ -14,8 +14,8 @@ import numpy as np
 from speechcwcl.corpora._layout import chord, write_lines
 from speechcwcl.corpora.base import Corpus
 from speechcwcl.data.audio import SAMPLE_RATE, write_audio
-from speechcwcl.data.problems import Problems
 from speechcwcl.data.rows import read_table, seconds
+from speechcwcl.data.tables import Problems
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
 from speechcwcl.files import write_json

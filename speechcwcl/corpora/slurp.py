@@ -10,8 +10,8 @@ from typing import Any
 from speechcwcl.corpora._download import Archive
 from speechcwcl.corpora._layout import Listing, find_folder, write_lines, write_spoken
 from speechcwcl.corpora.base import Corpus
-from speechcwcl.data.problems import Problems
 from speechcwcl.data.rows import read_lines
+from speechcwcl.data.tables import Problems
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
 from speechcwcl.files import read_json, write_json

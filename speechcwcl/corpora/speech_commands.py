@@ -13,8 +13,8 @@ from speechcwcl.corpora._download import Archive
 from speechcwcl.corpora._layout import Listing, write_lines, write_spoken
 from speechcwcl.corpora.base import Corpus
 from speechcwcl.data.audio import SAMPLE_RATE, audio_info, write_audio
-from speechcwcl.data.problems import Problems
 from speechcwcl.data.rows import read_lines
+from speechcwcl.data.tables import Problems
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from speechcwcl.corpora._download import Archive
 from speechcwcl.corpora._layout import Listing, find_folder, write_lines, write_spoken
 from speechcwcl.corpora.base import Corpus
-from speechcwcl.data.problems import Problems
 from speechcwcl.data.rows import read_lines, read_table
+from speechcwcl.data.tables import Problems
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
 

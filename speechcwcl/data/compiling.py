@@ -1,15 +1,25 @@
 """From a data folder to a manifest: stages 2 (format) and 3 (filter).
 
 Many recordings are measured at once: in processes, their order kept, a window of them at a time.
+
+Commands in ``wav.scp`` (``sph2pipe -f wav x.sph |``) are refused unless allowed. Where allowed,
+stage 2 splits the line into words as a shell would, but hands it to none: only plain pipes between
+programs are understood. Variables, wildcards and home signs are passed on as written, and ``;``,
+``&``, ``<``, ``>`` and brackets are refused. What comes out is kept as mono FLAC beside the
+manifest, so no manifest ever holds a command.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import multiprocessing
+import shlex
 import signal
+import subprocess
 import sys
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -22,11 +32,10 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from speechcwcl.data import pipes
-from speechcwcl.data.audio import END_TOLERANCE, audio_info
+from speechcwcl.data.audio import END_TOLERANCE, audio_info, load_audio, write_audio
 from speechcwcl.data.kaldi import check_datadir, scan_datadir
 from speechcwcl.data.manifest import ManifestWriter, Summary
-from speechcwcl.data.problems import Problems
+from speechcwcl.data.tables import Problems
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, require
 from speechcwcl.files import atomic_write
@@ -60,7 +69,7 @@ def compile_manifest(
         max_duration: longer ones likewise.
         skip_bad: leave out utterances whose audio is unsound rather than stop.
         bad_list: file that names those (default: ``<manifest>.bad.tsv``).
-        allow_pipe: run the commands in ``wav.scp`` (see :mod:`speechcwcl.data.pipes`).
+        allow_pipe: run the commands in ``wav.scp`` (see above).
         progress: show a progress bar.
 
     Raises:
@@ -231,7 +240,7 @@ def _take(
 
 
 def _is_open(utterance: Utterance) -> bool:
-    return utterance.duration is None or pipes.is_command(utterance.audio)
+    return utterance.duration is None or is_command(utterance.audio)
 
 
 def _open_ones(chunk: list[Utterance]) -> list[Utterance]:
@@ -256,9 +265,9 @@ def _measure_chunk(chunk: list[Utterance], *, pipe_folder: str | Path | None) ->
 def _measure(utterance: Utterance, pipe_folder: str | Path | None) -> _Found:
     audio = utterance.audio
     try:
-        if pipes.is_command(audio):
+        if is_command(audio):
             require(pipe_folder is not None, f"{audio}: a command, and none may run")
-            audio = str(pipes.run_pipe(audio, str(pipe_folder)))
+            audio = str(run_pipe(audio, str(pipe_folder)))
         whole, first = _duration(audio), utterance.start or 0.0
         last = whole if utterance.end is None else utterance.end
         require(
@@ -276,3 +285,89 @@ def _measure(utterance: Utterance, pipe_folder: str | Path | None) -> _Found:
 def _duration(audio: str) -> float:
     """Length of a recording in seconds; segments of one recording ask again and again."""
     return audio_info(audio).duration
+
+
+def is_command(audio: str) -> bool:
+    """Whether a ``wav.scp`` value is a command rather than a path."""
+    return audio.endswith("|")
+
+
+def split_command(text: str) -> list[list[str]]:
+    """Words of each program of a pipeline, outermost first.
+
+    Raises:
+        UserError: quotes that do not close, or anything that only a shell could do.
+    """
+    lexer = shlex.shlex(text.rstrip()[:-1], posix=True, punctuation_chars="|;&<>()")
+    lexer.whitespace_split = True
+    lexer.commenters = ""
+    try:
+        words = list(lexer)
+    except ValueError as error:
+        raise UserError(f"{text}: cannot be split into words: {error}") from error
+    programs: list[list[str]] = [[]]
+    for word in words:
+        if word == "|":
+            programs.append([])
+        elif word and set(word) <= set("|;&<>()"):
+            raise UserError(f"{text}: {word!r} needs a shell, and commands run without one")
+        else:
+            programs[-1].append(word)
+    if not all(programs):
+        raise UserError(f"{text}: an empty command")
+    return programs
+
+
+def run_pipe(text: str, folder: str | Path, timeout: float = 600.0) -> Path:
+    """Run a command once and keep its audio; return the FLAC file.
+
+    Args:
+        text: the ``wav.scp`` value, with the ``|`` at its end.
+        folder: where the FLAC file goes, named by the command's hash.
+        timeout: seconds after which it is given up.
+
+    Raises:
+        UserError: it cannot be run, fails, takes too long, or writes no audio.
+    """
+    target = Path(folder) / f"{hashlib.sha256(text.encode('utf-8')).hexdigest()[:32]}.flac"
+    if target.exists():
+        return target
+    with tempfile.NamedTemporaryFile(suffix=".audio") as output:
+        _run(text, split_command(text), output.fileno(), timeout)
+        try:
+            rate = audio_info(output.name).sample_rate
+            wav = load_audio(output.name, sample_rate=rate)
+        except UserError as error:
+            raise UserError(str(error).replace(output.name, text)) from None
+    write_audio(target, wav, rate)
+    return target
+
+
+def _run(text: str, programs: list[list[str]], output: int, timeout: float) -> None:
+    running: list[subprocess.Popen[bytes]] = []
+    feed: int | None = subprocess.DEVNULL
+    try:
+        for words in programs:
+            last = words is programs[-1]
+            process = subprocess.Popen(
+                words,
+                stdin=feed,
+                stdout=output if last else subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+            if running and running[-1].stdout:
+                running[-1].stdout.close()  # so that it gets SIGPIPE when its reader ends
+            feed = process.stdout.fileno() if process.stdout else None
+            running.append(process)
+        codes = [process.wait(timeout) for process in running]
+    except OSError as error:
+        raise UserError(f"{text}: cannot run: {error.strerror or error}") from error
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"{text}: gave no end within {timeout:g} s") from error
+    finally:
+        for process in running:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    if codes[-1] != 0:
+        raise UserError(f"{text}: ended with exit status {codes[-1]}")

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from speechcwcl.data.audio.recordings import AUDIO_SUFFIXES, audio_files, is_audio_name
-from speechcwcl.data.problems import Problems
 from speechcwcl.data.rows import no_column, read_json_lines, read_table, suffix_of_list
+from speechcwcl.data.tables import Problems
 from speechcwcl.errors import UserError, closest, require
 from speechcwcl.files import read_json
 

@@ -29,7 +29,7 @@ import numpy as np
 
 from speechcwcl.data.audio import check_samples
 from speechcwcl.data.audio.recordings import AUDIO_SUFFIXES
-from speechcwcl.data.problems import Problems
+from speechcwcl.data.tables import Problems
 from speechcwcl.errors import UserError, closest, require
 from speechcwcl.jsons import parse_json
 

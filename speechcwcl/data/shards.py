@@ -30,11 +30,11 @@ from urllib.parse import quote, unquote
 from tqdm import tqdm
 
 from speechcwcl.data.audio import audio_info, encode_audio, load_audio
-from speechcwcl.data.audio.members import Member, find_member, read_audio_file
+from speechcwcl.data.audio.opening import Member, find_member, read_audio_file
 from speechcwcl.data.compiling import worker_pool
 from speechcwcl.data.manifest import Manifest, ManifestWriter, Summary
 from speechcwcl.data.rows import one_text, one_word, seconds
-from speechcwcl.data.shard_names import ShardIndex, expand, open_shard_file
+from speechcwcl.data.stream_spec import ShardIndex, expand, open_shard_file
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest
 from speechcwcl.files import (
@@ -150,7 +150,7 @@ def shard_list(shards: str | Path | Sequence[str]) -> list[str]:
     """The shards that a folder, a path, a URL or a list of such means; braces are expanded.
 
     Raises:
-        UserError: see :func:`speechcwcl.data.shard_names.expand`.
+        UserError: see :func:`speechcwcl.data.stream_spec.expand`.
     """
     found = []
     for word in [shards] if isinstance(shards, str | Path) else shards:

@@ -10,8 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from speechcwcl.data.problems import Problems
-from speechcwcl.data.tables import is_label_file
+from speechcwcl.data.tables import Problems, is_label_file
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
 from speechcwcl.files import read_json, refuse_foreign, replace_folder, write_json

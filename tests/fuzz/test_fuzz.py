@@ -30,8 +30,8 @@ from speechcwcl.corpora.huggingface import HuggingFace
 from speechcwcl.data.audio import audio_blocks, audio_info, load_audio
 from speechcwcl.data.kaldi import check_datadir, read_datadir
 from speechcwcl.data.manifest import Manifest
-from speechcwcl.data.problems import Problems
 from speechcwcl.data.stream_spec import read_stream
+from speechcwcl.data.tables import Problems
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
 from speechcwcl.evaluation.results import write_embeddings

@@ -11,7 +11,7 @@ from speechcwcl.corpora.slurp import Slurp, read_sentences
 from speechcwcl.corpora.speech_commands import WORDS, SpeechCommands, which_set
 from speechcwcl.corpora.stop import DOMAINS, read_topv2
 from speechcwcl.data.kaldi import read_datadir
-from speechcwcl.data.problems import Problems
+from speechcwcl.data.tables import Problems
 from speechcwcl.errors import UserError
 from speechcwcl.zeroshot.protocol import load_protocol
 

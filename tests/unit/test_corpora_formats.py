@@ -14,7 +14,7 @@ from speechcwcl.corpora._formats import FORMATS, Options, detect, read_manifest
 from speechcwcl.corpora._layout import write_spoken
 from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.data.kaldi import read_datadir, write_datadir
-from speechcwcl.data.problems import Problems
+from speechcwcl.data.tables import Problems
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
 

@@ -15,7 +15,7 @@ from speechcwcl.data.kaldi import (
     read_datadir,
     write_datadir,
 )
-from speechcwcl.data.problems import Problems
+from speechcwcl.data.tables import Problems
 from speechcwcl.errors import UserError
 
 

@@ -14,7 +14,7 @@ import soundfile
 
 from speechcwcl.cli.main import main
 from speechcwcl.data.audio import audio_info, load_audio, write_audio
-from speechcwcl.data.audio.members import find_member
+from speechcwcl.data.audio.opening import find_member
 from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.data.kaldi import write_datadir
 from speechcwcl.data.manifest import Manifest

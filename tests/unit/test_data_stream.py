@@ -12,7 +12,7 @@ import pytest
 from stream_sets import AUDIO, KINDS, WORDS, make_set, web_server
 
 from speechcwcl.cli.main import main
-from speechcwcl.data import shard_names
+from speechcwcl.data import stream_spec
 from speechcwcl.data.audio import load_audio
 from speechcwcl.data.stream import StreamReader, check_stream, open_pieces, share
 from speechcwcl.data.stream_spec import StreamSpec, read_stream, write_stream
@@ -257,7 +257,7 @@ def test_no_spelling_of_a_stream_runs_a_command(tmp_path, word, monkeypatch):
     monkeypatch.setenv("WDS_pipe", "pipe")
     monkeypatch.setattr(subprocess, "Popen", start)
     monkeypatch.setattr(os, "system", start)
-    monkeypatch.setattr(shard_names, "urlopen", ask)
+    monkeypatch.setattr(stream_spec, "urlopen", ask)
     path = written(tmp_path, folder="", shards=[word])
     for call in (lambda: read_stream(path), lambda: StreamSpec(shards=[word])):
         with pytest.raises(UserError):

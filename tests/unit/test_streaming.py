@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from speechcwcl.apps.listen.detector import Detector
-from speechcwcl.apps.listen.gate import FRAME, EnergyGate
-from speechcwcl.apps.listen.listener import Event, Listener, Options, listen
+from speechcwcl.apps.listen.listener import (
+    FRAME,
+    Detector,
+    EnergyGate,
+    Event,
+    Listener,
+    Options,
+    listen,
+)
 from speechcwcl.apps.listen.scoring import NEAREST, Scorer, background_texts
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner

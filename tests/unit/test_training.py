@@ -21,7 +21,6 @@ from speechcwcl.errors import UserError
 from speechcwcl.files import lock
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.training import dataset
-from speechcwcl.training.brain import RunningMeans, append_metrics, lr_factor
 from speechcwcl.training.run import train
 from speechcwcl.training.state import WholeCheckpointer
 
@@ -63,9 +62,23 @@ def words(config, dump, expdir):
     ]  # fmt: skip
 
 
-def weights(expdir):
+def averaged(expdir):
     assert main(["average", str(expdir), "--best", "1"]) == 0
-    return Aligner.from_pretrained(expdir / "model").state_dict()
+    return Aligner.from_pretrained(expdir / "model")
+
+
+def copied(dump, tmp_path):
+    """Manifests that a test may change."""
+    return shutil.copytree(dump, tmp_path / "dump", ignore=shutil.ignore_patterns("feats"))
+
+
+def change_training(dump, change):
+    """Write the training manifest anew, after ``change(its utterances)``; return how many."""
+    path = dump / "train/manifest.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    change(lines)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return len(lines)
 
 
 def latest(expdir):
@@ -74,10 +87,8 @@ def latest(expdir):
     return torch.load(found.paramfiles["speech"], weights_only=True), found.meta["epoch"]
 
 
-def embeddings(expdir, wav, lengths):
-    assert main(["average", str(expdir), "--best", "1"]) == 0
-    with torch.no_grad():
-        return Aligner.from_pretrained(expdir / "model").embed_speech(wav, lengths)
+def metrics(expdir):
+    return [json.loads(line) for line in (expdir / "metrics.jsonl").read_text().splitlines()]
 
 
 def same(first, second):
@@ -89,7 +100,7 @@ def test_the_loss_falls_whatever_is_frozen(config, dump, tmp_path, changes):
     expdir = tmp_path / "exp"
     settings = {"epochs": 10, "lr": 1e-2, "batch_size": 16, "projection": {"hidden": [32]}}
     assert main(words(config(**settings | changes), dump, expdir)) == 0
-    lines = [json.loads(line) for line in (expdir / "metrics.jsonl").read_text().splitlines()]
+    lines = metrics(expdir)
     assert [line["epoch"] for line in lines] == list(range(1, 11))
     assert lines[-1]["train"]["loss"] < 0.95 * lines[0]["train"]["loss"]
     assert {"cwcl", "cl"} <= set(lines[0]["train"])
@@ -147,7 +158,7 @@ INPUTS = {
 def test_a_run_goes_on_with_its_own_data_only(
     changed, config, dump, tmp_path, tiny_speech, capsys, repository
 ):
-    ours = shutil.copytree(dump, tmp_path / "dump", ignore=shutil.ignore_patterns("feats"))
+    ours = copied(dump, tmp_path)
     speech = shutil.copytree(tiny_speech, tmp_path / "speech")
     own = tmp_path / "own.yaml"
     own.write_text((repository / "speechcwcl/zeroshot/protocols/mini_words_valid.yaml").read_text())
@@ -194,13 +205,13 @@ def test_training_from_python(config, dump, tmp_path):
 
 
 def test_embeddings_of_another_model_or_manifest_are_not_scored(config, dump, tmp_path, capsys):
-    ours = shutil.copytree(dump, tmp_path / "dump", ignore=shutil.ignore_patterns("feats"))
+    ours = copied(dump, tmp_path)
     exp = tmp_path / "exp"
     embed = ["embed-speech", str(exp), "--sets", "valid_words", "--dumpdir", str(ours)]
     score = ["evaluate", str(exp), "--evals", "valid_words:retrieval", "--dumpdir", str(ours)]
     for epochs in (1, 2):  # the second time the model is another one
         assert main(words(config(epochs=epochs), ours, exp)) == 0
-        assert main(["average", str(exp), "--best", "1"]) == 0
+        averaged(exp)
         if epochs == 2:
             assert main(score) == 2
             assert "embeddings are of another model; run `speechcwcl" in capsys.readouterr().err
@@ -251,12 +262,9 @@ def test_a_device_that_cannot_do_it_is_one_line(config, dump, tmp_path, changes,
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_clip_is_one_line(config, dump, tmp_path, workers, capsys):
-    ours = shutil.copytree(dump, tmp_path / "dump", ignore=shutil.ignore_patterns("feats"))
-    path = ours / "train/manifest.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    ours = copied(dump, tmp_path)
     (tmp_path / "bad.wav").write_bytes(b"RIFF no such thing")
-    lines[5]["audio"] = str(tmp_path / "bad.wav")
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    change_training(ours, lambda lines: lines[5].update(audio=str(tmp_path / "bad.wav")))
     changes = {"freeze": "none", "feature_mask": None, "num_workers": workers}
     assert main(words(config(**changes), ours, tmp_path / "exp")) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
@@ -266,28 +274,24 @@ def test_a_broken_clip_is_one_line(config, dump, tmp_path, workers, capsys):
 
 @pytest.mark.parametrize(("same", "code"), [(1.0, 2), (0.7, 0), (0.3, 0)])
 def test_one_and_the_same_text_is_said_before_training(config, dump, tmp_path, same, code, capsys):
-    ours = shutil.copytree(dump, tmp_path / "dump", ignore=shutil.ignore_patterns("feats"))
-    path = ours / "train/manifest.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    for number, line in enumerate(lines):
-        line["text"] = "_" if number < same * len(lines) else f"text {number}"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    ours = copied(dump, tmp_path)
+
+    def repeat(lines):
+        for number, line in enumerate(lines):
+            line["text"] = "_" if number < same * len(lines) else f"text {number}"
+
+    count = change_training(ours, repeat)
     assert main(words(config(epochs=1), ours, tmp_path / "exp")) == code
     found = capsys.readouterr()
     if code:
-        assert f"all {len(lines)} utterances have the text '_'" in found.err.splitlines()[-1]
+        assert f"all {count} utterances have the text '_'" in found.err.splitlines()[-1]
         assert not list((tmp_path / "dump/train").glob("feats/*"))  # before anything heavy
     assert ("have the same text, '_'" in found.out) == (same == 0.7)
 
 
 def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(config, dump, tmp_path):
-    often = {"diagnostics_every": 2}
-    path = config(
-        ckpt_interval_steps=1,
-        augment_copies=1,
-        augment={"noise": {"prob": 1.0}},
-        loss_options=often,
-    )
+    noise = {"augment_copies": 1, "augment": {"noise": {"prob": 1.0}}}
+    path = config(ckpt_interval_steps=1, **noise, loss_options={"diagnostics_every": 2})
     assert main(words(path, dump, tmp_path / "whole")) == 0
     expected, _ = latest(tmp_path / "whole")
 
@@ -302,10 +306,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(config, dump
     found, epoch = latest(killed)
     assert epoch == 3
     assert same(found, expected)
-    lines = [
-        [json.loads(line) for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()]
-        for n in ("whole", "killed")
-    ]
+    lines = [metrics(tmp_path / name) for name in ("whole", "killed")]
     assert len(lines[0]) == 3
     assert {"w_std", "cosine", "loss"} <= set(lines[0][0]["train"])
     # the loss and what is logged beside it, which is taken on some steps only; the scores
@@ -333,13 +334,14 @@ def test_cached_gradients_give_the_same_run(config, dump, tmp_path):
     wav, lengths = torch.randn(3, 16000), torch.tensor([16000, 9000, 5000])
     # Outputs, not weights: Adam blows the rounding of gradients that are zero (the bias of the
     # attention scores) up to whole steps.
-    first, second = (embeddings(tmp_path / name, wav, lengths) for name in "ab")
+    with torch.no_grad():
+        first, second = (averaged(tmp_path / name).embed_speech(wav, lengths) for name in "ab")
     assert torch.allclose(first, second, atol=1e-4)
 
 
 def test_a_text_bank_is_one_line(config, dump, tmp_path):
     assert main(words(config(text_bank=True, epochs=1), dump, tmp_path / "exp")) == 0
-    assert weights(tmp_path / "exp")
+    assert averaged(tmp_path / "exp").state_dict()
 
 
 def test_more_processes_than_batches_is_one_clear_line(config, dump, tmp_path, capsys, monkeypatch):
@@ -350,66 +352,6 @@ def test_more_processes_than_batches_is_one_clear_line(config, dump, tmp_path, c
     assert "set batch_size (now 100) lower" in message
 
 
-def test_half_a_checkpoint_is_swept_away(tmp_path):
-    broken = tmp_path / "CKPT+2026-01-01+00-00-00+00"
-    broken.mkdir()
-    (broken / "speech.ckpt").write_bytes(b"half")
-    assert WholeCheckpointer(tmp_path).find_checkpoint() is None
-    assert not broken.exists()
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        OSError(28, "No space left on device"),
-        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"),
-        RuntimeError("basic_ios::clear: iostream error"),
-        RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
-    ],
-    ids=["system", "torch, at the end", "torch, at the start", "torch"],
-)
-def test_a_full_disk_while_saving_is_one_clear_line(tmp_path, monkeypatch, error):
-    model = torch.nn.Linear(2, 2)
-    checkpointer = WholeCheckpointer(tmp_path, recoverables={"model": model})
-
-    def full(*args, **options):
-        raise error
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match="cannot write: .*; free some space") as found:
-        checkpointer.save_checkpoint()
-    assert str(tmp_path) in str(found.value) and "\n" not in str(found.value)
-    assert WholeCheckpointer(tmp_path).find_checkpoint() is None
-
-
 def test_average_without_a_training_says_so(tmp_path, capsys):
     assert main(["average", str(tmp_path)]) == 2
     assert "no checkpoint of a finished epoch" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("schedule", "last"), [("constant", 1.0), ("linear", 0.0), ("cosine", 0.0)]
-)
-def test_the_learning_rate_warms_up_and_comes_down(schedule, last):
-    factors = [lr_factor(step, 100, 0.1, schedule) for step in range(101)]
-    assert factors[0] == pytest.approx(0.1) and factors[9] == pytest.approx(1.0)
-    assert factors[-1] == pytest.approx(last, abs=1e-6)
-
-
-def test_metrics_of_a_repeated_epoch_are_replaced(tmp_path):
-    for epoch in (1, 2, 3, 2):
-        append_metrics(tmp_path / "m.jsonl", {"epoch": epoch, "x": epoch})
-    lines = (tmp_path / "m.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
-
-
-def test_running_means_travel_within_an_epoch_only(tmp_path):
-    means = RunningMeans()
-    means.add({"loss": 1.0})
-    means.add({"loss": 3.0})
-    means.save(tmp_path / "m")
-    other = RunningMeans()
-    other.load(tmp_path / "m", end_of_epoch=True)
-    assert other.counts == {}
-    other.load(tmp_path / "m", end_of_epoch=False)
-    assert other.take() == {"loss": 2.0} and other.counts == {}

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from speechcwcl.corpora.mini import Mini
 from speechcwcl.data.audio import load_audio
-from speechcwcl.data.problems import Problems
+from speechcwcl.data.tables import Problems
 from speechcwcl.errors import UserError
 from speechcwcl.evaluation.scores import score_zeroshot
 from speechcwcl.files import read_json, write_json

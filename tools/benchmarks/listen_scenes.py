@@ -12,7 +12,7 @@ import numpy as np
 from speechcwcl.apps.listen.listener import Event
 from speechcwcl.corpora.mini import Mini
 from speechcwcl.data.audio import SAMPLE_RATE, load_audio
-from speechcwcl.data.problems import Problems
+from speechcwcl.data.tables import Problems
 
 TOLERANCE = 0.3
 """Seconds by which an event may miss the word and still be right."""

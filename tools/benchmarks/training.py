@@ -31,7 +31,7 @@ from speechcwcl.corpora import get_corpus
 from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.data.kaldi import Utterance, write_datadir
 from speechcwcl.data.manifest import Manifest
-from speechcwcl.data.problems import Problems
+from speechcwcl.data.tables import Problems
 from speechcwcl.models.text_side import TextEncoder
 from speechcwcl.models.weights.sources import resolve
 from speechcwcl.training.config import TrainConfig

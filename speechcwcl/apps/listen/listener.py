@@ -1,21 +1,163 @@
-"""Spotting keywords in a stream: windows, embeddings, scores, events."""
+"""Spotting keywords in a stream: windows, embeddings, scores, events.
+
+An energy gate passes what stands out of the noise; from the scores a detector makes events by
+smoothing and hysteresis, one a word.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from speechcwcl.apps.listen.detector import Detector, Peak
-from speechcwcl.apps.listen.gate import FRAME, EnergyGate
 from speechcwcl.apps.listen.scoring import Scorer
 from speechcwcl.data.audio import SAMPLE_RATE
 from speechcwcl.errors import UserError
 
 if TYPE_CHECKING:
     from speechcwcl.models.aligner import Aligner
+
+FRAME = 320
+"""Samples at 16 kHz in a frame: 20 ms."""
+_MEMORY = 500  # frames (10 s) over which the noise is looked for
+_QUANTILE = 10  # percent of them that are taken to be noise alone
+_LOUDEST_FLOOR = -35.0  # dB re full scale: a stream that begins with speech has no noise to show
+_QUIETEST = -65.0  # dB: below that there is nothing to hear
+
+
+class EnergyGate:
+    """Tracks the noise floor; causal, so that a stream and a file give the same.
+
+    Args:
+        margin: dB over the noise floor.
+    """
+
+    def __init__(self, margin: float = 6.0):
+        self._margin = margin
+        self._levels = np.zeros(0)
+        self._rest = np.zeros(0, dtype=np.float32)
+
+    def push(self, wav: np.ndarray) -> np.ndarray:
+        """Judge the frames that ``wav`` completes.
+
+        Args:
+            wav: (samples,) float32 at 16 kHz, any number of them.
+
+        Returns:
+            (frames,) bool.
+        """
+        wav = np.concatenate([self._rest, wav])
+        count = len(wav) // FRAME
+        self._rest = wav[count * FRAME :]
+        if not count:
+            return np.zeros(0, dtype=bool)
+        frames = wav[: count * FRAME].reshape(count, FRAME).astype(np.float64)
+        power = frames.var(axis=1)  # a constant offset is no sound
+        new = 10 * np.log10(power + 1e-12)
+        before = len(self._levels)
+        levels = np.concatenate([self._levels, new])
+        active = np.zeros(count, dtype=bool)
+        for index in range(count):
+            here = before + index
+            recent = levels[max(0, here + 1 - _MEMORY) : here + 1]
+            place = len(recent) * _QUANTILE // 100
+            floor = min(np.partition(recent, place)[place], _LOUDEST_FLOOR)
+            active[index] = levels[here] > max(floor + self._margin, _QUIETEST)
+        self._levels = levels[-(_MEMORY - 1) :]
+        return active
+
+
+@dataclass(frozen=True)
+class Peak:
+    """A decision.
+
+    Attributes:
+        label: its number.
+        step: the step at which the smoothed score was highest.
+        score: that score.
+    """
+
+    label: int
+    step: int
+    score: float
+
+
+class Detector:
+    """Feed the scores step by step; get at most one decision a step.
+
+    A label's score must reach ``threshold``; the highest within ``patience`` steps after it wins
+    over all labels. Then nothing is said until ``refractory`` steps after that peak, and the same
+    label again only once its score has fallen below ``release * threshold`` in between.
+
+    Args:
+        labels: how many.
+        threshold: 0 to 1.
+        smooth: steps in the mean; an odd number, half of them are waited for.
+        patience: steps.
+        refractory: steps.
+        release: share of the threshold.
+    """
+
+    def __init__(
+        self,
+        labels: int,
+        threshold: float,
+        *,
+        smooth: int = 3,
+        patience: int = 2,
+        refractory: int = 3,
+        release: float = 0.8,
+    ):
+        if not 0 < threshold < 1:
+            raise UserError(f"threshold: {threshold:g} is not between 0 and 1")
+        if smooth < 1 or smooth % 2 == 0:
+            raise UserError(f"smooth: {smooth} is not an odd number of steps")
+        self.threshold = threshold
+        self._patience, self._refractory, self._release = patience, refractory, release
+        self._armed = np.ones(labels, dtype=bool)
+        self._recent: deque[np.ndarray] = deque([np.zeros(labels)] * smooth, maxlen=smooth)
+        self._half = smooth // 2
+        self._step = -1 - self._half
+        self._best: Peak | None = None
+        self._blocked_until = -1
+
+    def push(self, scores: np.ndarray) -> Peak | None:
+        """One step.
+
+        Args:
+            scores: (labels,), 0 to 1; 0 where there is nothing to hear.
+        """
+        self._recent.append(np.asarray(scores, dtype=np.float64))
+        self._step += 1
+        if self._step < 0:
+            return None
+        smoothed = np.mean(self._recent, axis=0)
+        self._armed |= smoothed < self._release * self.threshold
+        if self._step >= self._blocked_until:
+            allowed = np.where(self._armed, smoothed, 0.0)
+            label = int(allowed.argmax())
+            score = float(allowed[label])
+            if score >= self.threshold and (self._best is None or score > self._best.score):
+                self._best = Peak(label, self._step, score)
+        if self._best and self._step >= self._best.step + self._patience:
+            return self._decide()
+        return None
+
+    def finish(self) -> list[Peak]:
+        """What was still waited for."""
+        last = [self.push(np.zeros(len(self._armed))) for _ in range(self._half + self._patience)]
+        return [peak for peak in last if peak]
+
+    def _decide(self) -> Peak | None:
+        peak, self._best = self._best, None
+        assert peak is not None
+        self._armed[peak.label] = False
+        self._blocked_until = peak.step + self._refractory
+        return peak
+
 
 _FEWEST_ACTIVE = 5  # active frames (of 20 ms) that make a window worth embedding
 

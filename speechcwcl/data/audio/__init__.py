@@ -8,9 +8,10 @@ from speechcwcl.data.audio.decode import (
     audio_info,
     check_samples,
     decode_audio,
+    encode_audio,
     load_audio,
+    write_audio,
 )
-from speechcwcl.data.audio.formats import encode_audio, write_audio
 
 __all__ = [
     "END_TOLERANCE",

@@ -1,10 +1,12 @@
-"""Decoding audio: the only place that does it (soundfile: wav, flac, ogg/opus, mp3, ...).
+"""Decoding audio: the only place that does it (soundfile: wav, flac, ogg/opus, mp3, ...);
+and writing audio.
 
-A path is a file, or a member of a tar shard (see :mod:`speechcwcl.data.audio.members`).
+A path is a file, or a member of a tar shard (see :mod:`speechcwcl.data.audio.opening`).
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from speechcwcl.data.audio.mp3 import TAIL
+from speechcwcl.data.audio.containers import TAIL
 from speechcwcl.data.audio.opening import (
     BLOCK,
     FAILURES,
@@ -25,7 +27,8 @@ from speechcwcl.data.audio.opening import (
     refuse_cut,
 )
 from speechcwcl.data.audio.resampling import BlockResampler, resample
-from speechcwcl.errors import UserError
+from speechcwcl.errors import UserError, closest
+from speechcwcl.files import atomic_write
 
 SAMPLE_RATE = 16000
 """The rate, in Hz, that everything behind this module works at."""
@@ -231,3 +234,73 @@ def check_samples(name: str | Path, wav: np.ndarray, offset: int = 0, rate: int 
             f"{name}: samples up to {peak:g}, where floats must lie within -1..1: divide 16-bit "
             "numbers by 32768 (24-bit by 8388608, 32-bit by 2147483648)"
         )
+
+
+_WRITABLE = {
+    ".wav": ("WAV", "PCM_16"),
+    ".flac": ("FLAC", "PCM_16"),
+    ".ogg": ("OGG", "VORBIS"),
+    ".opus": ("OGG", "OPUS"),
+    ".mp3": ("MP3", "MPEG_LAYER_III"),
+}
+
+
+def write_audio(path: str | Path, wav: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:
+    """Write mono audio atomically, in the format that the suffix names.
+
+    Args:
+        path: ends in ``.wav`` (16 bit), ``.flac`` (16 bit), ``.ogg`` (Vorbis), ``.opus`` or
+            ``.mp3``.
+        wav: ``(samples,)`` float, finite; values beyond -1..1 are clipped.
+        sample_rate: in Hz.
+
+    Raises:
+        UserError: unknown suffix, samples that are not finite, or the file cannot be written.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in _WRITABLE:
+        known = closest(suffix, _WRITABLE)
+        raise UserError(f"{path}: cannot write {suffix!r} files{known}; use {', '.join(_WRITABLE)}")
+    with atomic_write(path, "wb") as stream:
+        stream.write(encode_audio(wav, suffix, sample_rate, name=str(path)))
+
+
+def encode_audio(
+    wav: np.ndarray, suffix: str = ".flac", sample_rate: int = SAMPLE_RATE, name: str = "audio"
+) -> bytes:
+    """The bytes of an audio file; see :func:`write_audio`, whose suffixes it takes.
+
+    Args:
+        wav: ``(samples,)`` float, finite; values beyond -1..1 are clipped.
+        suffix: the format.
+        sample_rate: in Hz.
+        name: for messages.
+    """
+    wav = np.asarray(wav, dtype=np.float32)
+    if wav.ndim != 1 or not np.isfinite(wav).all():
+        raise UserError(f"{name}: audio to be written must be one channel of finite samples")
+    kind, subtype = _WRITABLE[suffix]
+    stream = io.BytesIO()
+    try:
+        soundfile.write(stream, np.clip(wav, -1, 1), sample_rate, format=kind, subtype=subtype)
+    except (soundfile.SoundFileError, ValueError) as error:
+        raise UserError(f"{name}: cannot write at {sample_rate} Hz: {reason(error)}") from error
+    return stream.getvalue()
+
+
+def check_decoders() -> dict[str, str]:
+    """Ending -> what is wrong with its decoder, empty where it works: each decodes a tone."""
+    return {suffix[1:]: _check(suffix) for suffix in _WRITABLE}
+
+
+def _check(suffix: str) -> str:
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(SAMPLE_RATE) / SAMPLE_RATE)
+    try:
+        heard = decode_audio(encode_audio(tone, suffix), f"a tone{suffix}")
+    except Exception as error:  # a missing library is no less a finding than a missing format
+        return (str(error).strip().splitlines() or [repr(error)])[0]
+    half = heard[: SAMPLE_RATE // 2]
+    peak = np.argmax(np.abs(np.fft.rfft(half))) * SAMPLE_RATE / len(half)
+    if abs(len(heard) - SAMPLE_RATE) > 4000 or abs(peak - 440) > 5:
+        return f"decodes wrongly: {len(heard)} samples, a tone of {peak:.0f} Hz"
+    return ""
