@@ -32,7 +32,7 @@ from mini_corpus.voices import rng_for
 from real_speech import digits, words
 from release_speech import release_plan
 
-from speechcwcl.corpora._layout import write_spoken
+from speechcwcl.corpora.base import write_spoken
 from speechcwcl.corpora.mini import Mini
 from speechcwcl.data.kaldi import Utterance, write_datadir
 from speechcwcl.data.tables import Problems

@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from speechcwcl.corpora._layout import Listing, write_lines, write_spoken
+from speechcwcl.corpora.base import Listing, write_lines, write_spoken
 from speechcwcl.corpora.base import Corpus
 from speechcwcl.data.tables import Problems
 from speechcwcl.data.rows import one_text, read_table

@@ -34,8 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from speechcwcl.export.hub import push
-    from speechcwcl.report.card import Sharing, pack
+    from speechcwcl.report.card import Sharing, pack, push
 
     out = args.out or args.expdir / "packed"
     sharing = Sharing(args.licence, args.push_to_hub, args.with_towers, args.results)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -125,13 +125,6 @@ def _query(args: argparse.Namespace) -> int:
             search.find_speech(index, aligner, questions, args.audio, args.top_k or 10), args
         )
     return 0
-
-
-def _questions(texts: Iterable[str]) -> Iterator[str]:
-    for text in texts:
-        for line in sys.stdin if text == "-" else [text]:
-            if line.strip():
-                yield line.strip()
 
 
 def _lines(path: Path) -> list[str]:

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speechcwcl.corpora._layout import Listing
+from speechcwcl.corpora.base import Listing
 from speechcwcl.data.audio import audio_info
 from speechcwcl.data.rows import (
     one_text,

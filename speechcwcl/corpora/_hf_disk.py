@@ -18,7 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from speechcwcl.corpora._formats import say_repeated
-from speechcwcl.corpora._layout import write_spoken
+from speechcwcl.corpora.base import write_spoken
 from speechcwcl.data.audio import write_audio
 from speechcwcl.data.remote import Records
 from speechcwcl.data.rows import (

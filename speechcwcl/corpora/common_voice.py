@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from speechcwcl.corpora._layout import Listing, write_lines, write_spoken
-from speechcwcl.corpora.base import Corpus
+from speechcwcl.corpora.base import Corpus, Listing, write_lines, write_spoken
 from speechcwcl.data.rows import read_table
 from speechcwcl.data.tables import Problems
 from speechcwcl.data.utterance import Utterance

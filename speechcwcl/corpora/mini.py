@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from speechcwcl.corpora._layout import chord, write_lines
-from speechcwcl.corpora.base import Corpus
+from speechcwcl.corpora.base import Corpus, chord, write_lines
 from speechcwcl.data.audio import SAMPLE_RATE, write_audio
 from speechcwcl.data.rows import read_table, seconds
 from speechcwcl.data.tables import Problems

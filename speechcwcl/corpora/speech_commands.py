@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from speechcwcl.corpora._download import Archive
-from speechcwcl.corpora._layout import Listing, write_lines, write_spoken
-from speechcwcl.corpora.base import Corpus
+from speechcwcl.corpora.base import Corpus, Listing, write_lines, write_spoken
 from speechcwcl.data.audio import SAMPLE_RATE, audio_info, write_audio
 from speechcwcl.data.rows import read_lines
 from speechcwcl.data.tables import Problems

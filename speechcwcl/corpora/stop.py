@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from speechcwcl.corpora._download import Archive
-from speechcwcl.corpora._layout import Listing, find_folder, write_lines, write_spoken
-from speechcwcl.corpora.base import Corpus
+from speechcwcl.corpora.base import Corpus, Listing, find_folder, write_lines, write_spoken
 from speechcwcl.data.rows import read_lines, read_table
 from speechcwcl.data.tables import Problems
 from speechcwcl.data.utterance import Utterance

@@ -22,9 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from speechcwcl.data.tables import Problems, Table, composed, is_label_file
+from speechcwcl.data.tables import Problems, Table, composed, is_label_file, write_datadir
 from speechcwcl.data.utterance import Utterance
-from speechcwcl.data.writing import write_datadir
 from speechcwcl.errors import UserError, closest
 from speechcwcl.files import read_json
 

@@ -23,7 +23,7 @@ from speechcwcl.data.audio.resampling import resample
 from speechcwcl.data.rows import audio_of, hub_file, no_column, on_the_hub, one_text, one_word
 from speechcwcl.data.shards import open_shard, shard_list
 from speechcwcl.data.stream_spec import NAME, StreamSpec, check_spec, write_stream
-from speechcwcl.data.writing import replaced_datadir
+from speechcwcl.data.tables import replaced_datadir
 from speechcwcl.errors import UserError, require
 
 Place = tuple[int, int, int]

@@ -17,14 +17,20 @@ from torch import Tensor, nn
 from speechcwcl.errors import UserError
 from speechcwcl.files import replace_folder, sha256_json
 from speechcwcl.models import checkpoint
-from speechcwcl.models.audio_input import Audio, embed_all, load_batch, samples
+from speechcwcl.models.audio_input import (
+    Audio,
+    check_windows,
+    embed_all,
+    load_batch,
+    samples,
+    windows_over,
+)
 from speechcwcl.models.device import check_device, on_meta
 from speechcwcl.models.encoders.families import tensor_hash
 from speechcwcl.models.encoders.speech import SpeechEncoder
 from speechcwcl.models.head import build_pooling, build_projection
 from speechcwcl.models.text_side import TextEncoder, TextInfo, TextSide, centred, describe_text
 from speechcwcl.models.weights.sources import bring, locate
-from speechcwcl.models.windows import check_windows, windows_over
 from speechcwcl.zeroshot import classifier
 
 MAX_SCALE = 100.0

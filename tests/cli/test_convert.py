@@ -9,7 +9,7 @@ import soundfile
 
 from speechcwcl.cli.main import main
 from speechcwcl.corpora import get_corpus
-from speechcwcl.corpora._layout import write_spoken
+from speechcwcl.corpora.base import write_spoken
 from speechcwcl.data import remote
 from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.data.kaldi import read_datadir

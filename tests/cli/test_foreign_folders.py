@@ -12,7 +12,7 @@ import torch
 
 from speechcwcl import files
 from speechcwcl.cli.main import main
-from speechcwcl.corpora._layout import write_spoken
+from speechcwcl.corpora.base import write_spoken
 from speechcwcl.corpora.huggingface import HuggingFace
 from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.data.kaldi import write_datadir

@@ -6,7 +6,7 @@ import models_tiny
 import pytest
 import torch
 
-from speechcwcl.corpora._layout import write_spoken
+from speechcwcl.corpora.base import write_spoken
 from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.data.kaldi import Utterance, write_datadir
 from speechcwcl.losses import build_loss

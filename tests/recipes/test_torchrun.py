@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from speechcwcl.cli.main import main
-from speechcwcl.corpora._layout import write_spoken
+from speechcwcl.corpora.base import write_spoken
 from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.data.kaldi import Utterance, write_datadir
 from speechcwcl.models.aligner import Aligner

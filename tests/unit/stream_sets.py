@@ -8,7 +8,7 @@ import threading
 import pyarrow
 import pyarrow.parquet
 
-from speechcwcl.corpora._layout import write_spoken
+from speechcwcl.corpora.base import write_spoken
 from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.data.kaldi import write_datadir
 from speechcwcl.data.shards import write_shards

@@ -55,7 +55,7 @@ def test_verbs_use_it_when_no_model_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("SPEECHCWCL_CACHE", str(tmp_path))
     monkeypatch.setenv("SPEECHCWCL_OFFLINE", "1")
     clip = tmp_path / "a.wav"
-    from speechcwcl.corpora._layout import write_spoken
+    from speechcwcl.corpora.base import write_spoken
 
     write_spoken(clip, "go", seconds=0.3)
     assert main(["classify", "--labels", "yes;no", str(clip)]) == 2

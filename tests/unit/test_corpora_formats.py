@@ -11,7 +11,7 @@ import pytest
 
 from speechcwcl.corpora._convert import export_manifest, import_datadir, write_manifest
 from speechcwcl.corpora._formats import FORMATS, Options, detect, read_manifest
-from speechcwcl.corpora._layout import write_spoken
+from speechcwcl.corpora.base import write_spoken
 from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.data.kaldi import read_datadir, write_datadir
 from speechcwcl.data.tables import Problems

@@ -119,7 +119,7 @@ def test_sets_that_cannot_be_probed(tmp_path):
 
 def test_the_verb_and_the_report(tmp_path, tiny_speech, tiny_text, capsys):
     from speechcwcl.cli.main import main
-    from speechcwcl.corpora._layout import write_spoken
+    from speechcwcl.corpora.base import write_spoken
     from speechcwcl.data.compiling import compile_manifest
     from speechcwcl.data.kaldi import Utterance, write_datadir
     from speechcwcl.models.aligner import Aligner

@@ -38,7 +38,7 @@ def modes(folder):
 
 def test_everything_written_has_the_umasks_mode(umask, tmp_path, tiny_speech, tiny_text):
     """Feature files, text store, model folder with and without towers, data folder, shards."""
-    from speechcwcl.corpora._layout import write_spoken
+    from speechcwcl.corpora.base import write_spoken
     from speechcwcl.data.compiling import compile_manifest
     from speechcwcl.data.kaldi import write_datadir
     from speechcwcl.data.shards import write_shards

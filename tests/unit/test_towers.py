@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from speechcwcl.corpora._layout import write_spoken
+from speechcwcl.corpora.base import write_spoken
 from speechcwcl.errors import UserError
 from speechcwcl.models import text_side, towers
 from speechcwcl.models.aligner import Aligner
