@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from speechcwcl.cli.main import main
-from speechcwcl.corpora._layout import write_spoken
+from speechcwcl.corpora.base import write_spoken
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/tutorial.md"
 
