@@ -193,5 +193,8 @@ def open_shard_file(shard: str) -> IO[bytes]:
     if shard.startswith("hf://"):
         from huggingface_hub import HfFileSystem
 
-        return HfFileSystem().open(shard, "rb")
+        try:
+            return HfFileSystem().open(shard, "rb")
+        except Exception as error:  # its HTTP client has a class of its own for a lost network
+            raise OSError(str(error)) from error
     return Path(shard).open("rb")
