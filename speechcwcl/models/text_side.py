@@ -166,10 +166,10 @@ class TextEncoder(nn.Module):
         """
         info = describe_text(source, pooling)
         folder = resolve(source)
-        tokenizer = open_wordpiece(folder)
-        model = load_bert(folder) if tokenizer is not None else None
-        if model is not None:
-            return cls(model, tokenizer, info)
+        wordpiece = open_wordpiece(folder)
+        bert = load_bert(folder) if wordpiece is not None else None
+        if bert is not None:
+            return cls(bert, wordpiece, info)
         from transformers import AutoTokenizer
 
         try:

@@ -275,7 +275,8 @@ class BertEncoder(nn.Module):
         if not attention_mask.all():  # without one, torch takes a kernel that rounds otherwise
             mask = attention_mask.bool()[:, None, None, :]
             mask = mask.expand(-1, -1, input_ids.shape[1], -1)
-        for layer in self.encoder["layer"]:
+        layers: Any = self.encoder["layer"]
+        for layer in layers:
             hidden = layer(hidden, mask)
         return SimpleNamespace(last_hidden_state=hidden)
 

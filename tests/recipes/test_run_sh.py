@@ -25,7 +25,7 @@ def command(recipe, root, *words):
     environment = dict(os.environ, PATH=f"{tools}:{os.environ['PATH']}", OMP_NUM_THREADS="1")
     words = [
         str(recipe / "run.sh"), "--datadir", str(root / "data"), "--dumpdir", str(root / "dump"),
-        "--expdir", str(root / "exp"), *words,
+        "--expdir", str(root / "exp"), "--beside", "", *words,
     ]  # fmt: skip
     return words, environment
 

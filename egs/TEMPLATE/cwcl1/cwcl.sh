@@ -176,13 +176,8 @@ for config in ${train_config}; do
 done
 
 if [ -n "${beside}" ]; then
-    boxed=$(python -c "from speechcwcl.assets import boxed_models as b; print(b().get('${beside}', ''))")
-    if [ -n "${boxed}" ]; then
-        runs+=" ${expdir}/${beside}"
-        embed_and_score "${expdir}/${beside}" "${boxed}"
-    else
-        echo "stage 7: no model ${beside} is in this package; the report goes without it"
-    fi
+    runs+=" ${expdir}/${beside}"
+    embed_and_score "${expdir}/${beside}" "${beside}"
 fi
 
 if wanted 9; then
