@@ -9,6 +9,7 @@ import io
 import os
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 from speechcwcl import __version__
@@ -59,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
 def verb_parser(verb: str) -> tuple[argparse.ArgumentParser, Any]:
     """The parser of one verb and its module."""
     module = importlib.import_module(f"speechcwcl.cli.{VERBS[verb][0]}")
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"speechcwcl {verb}",
         description=module.__doc__,
         formatter_class=_HelpFormatter,
@@ -79,6 +80,16 @@ def parse(parser: argparse.ArgumentParser, module: Any, words: list[str]) -> arg
         args, unknown = parser.parse_args(words[:cut]), []
     args.rest = unknown + words[cut + 1 :]
     return args
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses a blank where a path belongs: a script's unset variable would mean this folder."""
+
+    def _get_value(self, action: argparse.Action, word: str) -> Any:
+        if action.type is Path and not word.strip():
+            name = "/".join(action.option_strings) or action.dest
+            raise UserError(f"{name}: empty; is a variable of your script unset?")
+        return super()._get_value(action, word)
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

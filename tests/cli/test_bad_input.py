@@ -127,6 +127,12 @@ def test_a_full_disk(datadir, tmp_path, capsys, monkeypatch):
     ("words", "message"),
     [
         (["trian"], "no verb 'trian' (closest: 'train')"),
+        (
+            ["train", "c.yaml", "--train", "m.jsonl", "--valid", "v", "--expdir", ""],
+            "--expdir: empty",
+        ),
+        (["format", " ", "m.jsonl"], "datadir: empty; is a variable of your script unset?"),
+        (["search", "build", "rec", "--index="], "--index: empty"),
         (["prepare", "minni"], "no corpus 'minni' (closest: 'mini')"),
         (["prepare", "mini", "--sets", "tset_words"], "no split 'tset_words'"),
         (["prepare", "mini", "--data", "/no/such/folder"], "no such folder"),
