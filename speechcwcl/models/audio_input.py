@@ -119,7 +119,15 @@ def _array(item: Audio, index: int) -> np.ndarray:
             f"recording {index + 1}: a {type(item).__name__}; give a path, or a one-dimensional "
             "array or tensor of samples"
         )
-    array = item.detach().cpu().numpy() if isinstance(item, Tensor) else item
+    if isinstance(item, Tensor):
+        tensor = item.detach().cpu()  # numpy has no bfloat16
+        array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    else:
+        array = item.astype(np.float32) if item.dtype.name == "bfloat16" else item
+    if array.dtype.kind not in "iuf":
+        raise UserError(
+            f"recording {index + 1}: samples of type {array.dtype}; give integers or floats"
+        )
     if array.ndim > 1 and max(array.shape) == array.size:
         array = array.reshape(-1)
     if array.ndim != 1:

@@ -84,6 +84,8 @@ def test_every_way_to_hand_over_audio(aligner, tmp_path):
     found = aligner.encode_speech(given)
     assert np.abs(found[:6] - expected).max() < 1e-5
     assert np.abs(found[6] - expected).max() < 1e-2
+    halved = torch.from_numpy(wave).to(torch.bfloat16)
+    assert np.array_equal(aligner.encode_speech([halved]), aligner.encode_speech([halved.float()]))
     slow = torch.nn.functional.interpolate(torch.from_numpy(wave)[None, None], scale_factor=0.5)
     other = aligner.encode_speech([slow[0, 0]], sample_rate=8000)
     assert other.shape == (1, aligner.dim)
@@ -96,6 +98,8 @@ def test_every_way_to_hand_over_audio(aligner, tmp_path):
         (np.zeros(0, dtype=np.float32), "recording 2: no samples"),
         (np.zeros((2, 100), dtype=np.float32), r"recording 2: shape \(2, 100\)"),
         ([0.1, 0.2], "recording 2: a list; give a path"),
+        (np.array(["a"]), "recording 2: samples of type <U1; give integers or floats"),
+        (np.zeros(9, dtype=complex), "recording 2: samples of type complex128"),
         ("no/such/file.wav", "no/such/file.wav"),
     ],
 )
