@@ -38,18 +38,20 @@ def load(
         model: a folder (``EXPDIR/model``, a packed or an exported one), a hub id, or
             ``en-tiny``, which comes with the package.
         device: ``cpu``, ``cuda:0``, ...; ``None``: a GPU when there is one.
-        onnx: it is a folder of ``speechcwcl export``; onnxruntime runs it, with the same methods.
+        onnx: onnxruntime runs it, with the same methods: a folder of ``speechcwcl export``, or any
+            model, which is exported to the cache when it is first opened so.
 
     Raises:
         UserError: not a model, no such device, or the extra for ONNX is not installed.
     """
     if onnx:
         from speechcwcl.errors import require
-        from speechcwcl.export.onnx_model import OnnxAligner
+        from speechcwcl.export.onnx_model import OnnxAligner, exported
+        from speechcwcl.models.weights.sources import locate
 
         cpu = device in (None, "cpu")
         require(cpu, f"--device {device}: an ONNX model runs on the CPU; leave --device out")
-        return OnnxAligner.from_pretrained(model)
+        return OnnxAligner.from_pretrained(exported(locate(model)))
     from speechcwcl.models.aligner import Aligner
 
     return Aligner.from_pretrained(model, device=device)

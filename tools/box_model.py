@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from speechcwcl.assets import boxed_models
 from speechcwcl.errors import UserError, require
 from speechcwcl.files import replace_folder
-from speechcwcl.models import checkpoint
+from speechcwcl.models import checkpoint, folders
 
 MOST_BYTES = 12_000_000
 ASSETS = Path(__file__).resolve().parents[1] / "speechcwcl/assets"
@@ -37,14 +37,14 @@ def box(model: Path, card: Path, target: Path, windows: list[float], longer_than
         UserError: no model, or one of more than :data:`MOST_BYTES`.
     """
     config, _ = checkpoint.read(model)
-    state = load_file(model / checkpoint.WEIGHTS)
+    state = load_file(model / folders.WEIGHTS)
     require(not config["towers"], f"{model}: has its towers inside; box one without them")
     halves = {name: tensor.half() for name, tensor in state.items()}
     size = sum(2 * tensor.numel() for tensor in halves.values())
     require(size <= MOST_BYTES, f"{model}: {size} bytes in float16, more than {MOST_BYTES}")
     if windows:
         config["windows"] = {"seconds": windows, "longer_than": longer_than}
-    with replace_folder(target, checkpoint.ours) as scratch:
+    with replace_folder(target, folders.ours) as scratch:
         checkpoint.write(scratch, config, halves, card=card.read_text(encoding="utf-8"))
     return size
 

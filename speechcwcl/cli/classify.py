@@ -56,7 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda:0, ...")
     parser.add_argument(
-        "--onnx", action="store_true", help="MODEL is a folder of `speechcwcl export`"
+        "--onnx",
+        action="store_true",
+        help="run by onnxruntime: MODEL may be a folder of `speechcwcl export`; any other is "
+        "exported to the cache once",
     )
     _add_label_arguments(parser)
     parser.add_argument("--top_k", type=int, default=3, help="labels to show of each recording")
@@ -111,7 +114,7 @@ def _add_label_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from speechcwcl.models.checkpoint import packed_protocols
+    from speechcwcl.models.folders import packed_protocols
     from speechcwcl.zeroshot.labels import choose_labels
 
     _check(args)

@@ -17,10 +17,13 @@ import torch
 
 from speechcwcl.errors import UserError
 from speechcwcl.export.onnx_graph import SpeechGraph
-from speechcwcl.export.onnx_model import MODEL, needs, ours, write
+from speechcwcl.export.onnx_model import MODEL, TEXT, needs, ours, write
 from speechcwcl.files import replace_folder
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.audio_input import embed_all
+from speechcwcl.models.text_side import TextEncoder
+from speechcwcl.models.weights.sources import resolve
+from speechcwcl.models.wordpiece import WordPiece
 
 OPSET = 18
 # A protobuf file ends at 2 GiB; larger models get their tensors into a second file.
@@ -28,7 +31,12 @@ _INLINE = 1_800_000_000
 
 
 def export(
-    aligner: Aligner, folder: str | Path, *, int8: bool = False, info: dict[str, Any] | None = None
+    aligner: Aligner,
+    folder: str | Path,
+    *,
+    int8: bool = False,
+    text: bool = False,
+    info: dict[str, Any] | None = None,
 ) -> None:
     """Write a folder that :class:`~speechcwcl.export.onnx_model.OnnxAligner` opens.
 
@@ -41,6 +49,8 @@ def export(
         folder: made, or replaced as a whole when it holds an exported model and nothing else.
         int8: keep the weights of all matrix products as 8-bit integers (activations are quantised
             as they come); convolutions, among them the front end, stay float32.
+        text: put the text encoder in too, where it is a BERT in plain torch: labels then need no
+            torch either.
         info: anything worth knowing (JSON-able), kept under ``info``.
 
     Raises:
@@ -56,6 +66,8 @@ def export(
             shutil.rmtree(exact.parent)
         else:
             _write_graph(aligner, target)
+        if text:
+            _write_text(aligner, scratch)
         config = {
             "dim": aligner.dim,
             "sample_rate": 16000,
@@ -107,28 +119,41 @@ def largest_difference(
     return {**result, "cosine": cosine}
 
 
+class _TextGraph(torch.nn.Module):
+    """Token ids to the text encoder's unit-norm embeddings."""
+
+    def __init__(self, encoder: TextEncoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, ids: torch.Tensor, types: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        names = ("input_ids", "token_type_ids", "attention_mask")
+        return self.encoder.embed_tokens(dict(zip(names, (ids, types, mask), strict=True)))
+
+
+def _write_text(aligner: Aligner, scratch: Path) -> None:
+    encoder = aligner.text.encoder("cpu")
+    if not isinstance(encoder.tokenizer, WordPiece):
+        return
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    example = tuple(torch.ones(2, 7, dtype=torch.int64) for _ in names)
+    free = torch.export.Dim.DYNAMIC
+    program = _traced(_TextGraph(encoder), example, names, ({0: free, 1: free},) * 3)
+    program.save(scratch / TEXT)
+    source = resolve(aligner.text.info.source)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(source / name, scratch / name)
+
+
 def _write_graph(aligner: Aligner, target: Path) -> bool:
     """Write the exact graph; whether its tensors went into a file of their own."""
     device, training = aligner.device, aligner.training
     graph = SpeechGraph(aligner.cpu())
     # Two clips of unlike lengths: the exporter must not take a size for a constant.
-    wav, lengths = torch.zeros(2, 20000), torch.tensor([20000, 12000])
+    example = torch.zeros(2, 20000), torch.tensor([20000, 12000])
     free = torch.export.Dim.DYNAMIC
-    # torch's own transformer layers have a fused inference path, which no exporter knows.
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), _quiet():
-            program = torch.onnx.export(
-                graph,
-                (wav, lengths),
-                dynamo=True,
-                verbose=False,
-                opset_version=OPSET,
-                input_names=["wav", "lengths"],
-                output_names=["embeddings"],
-                dynamic_shapes=({0: free, 1: free}, {0: free}),
-            )
+        program = _traced(graph, example, ["wav", "lengths"], ({0: free, 1: free}, {0: free}))
     except UserError:
         raise
     except Exception as error:  # of torch's exporter, and it has many
@@ -136,12 +161,33 @@ def _write_graph(aligner: Aligner, target: Path) -> bool:
         why = (str(error).strip().splitlines() or [repr(error)])[0]
         raise UserError(f"export: torch cannot export this {kind} encoder: {why}") from error
     finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
         aligner.to(device).train(training)
     size = sum(t.numel() * t.element_size() for t in graph.state_dict().values())
     assert program is not None
     program.save(target, external_data=size > _INLINE)
     return size > _INLINE
+
+
+def _traced(
+    graph: torch.nn.Module, example: tuple[torch.Tensor, ...], names: list[str], shapes: Any
+) -> Any:
+    # torch's own transformer layers have a fused inference path, which no exporter knows.
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), _quiet():
+            return torch.onnx.export(
+                graph,
+                example,
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=names,
+                output_names=["embeddings"],
+                dynamic_shapes=shapes,
+            )
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def _quantise(exact: Path, target: Path, external: bool) -> None:

@@ -9,24 +9,31 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from speechcwcl.errors import UserError
-from speechcwcl.files import read_json
-from speechcwcl.models import checkpoint
+from speechcwcl.files import cache_folder, lock, read_json, sha256_file
+from speechcwcl.models import folders
 from speechcwcl.models.audio_input import Audio, embed_all
-from speechcwcl.models.text_side import TextInfo, TextSide, centred
+from speechcwcl.models.folders import TextInfo
+from speechcwcl.models.wordpiece import open_wordpiece
 from speechcwcl.zeroshot import classifier
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from speechcwcl.models.text_side import TextSide
 
 FORMAT = "speechcwcl-onnx"
 VERSION = 1
 MODEL = "model.onnx"
+TEXT = "text.onnx"  # the text encoder, in exports that hold it
 _KEYS = {
     "format": str,
     "version": int,
@@ -56,9 +63,10 @@ class OnnxAligner:
 
     def __init__(self, session: Any, config: dict[str, Any], text: TextInfo):
         self._session = session
-        self._mean = torch.tensor(config["text_mean"], dtype=torch.float32)
+        self._mean = np.array(config["text_mean"], dtype=np.float32)
+        self._text: tuple[Any, Any] | None = None
         self.config = config
-        self.text = TextSide(text)
+        self.text_info = text
         self.dim: int = config["dim"]
         self.logit_scale: float = config["logit_scale"]
 
@@ -81,24 +89,24 @@ class OnnxAligner:
         if not path.is_dir():
             raise UserError(f"{path}: no such folder; make one: speechcwcl export")
         config = read(path)
-        options = runtime.SessionOptions()
-        options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        try:
-            session = runtime.InferenceSession(
-                path / MODEL, options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's errors share no class
-            why = str(error).strip().splitlines()[0]
-            raise UserError(f"{path / MODEL}: onnxruntime refuses it: {why}") from error
+        session = _session(runtime, path / MODEL, threads)
         taken = [*session.get_inputs(), *session.get_outputs()]
         if [tensor.name for tensor in taken] != ["wav", "lengths", "embeddings"]:
             raise UserError(f"{path / MODEL}: not the graph of `speechcwcl export`")
         try:
-            return cls(session, config, TextInfo(**config["text"]))
+            model = cls(session, config, TextInfo(**config["text"]))
         except TypeError as error:
             raise UserError(f"{path / 'config.json'}: not as expected: {error}") from error
+        if TEXT in config["files"]:
+            model._text = open_wordpiece(path), _session(runtime, path / TEXT, threads)
+        return model
+
+    @cached_property
+    def text(self) -> TextSide:
+        """The text encoder by its name, for exports that do not hold it."""
+        from speechcwcl.models.text_side import TextSide
+
+        return TextSide(self.text_info)
 
     def embed_speech(self, wav: Tensor | np.ndarray, lengths: Tensor | np.ndarray) -> np.ndarray:
         """Waveforms to the aligned space.
@@ -136,19 +144,72 @@ class OnnxAligner:
 
     def transform_text(self, raw: Tensor | np.ndarray) -> Tensor:
         """(texts, dim) from the text encoder -> (texts, dim) unit-norm in the aligned space."""
-        return centred(raw, self._mean)
+        import torch
+
+        from speechcwcl.models.text_side import centred
+
+        return centred(raw, torch.from_numpy(self._mean))
 
     def encode_text(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
         """Embed texts: (texts, dim) float32 unit norm, in the aligned space."""
-        return self.text.encode(texts, self._mean, batch_size=batch_size)
+        if self._text is None:
+            import torch
+
+            return self.text.encode(texts, torch.from_numpy(self._mean), batch_size=batch_size)
+        tokenizer, session = self._text
+        texts = [text.lower() for text in texts] if self.text_info.lower else list(texts)
+        rows = np.zeros((len(texts), self.dim), dtype=np.float32)
+        for start in range(0, len(texts), batch_size):
+            feed = tokenizer.encode(texts[start : start + batch_size], self.text_info.max_tokens)
+            rows[start : start + batch_size] = session.run(None, feed)[0]
+        return classifier.unit_rows(rows - self._mean)
 
     encode_labels = classifier.encode_labels
     classify = classifier.classify
 
 
+def _session(runtime: Any, path: Path, threads: int | None) -> Any:
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no class
+        why = str(error).strip().splitlines()[0]
+        raise UserError(f"{path}: onnxruntime refuses it: {why}") from error
+
+
+def exported(folder: Path) -> Path:
+    """The ONNX form of a saved model, written to the cache when it is first asked for.
+
+    Args:
+        folder: of a saved model; one that is exported already is given back as it is.
+
+    Raises:
+        UserError: it cannot be exported, or a package for that is missing.
+    """
+    path = folder / "config.json"
+    if not path.is_file() or read_json(path, limit=folders.MOST_JSON).get("format") == FORMAT:
+        return folder
+    # Its config.json has the hashes of the weights and of both encoders.
+    target = cache_folder() / "onnx" / f"{folder.name}-{sha256_file(path)[:16]}"
+    if not (target / "config.json").is_file():
+        needs("onnxruntime", "onnx", "onnxscript")
+        from speechcwcl.export.onnx import export
+        from speechcwcl.models.aligner import Aligner
+
+        print(f"{folder.name}: exporting to ONNX once, to {target}", file=sys.stderr, flush=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with lock(target.parent / f".{target.name}.lock"):
+            if not (target / "config.json").is_file():
+                export(Aligner.from_pretrained(folder), target, text=True)
+    return target
+
+
 def ours(folder: Path) -> set[str]:
     """The files of an exported model, for :func:`speechcwcl.files.replace_folder`."""
-    return checkpoint.ours(folder, FORMAT)
+    return folders.ours(folder, FORMAT)
 
 
 def write(folder: Path, config: dict[str, Any]) -> None:
@@ -158,7 +219,7 @@ def write(folder: Path, config: dict[str, Any]) -> None:
         folder: holds the graph already.
         config: every key of the format but ``format, version, speechcwcl, files``.
     """
-    checkpoint.write_config(folder, config, FORMAT, VERSION)
+    folders.write_config(folder, config, FORMAT, VERSION)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -171,17 +232,17 @@ def read(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{folder}: not an exported model: it has no config.json")
-    config = read_json(path, limit=checkpoint.MOST_JSON)
+    config = read_json(path, limit=folders.MOST_JSON)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         saved = isinstance(config, dict) and config.get("format") == "speechcwcl-aligner"
         hint = "; export it first: speechcwcl export" if saved else ""
         raise UserError(f"{path}: not an exported model (format {FORMAT}){hint}")
-    checkpoint.check_keys(path, config, VERSION, _KEYS, MODEL)
+    folders.check_keys(path, config, VERSION, _KEYS, MODEL)
     numbers = [x for x in config["text_mean"] if isinstance(x, float)]
     if len(numbers) != config["dim"] or len(config["text_mean"]) != config["dim"]:
         raise UserError(f"{path}: key 'text_mean' is not {config['dim']} numbers")
-    checkpoint.refuse_links(folder)
-    checkpoint.check_files(folder, config["files"])
+    folders.refuse_links(folder)
+    folders.check_files(folder, config["files"])
     return config
 
 

@@ -39,8 +39,7 @@ from transformers.utils import ModelOutput
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.audio_input import load_batch
-from speechcwcl.models.checkpoint import MODEL_TYPE, read_config
-from speechcwcl.models.text_side import TextInfo
+from speechcwcl.models.folders import MODEL_TYPE, TextInfo, read_config
 from speechcwcl.models.weights.sources import locate, resolve
 
 

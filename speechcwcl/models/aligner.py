@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from speechcwcl.errors import UserError
 from speechcwcl.files import replace_folder, sha256_json
-from speechcwcl.models import checkpoint
+from speechcwcl.models import checkpoint, folders
 from speechcwcl.models.audio_input import (
     Audio,
     check_windows,
@@ -28,8 +28,9 @@ from speechcwcl.models.audio_input import (
 from speechcwcl.models.device import check_device, on_meta
 from speechcwcl.models.encoders.families import tensor_hash
 from speechcwcl.models.encoders.speech import SpeechEncoder
+from speechcwcl.models.folders import TextInfo
 from speechcwcl.models.head import build_pooling, build_projection
-from speechcwcl.models.text_side import TextEncoder, TextInfo, TextSide, centred, describe_text
+from speechcwcl.models.text_side import TextEncoder, TextSide, centred, describe_text
 from speechcwcl.models.weights.sources import bring, locate
 from speechcwcl.zeroshot import classifier
 
@@ -201,7 +202,11 @@ class Aligner(nn.Module):
             return embed_all(
                 audio,
                 self.dim,
-                lambda *batch: self.embed_speech(*(t.to(self.device) for t in batch)).cpu().numpy(),
+                lambda *b: (
+                    self.embed_speech(*(torch.from_numpy(x).to(self.device) for x in b))
+                    .cpu()
+                    .numpy()
+                ),
                 batch_seconds=batch_seconds,
                 sample_rate=sample_rate,
                 progress=progress,
@@ -310,7 +315,7 @@ class Aligner(nn.Module):
             **self._head_options,
             **({"windows": self.windows} if self.windows else {}),
         }
-        with replace_folder(folder, checkpoint.ours) as scratch:
+        with replace_folder(folder, folders.ours) as scratch:
             if with_towers:
                 checkpoint.write_towers(scratch, self.speech_encoder, self.text.info)
             checkpoint.write(scratch, config, self.learned_state(with_towers), protocols, card)
@@ -339,7 +344,7 @@ class Aligner(nn.Module):
             with on_meta():  # nothing is allocated before it is known to fit
                 outline = cls(checkpoint.speech_outline(path, config, shapes), text, **options)
             expected = outline.learned_state(config["towers"])
-            checkpoint.check_shapes(path / checkpoint.WEIGHTS, shapes, expected)
+            checkpoint.check_shapes(path / folders.WEIGHTS, shapes, expected)
             model = cls(checkpoint.speech_side(path, config), text, **options)
         except (UserError, TypeError, LookupError, ValueError, ArithmeticError, RuntimeError) as e:
             why = (str(e).splitlines() or [repr(e)])[0]
@@ -347,7 +352,7 @@ class Aligner(nn.Module):
                 raise
             what = "" if isinstance(e, UserError) else "not as expected: "
             raise UserError(f"{path / 'config.json'}: {what}{why}") from e
-        state = load_file(path / checkpoint.WEIGHTS)
+        state = load_file(path / folders.WEIGHTS)
         model.load_state_dict(state, strict=False)  # checked name by name just above
         model.windows = check_windows(config.get("windows"), path / "config.json")
         return model.to(device).eval()

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from speechcwcl.data.audio import check_samples
 from speechcwcl.data.audio.resampling import resample
 from speechcwcl.errors import UserError
 
-Audio = str | os.PathLike | np.ndarray | Tensor
+if TYPE_CHECKING:  # an exported model does without torch
+    from torch import Tensor
+
+Audio: TypeAlias = "str | os.PathLike | np.ndarray | Tensor"
 _RATE = 16000
 
 
 def embed_all(
     audio: Sequence[Audio],
     dim: int,
-    embed: Callable[[Tensor, Tensor], np.ndarray],
+    embed: Callable[[np.ndarray, np.ndarray], np.ndarray],
     *,
     batch_seconds: float,
     sample_rate: int,
@@ -47,7 +49,7 @@ def embed_all(
     sizes = [samples(item, index, sample_rate) for index, item in enumerate(audio)]
     with tqdm(total=len(audio), desc="embed speech", unit="clip", disable=not progress) as bar:
         for chosen in batches(sizes, batch_seconds):
-            rows[chosen] = embed(*load_batch([(i, audio[i]) for i in chosen], sample_rate))
+            rows[chosen] = embed(*_padded([_load(audio[i], i, sample_rate) for i in chosen]))
             bar.update(len(chosen))
     return rows
 
@@ -91,11 +93,18 @@ def load_batch(items: Sequence[tuple[int, Audio]], sample_rate: int) -> tuple[Te
 
 def pad(arrays: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
     """Zero-pad to the longest: ``(batch, longest, ...)`` float32, and ``(batch,)`` lengths."""
-    lengths = torch.tensor([len(a) for a in arrays])
+    import torch
+
+    padded, lengths = _padded(arrays)
+    return torch.from_numpy(padded), torch.from_numpy(lengths)
+
+
+def _padded(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    lengths = np.array([len(a) for a in arrays], dtype=np.int64)
     padded = np.zeros((len(arrays), int(lengths.max()), *arrays[0].shape[1:]), dtype=np.float32)
     for row, array in zip(padded, arrays, strict=True):
         row[: len(array)] = array
-    return torch.from_numpy(padded), lengths
+    return padded, lengths
 
 
 def _load(item: Audio, index: int, sample_rate: int) -> np.ndarray:
@@ -114,14 +123,16 @@ def _load(item: Audio, index: int, sample_rate: int) -> np.ndarray:
 
 
 def _array(item: Audio, index: int) -> np.ndarray:
-    if not isinstance(item, np.ndarray | Tensor):
+    torch: Any = sys.modules.get("torch")
+    tensor = torch is not None and isinstance(item, torch.Tensor)
+    if not tensor and not isinstance(item, np.ndarray):
         raise UserError(
             f"recording {index + 1}: a {type(item).__name__}; give a path, or a one-dimensional "
             "array or tensor of samples"
         )
-    if isinstance(item, Tensor):
-        tensor = item.detach().cpu()  # numpy has no bfloat16
-        array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    if tensor:
+        moved: Any = item.detach().cpu()  # numpy has no bfloat16
+        array = (moved.float() if moved.dtype == torch.bfloat16 else moved).numpy()
     else:
         array = item.astype(np.float32) if item.dtype.name == "bfloat16" else item
     if array.dtype.kind not in "iuf":
@@ -165,6 +176,8 @@ def windows_over(frames: Tensor, rate: float, seconds: list[float]) -> Iterator[
     Yields:
         (windows, frames, width) each.
     """
+    import torch
+
     for length in seconds:
         size = min(len(frames), max(1, round(length * rate)))
         step = max(1, size // 4)

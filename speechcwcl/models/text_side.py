@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +17,13 @@ from tqdm import tqdm
 from speechcwcl.errors import UserError
 from speechcwcl.files import read_json, sha256_file, sha256_json
 from speechcwcl.models.encoders.families import quiet
+from speechcwcl.models.folders import TOKENIZER_FILES, TextInfo
 from speechcwcl.models.towers import load_bert
 from speechcwcl.models.weights.sources import resolve
 from speechcwcl.models.wordpiece import WordPiece, open_wordpiece
 
 _POOLINGS = ("mean", "cls", "max", "last")
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-)
 _VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
-
-
-@dataclass(frozen=True)
-class TextInfo:
-    """What is known of a text encoder without loading it.
-
-    Attributes:
-        source: folder, our name or hub id.
-        hash: sha256 over weights, tokenizer, pooling and length limit.
-        dim: width of an embedding.
-        pooling: ``mean``, ``cls``, ``max`` or ``last``.
-        max_tokens: longer texts are cut.
-        lower: whether texts are lower-cased first.
-    """
-
-    source: str
-    hash: str
-    dim: int
-    pooling: str
-    max_tokens: int
-    lower: bool
 
 
 def describe_text(source: str | os.PathLike, pooling: str = "auto") -> TextInfo:

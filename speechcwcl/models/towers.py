@@ -272,7 +272,9 @@ class BertEncoder(nn.Module):
         hidden = hidden + parts["token_type_embeddings"](token_type_ids)
         hidden = parts["LayerNorm"](hidden + parts["position_embeddings"](place))
         mask = None
-        if not attention_mask.all():  # without one, torch takes a kernel that rounds otherwise
+        if (
+            torch.compiler.is_exporting() or not attention_mask.all()
+        ):  # without one, torch takes a kernel that rounds otherwise
             mask = attention_mask.bool()[:, None, None, :]
             mask = mask.expand(-1, -1, input_ids.shape[1], -1)
         layers: Any = self.encoder["layer"]

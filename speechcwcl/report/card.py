@@ -53,7 +53,7 @@ def pack(
         UserError: no model, or ``out`` is the model itself or holds files that are not ours.
     """
     from speechcwcl.models.aligner import Aligner
-    from speechcwcl.models.checkpoint import ours
+    from speechcwcl.models.folders import ours
 
     source = model or expdir / "model"
     if not model and not source.is_dir():

@@ -22,7 +22,7 @@ from speechcwcl.evaluation.results import write_embeddings
 from speechcwcl.evaluation.scores import evaluate_zeroshot
 from speechcwcl.files import sha256_file, write_json
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.checkpoint import packed_protocols
+from speechcwcl.models.folders import packed_protocols
 from speechcwcl.zeroshot.protocol import Protocol
 
 WAVE = np.sin(np.arange(8000) / 20).astype(np.float32)

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from speechcwcl.assets import DEFAULT_MODEL, boxed_models
 from speechcwcl.cli.main import main
 from speechcwcl.errors import UserError
-from speechcwcl.models import checkpoint
+from speechcwcl.models import checkpoint, folders
 from speechcwcl.models.weights.sources import locate
 
 FOLDER = boxed_models()[DEFAULT_MODEL]
@@ -19,9 +19,9 @@ FOLDER = boxed_models()[DEFAULT_MODEL]
 def test_it_is_small_whole_and_in_half_precision():
     config, shapes = checkpoint.read(FOLDER)  # every hash is checked
     assert not config["towers"] and config["speech"]["source"] == "whisper-tiny.en"
-    with safe_open(FOLDER / checkpoint.WEIGHTS, "pt") as weights:
+    with safe_open(FOLDER / folders.WEIGHTS, "pt") as weights:
         assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"F16"}  # noqa: SIM118
-    assert (FOLDER / checkpoint.WEIGHTS).stat().st_size <= 12_000_000
+    assert (FOLDER / folders.WEIGHTS).stat().st_size <= 12_000_000
     assert sum(math.prod(shape) for shape in shapes.values()) > 1_000_000
 
 
@@ -36,7 +36,7 @@ def test_it_is_found_by_name_and_a_folder_of_that_name_comes_first(tmp_path, mon
 def test_a_damaged_one_is_refused(tmp_path, how):
     copy = tmp_path / "en-tiny"
     shutil.copytree(FOLDER, copy)
-    path = copy / checkpoint.WEIGHTS
+    path = copy / folders.WEIGHTS
     data = bytearray(path.read_bytes())
     if how == "truncated":
         path.write_bytes(data[:-100])
@@ -45,7 +45,7 @@ def test_a_damaged_one_is_refused(tmp_path, how):
         path.write_bytes(data)
     else:
         config = json.loads((copy / "config.json").read_text())
-        config["files"][checkpoint.WEIGHTS]["sha256"] = "0" * 64
+        config["files"][folders.WEIGHTS]["sha256"] = "0" * 64
         (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="truncated or changed|sha256"):
         checkpoint.read(copy)

@@ -13,7 +13,7 @@ import torch
 from speechcwcl.errors import UserError
 from speechcwcl.files import sha256_file
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.checkpoint import packed_protocols
+from speechcwcl.models.folders import packed_protocols
 
 
 @pytest.fixture(scope="module")
