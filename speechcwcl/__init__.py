@@ -46,12 +46,18 @@ def load(
     """
     if onnx:
         from speechcwcl.errors import require
-        from speechcwcl.export.onnx_model import OnnxAligner, exported
+        from speechcwcl.export.onnx_model import OnnxAligner, place_of
         from speechcwcl.models.weights.sources import locate
 
         cpu = device in (None, "cpu")
         require(cpu, f"--device {device}: an ONNX model runs on the CPU; leave --device out")
-        return OnnxAligner.from_pretrained(exported(locate(model)))
+        folder = locate(model)
+        place = place_of(folder)
+        if place != folder and not (place / "config.json").is_file():
+            from speechcwcl.export.onnx import export_once
+
+            export_once(folder, place)
+        return OnnxAligner.from_pretrained(place)
     from speechcwcl.models.aligner import Aligner
 
     return Aligner.from_pretrained(model, device=device)

@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import shutil
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -18,7 +19,7 @@ import torch
 from speechcwcl.errors import UserError
 from speechcwcl.export.onnx_graph import SpeechGraph
 from speechcwcl.export.onnx_model import MODEL, TEXT, needs, ours, write
-from speechcwcl.files import replace_folder
+from speechcwcl.files import lock, replace_folder
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.audio_input import embed_all
 from speechcwcl.models.text_side import TextEncoder
@@ -83,6 +84,20 @@ def export(
             "info": info or {},
         }
         write(scratch, config)
+
+
+def export_once(folder: Path, target: Path) -> None:
+    """Export a saved model with its text encoder to the cache, if nobody has yet.
+
+    Raises:
+        UserError: it cannot be exported, or a package for that is missing.
+    """
+    needs("onnxruntime", "onnx", "onnxscript")
+    print(f"{folder.name}: exporting to ONNX once, to {target}", file=sys.stderr, flush=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with lock(target.parent / f".{target.name}.lock"):
+        if not (target / "config.json").is_file():
+            export(Aligner.from_pretrained(folder), target, text=True)
 
 
 def largest_difference(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from speechcwcl.errors import UserError
-from speechcwcl.files import cache_folder, lock, read_json, sha256_file
+from speechcwcl.files import cache_folder, read_json, sha256_file
 from speechcwcl.models import folders
 from speechcwcl.models.audio_input import Audio, embed_all
 from speechcwcl.models.folders import TextInfo
@@ -180,31 +179,17 @@ def _session(runtime: Any, path: Path, threads: int | None) -> Any:
         raise UserError(f"{path}: onnxruntime refuses it: {why}") from error
 
 
-def exported(folder: Path) -> Path:
-    """The ONNX form of a saved model, written to the cache when it is first asked for.
+def place_of(folder: Path) -> Path:
+    """Where the ONNX form of a saved model is in the cache, or will be.
 
     Args:
         folder: of a saved model; one that is exported already is given back as it is.
-
-    Raises:
-        UserError: it cannot be exported, or a package for that is missing.
     """
     path = folder / "config.json"
-    if not path.is_file() or read_json(path, limit=folders.MOST_JSON).get("format") == FORMAT:
+    if not path.is_file() or read_json(path, dict, limit=folders.MOST_JSON).get("format") == FORMAT:
         return folder
     # Its config.json has the hashes of the weights and of both encoders.
-    target = cache_folder() / "onnx" / f"{folder.name}-{sha256_file(path)[:16]}"
-    if not (target / "config.json").is_file():
-        needs("onnxruntime", "onnx", "onnxscript")
-        from speechcwcl.export.onnx import export
-        from speechcwcl.models.aligner import Aligner
-
-        print(f"{folder.name}: exporting to ONNX once, to {target}", file=sys.stderr, flush=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with lock(target.parent / f".{target.name}.lock"):
-            if not (target / "config.json").is_file():
-                export(Aligner.from_pretrained(folder), target, text=True)
-    return target
+    return cache_folder() / "onnx" / f"{folder.name}-{sha256_file(path)[:16]}"
 
 
 def ours(folder: Path) -> set[str]:

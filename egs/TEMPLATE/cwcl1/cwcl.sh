@@ -176,8 +176,13 @@ for config in ${train_config}; do
 done
 
 if [ -n "${beside}" ]; then
-    runs+=" ${expdir}/${beside}"
-    embed_and_score "${expdir}/${beside}" "${beside}"
+    boxed=${CWCL_ROOT}/speechcwcl/assets/${beside}
+    if [ -d "${boxed}" ]; then
+        runs+=" ${expdir}/${beside}"
+        embed_and_score "${expdir}/${beside}" "${boxed}"
+    else
+        echo "stage 7: no model ${beside} is in this package; the report goes without it"
+    fi
 fi
 
 if wanted 9; then
