@@ -122,7 +122,7 @@ def _load(item: Audio, index: int, sample_rate: int) -> np.ndarray:
     return clip
 
 
-def _array(item: Audio, index: int) -> np.ndarray:
+def _array(item: Any, index: int) -> np.ndarray:
     torch: Any = sys.modules.get("torch")
     tensor = torch is not None and isinstance(item, torch.Tensor)
     if not tensor and not isinstance(item, np.ndarray):
