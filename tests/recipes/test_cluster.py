@@ -44,6 +44,7 @@ def commands(tmp_path):
     copy = tmp_path / "copy" / "egs"
     skip = shutil.ignore_patterns("data", "dump", "exp", "downloads", "corpus")
     shutil.copytree(ROOT / "egs", copy, ignore=skip)
+    (copy.parent / "speechcwcl/assets/en-tiny").mkdir(parents=True)
 
     def run(*words, backend="local", corpus="slurp"):
         noted = tmp_path / "words.txt"
@@ -128,9 +129,17 @@ def test_shards_stand_between_the_files_and_all_that_reads_them(commands):
     assert not find(commands(), "speechcwcl", "shards")
 
 
+def test_the_boxed_model_stands_beside_the_demos_in_the_report(commands):
+    found = commands(corpus="mini")
+    models = [option(command, "--model") for command in find(found, "embed-speech")]
+    assert Path(models[-1]).name == "en-tiny"
+    (report,) = find(found, "speechcwcl", "report")
+    assert "exp/en-tiny" in report
+
+
 @pytest.mark.parametrize("corpus", CORPORA)
 def test_a_given_model_is_scored_on_all_three_families(commands, corpus):
-    found = commands("--model", "given/model", corpus=corpus)
+    found = commands("--model", "given/model", "--beside", "", corpus=corpus)
     for verb in ("train", "embed-text", "average"):
         assert not find(found, "speechcwcl", verb), verb
     (embed,) = find(found, "embed-speech")
