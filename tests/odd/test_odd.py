@@ -144,7 +144,10 @@ TABLE: list[tuple[str, files.Maker, Any, Any]] = [
             read,
             Refused("several recordings of different kinds in one file; take them apart"),
         )
-        for first, second in [("wav", "mp3"), ("mp3", "wav"), ("flac", "ogg"), ("ogg", "wav")]
+        for first, second in [
+            ("wav", "mp3"), ("mp3", "wav"), ("flac", "ogg"), ("ogg", "wav"), ("flac", "mp3"),
+            ("ogg", "mp3"), ("aiff", "mp3"),
+        ]  # fmt: skip
         for read in (heard, seconds)
     ],
     (
@@ -160,6 +163,22 @@ TABLE: list[tuple[str, files.Maker, Any, Any]] = [
         ),
         heard,
         [300, 600, 900],
+    ),
+    (
+        "half a wav, then a whole one",
+        files.holding(
+            "x.wav", lambda: files.sound("wav", 300, 600)[:-16000] + files.sound("wav", 900)
+        ),
+        heard,
+        Refused("truncated: 32000 bytes of samples announced, 16000 there"),
+    ),
+    (
+        "half a wav, then a flac",
+        files.holding(
+            "x.wav", lambda: files.sound("wav", 300, 600)[:-16000] + files.sound("flac", 900)
+        ),
+        heard,
+        Refused("several recordings of different kinds in one file; take them apart"),
     ),
     (
         "a whole wav, then a cut one",

@@ -142,8 +142,6 @@ PLACEHOLDER_BYTES = 0x7FFF0000
 _W64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 _CAF_UNKNOWN = (1 << 64) - 1
-# Bytes that may be missing at the end of a file before another one follows it.
-_CUT = 4096
 # How a whole file of each kind begins; long enough not to be met within audio.
 _BEGINNINGS = {
     kind: re.compile(pattern, re.DOTALL)
@@ -210,9 +208,9 @@ def _further(data: Buffer, start: int, kind: bytes) -> Iterator[int]:
 def _search_from(data: Buffer, start: int, kind: bytes) -> int:
     """From where on another file may begin behind the one at ``start``."""
     at = start + 4
-    if kind == b"RIFF":  # says where it ends, so that as a rule nothing needs to be searched
-        said = int.from_bytes(data[start + 4 : start + 8], "little")
-        return max(start + 12, start + 8 + said - _CUT) if 36 < said < PLACEHOLDER_BYTES else at
+    if kind == b"RIFF":  # where it ends with the file, as a rule, nothing needs to be searched
+        end = _told_end(data, start)
+        return end - 1 if len(data) - end in (0, 1) else start + 12
     if kind == b"fLaC":  # may keep the header of the WAV that it was made of
         while len(head := data[at : at + 4]) == 4:
             at += 4 + int.from_bytes(head[1:], "big")
@@ -221,14 +219,32 @@ def _search_from(data: Buffer, start: int, kind: bytes) -> int:
     return at
 
 
+def _told_end(data: Buffer, start: int) -> int:
+    """Where a RIFF file says that it ends."""
+    return start + 8 + int.from_bytes(data[start + 4 : start + 8], "little")
+
+
+def _ends_in_mp3(data: Buffer) -> bool:
+    """Whether the last frames before the end are those of an MP3."""
+    end = len(data) - (128 if bytes(data[-128:-125]) == b"TAG" else 0)
+    first = max(0, end - 6000)
+    for sync in re.finditer(rb"\xff[\xe2-\xff]", data[first:end]):
+        at, count = first + sync.start(), 0
+        while at < end and (frame := _frame(data, at)):
+            at, count = at + frame.size, count + 1
+        if count >= 3 and at == end:
+            return True
+    return False
+
+
 def _refuse_other_kinds(data: Buffer, start: int, kind: bytes) -> None:
     """Decoders would stop in silence where a file of another kind begins."""
     at = _search_from(data, start, kind)
     own = _BEGINNINGS.get(kind)
     others = [pattern for pattern in _BEGINNINGS.values() if pattern != own]
-    behind = at + _CUT
+    whole = kind == b"RIFF" and len(data) - _told_end(data, start) in (0, 1)
     if any(pattern.search(data, at) for pattern in others) or (
-        kind == b"RIFF" and behind < len(data) and mp3_parts(data, behind_tags(data, behind))
+        kind in _BEGINNINGS and not whole and _ends_in_mp3(data)
     ):
         raise UserError("several recordings of different kinds in one file; take them apart")
 
