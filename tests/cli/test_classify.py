@@ -3,7 +3,6 @@
 import io
 import json
 import sys
-import types
 
 import numpy as np
 import pytest
@@ -228,14 +227,19 @@ def test_a_damaged_model(model, clips, capsys, tmp_path):
 
 
 def test_onnx_is_asked_for_by_its_own_class(model, clips, capsys, monkeypatch):
-    class OnnxAligner:
-        from_pretrained = staticmethod(Aligner.from_pretrained)
+    from speechcwcl.export import onnx, onnx_model
 
-    module = types.SimpleNamespace(OnnxAligner=OnnxAligner)
-    monkeypatch.setitem(sys.modules, "speechcwcl.export.onnx_model", module)
+    opened = []
+
+    def open_instead(place, *_, **__):
+        opened.append(place)
+        return Aligner.from_pretrained(model)
+
+    monkeypatch.setattr(onnx, "export_once", lambda folder, *_, **__: folder)
+    monkeypatch.setattr(onnx_model.OnnxAligner, "from_pretrained", open_instead)
     assert run(model, "a.wav") == run(model, "a.wav", "--onnx") == 0
     first_line, second_line = capsys.readouterr().out.splitlines()
-    assert first_line == second_line
+    assert first_line == second_line and len(opened) == 1
 
 
 # -- unknown --------------------------------------------------------------------------------------
