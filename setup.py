@@ -42,7 +42,12 @@ EXTRAS = {
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
     "mini": ["onnxruntime>=1.17", "hibari-tts==0.2.1"],  # only to make the mini corpus again
     # the site; mkdocs 2 will know neither theme nor plugins
-    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.26"],
+    "docs": [
+        "mkdocs>=1.6,<2",
+        "mkdocs-material>=9.5,<10",
+        "mkdocstrings[python]>=1",
+        "mkdocstrings-python>=2",
+    ],
     "service": [
         "fastapi>=0.110",
         "python-multipart>=0.0.9",

@@ -1,4 +1,4 @@
-"""Pages of the repository that lie outside docs/ join the site under ``repo/``, links included.
+"""Pages of the repository that lie outside docs/ join the site under `repo/`, links included.
 
 A link that leads to a page or a picture of the site is bent to it; one that leads to any other file
 of the repository becomes the file's path, since the site does not hold it.

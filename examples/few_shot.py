@@ -22,8 +22,8 @@ from speechcwcl.evaluation.probe import few_shot
 def compare(folder: Path, model: str = "en-tiny", draws: int = 20) -> dict[str, float]:
     """Accuracies in per cent: zero-shot, and with examples, by the number of them and the method.
 
-    Methods: ``centroid`` is the nearest mean of the examples, ``logistic`` a regression on them,
-    ``text+shots`` the label text and the examples together.
+    Methods: `centroid` is the nearest mean of the examples, `logistic` a regression on them,
+    `text+shots` the label text and the examples together.
     """
     classes = sorted(path for path in folder.iterdir() if path.is_dir())
     opened = speechcwcl.load(model)

@@ -32,7 +32,7 @@ LABEL = "number {}"
 
 
 def write_images(folder: Path, most: int | None = None) -> None:
-    """The digits as ``train`` and ``test`` imagefolders; every fourth is for the test."""
+    """The digits as `train` and `test` imagefolders; every fourth is for the test."""
     digits = load_digits()
     for split in ("train", "test"):
         (folder / split).mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 
   python examples/own_loss.py dump/train/manifest.jsonl --expdir exp/hinge
 
-A training YAML names this file with ``loss_file: own_loss.py`` and the loss by its name; from
+A training YAML names this file with `loss_file: own_loss.py` and the loss by its name; from
 Python the configuration does the same. The package is not touched.
 """
 

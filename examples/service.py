@@ -30,7 +30,7 @@ def create_app(model: Any, *, most_bytes: int = 10 * 2**20, most_seconds: float 
     """The service, for uvicorn or any other ASGI server.
 
     Args:
-        model: what :func:`speechcwcl.load` gave.
+        model: what `speechcwcl.load` gave.
         most_bytes: of an upload.
         most_seconds: of a recording.
     """

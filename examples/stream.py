@@ -3,7 +3,7 @@
 
   python examples/stream.py "https://host/train-{000000..000999}.tar" --work work --steps 1000
 
-A sample of a shard is an audio file and a ``.txt`` of the same name. Nothing of the audio is
+A sample of a shard is an audio file and a `.txt` of the same name. Nothing of the audio is
 written to the disk, and a run that was interrupted goes on at its place in the stream.
 """
 
@@ -17,7 +17,7 @@ from speechcwcl.data.stream_spec import StreamSpec, check_spec, write_stream
 
 
 def train(shards: list[str], work: Path, steps: int, **config: object) -> list[dict]:
-    """Describe the stream, then train on it; ``steps`` say how long an epoch is."""
+    """Describe the stream, then train on it; `steps` say how long an epoch is."""
     spec = StreamSpec(shards=shards, shuffle=1000)  # clips held in memory, to mix them
     check_spec(spec, "shards")
     path = work / "data/train/stream.json"

@@ -1,6 +1,6 @@
 """speechcwcl: align a speech encoder to a frozen text encoder (CWCL, arXiv 2309.14580).
 
-::
+Example:
 
     import speechcwcl
 
@@ -11,7 +11,7 @@
                            valid=["test:my_words"], expdir="exp/mine")
     run.model().encode_speech(["clip.wav"])
 
-What stands in ``__all__`` is the public interface. Importing the package imports nothing heavy.
+What stands in `__all__` is the public interface. Importing the package imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def load(
     """Open a trained model.
 
     Args:
-        model: a folder (``EXPDIR/model``, a packed or an exported one), a hub id, or
-            ``en-tiny``, which comes with the package.
-        device: ``cpu``, ``cuda:0``, ...; ``None``: a GPU when there is one.
-        onnx: onnxruntime runs it, with the same methods: a folder of ``speechcwcl export``, or any
+        model: a folder (`EXPDIR/model`, a packed or an exported one), a hub id, or
+            `en-tiny`, which comes with the package.
+        device: `cpu`, `cuda:0`, ...; `None`: a GPU when there is one.
+        onnx: onnxruntime runs it, with the same methods: a folder of `speechcwcl export`, or any
             model, which is exported to the cache when it is first opened so.
 
     Raises:
@@ -72,13 +72,13 @@ def classify(
     """Classify recordings by labels written in words, with no training.
 
     Args:
-        model: what :func:`load` takes, or what it gave.
+        model: what [`load`][] takes, or what it gave.
         audio: files, or one-dimensional arrays or tensors at 16 kHz.
-        labels: the texts, or ``{label: text or texts}``.
-        **options: see :func:`speechcwcl.zeroshot.classifier.classify`.
+        labels: the texts, or `{label: text or texts}`.
+        **options: those of [`zeroshot.classify`][speechcwcl.zeroshot.classifier.classify].
 
     Returns:
-        For each recording ``[{"label", "score", "cosine"}, ...]``, the best first.
+        For each recording `[{"label", "score", "cosine"}, ...]`, the best first.
     """
     opened: Any = model if hasattr(model, "encode_speech") else load(model)
     return opened.classify(audio, labels, **options)
@@ -95,14 +95,14 @@ def train(
     """Train the speech side, or go on with a run that was interrupted.
 
     Args:
-        config: a training YAML, its keys as a dictionary, or a ``TrainConfig``.
-        train: the training set: a ``manifest.jsonl``, or a ``stream.json``.
-        valid: ``SET:PROTOCOL`` pairs that choose the checkpoints, such as ``"test:retrieval"``.
+        config: a training YAML, its keys as a dictionary, or a `TrainConfig`.
+        train: the training set: a `manifest.jsonl`, or a `stream.json`.
+        valid: `SET:PROTOCOL` pairs that choose the checkpoints, such as `"test:retrieval"`.
         expdir: the experiment folder.
-        **options: see :func:`speechcwcl.training.run.train`.
+        **options: those of [`training.run.train`][speechcwcl.training.run.train].
 
     Returns:
-        The experiment: its folder, its metrics and ``model()``.
+        The experiment: its folder, its metrics and `model()`.
     """
     from speechcwcl.training.run import train as run
 

@@ -15,13 +15,13 @@ class UserError(Exception):
 
 
 def closest(name: str, options: Iterable[str]) -> str:
-    """Return ``" (closest: 'x')"`` for the option most like ``name``, or an empty string."""
+    """Return `" (closest: 'x')"` for the option most like `name`, or an empty string."""
     found = difflib.get_close_matches(str(name), [str(o) for o in options], n=1, cutoff=0.5)
     return f" (closest: {found[0]!r})" if found else ""
 
 
 def summarise(problems: Sequence[str], limit: int = 10) -> str:
-    """Join problems one a line: the first ``limit``, then how many there are in all."""
+    """Join problems one a line: the first `limit`, then how many there are in all."""
     lines = list(problems[:limit])
     if len(problems) > limit:
         lines.append(f"... and {len(problems) - limit} more ({len(problems)} in all)")
@@ -29,6 +29,6 @@ def summarise(problems: Sequence[str], limit: int = 10) -> str:
 
 
 def require(condition: bool, message: str) -> None:
-    """Raise :class:`UserError` with ``message`` unless ``condition`` holds."""
+    """Raise `UserError` with `message` unless `condition` holds."""
     if not condition:
         raise UserError(message)

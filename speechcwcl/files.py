@@ -28,14 +28,14 @@ _SUFFIX = ".cwcl-tmp"  # of everything unfinished: .NAME.XXXXXXXX.cwcl-tmp
 _swept: set[Path] = set()
 
 Ours = Callable[[Path], Collection[str]]
-"""Names the files below a folder (relative, with ``/``) that are ours and may be replaced."""
+"""Names the files below a folder (relative, with `/`) that are ours and may be replaced."""
 
 
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Turn a full disk, a read-only folder and the like into one line about ``path``.
+    """Turn a full disk, a read-only folder and the like into one line about `path`.
 
-    Libraries say it in their own ways: torch and safetensors raise no :class:`OSError`.
+    Libraries say it in their own ways: torch and safetensors raise no `OSError`.
     """
     try:
         yield
@@ -72,18 +72,18 @@ def _is_about_writing(error: Exception, text: str) -> bool:
 
 
 def cannot_write(path: str | Path, error: OSError) -> str:
-    """One line that says why ``path`` could not be written and what to do."""
+    """One line that says why `path` could not be written and what to do."""
     reason = error.strerror or str(error)
     return f"{path}: cannot write: {reason}; free some space or choose a folder you may write to"
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary neighbour of ``path`` and rename it over ``path`` when all went well.
+    """Open a temporary neighbour of `path` and rename it over `path` when all went well.
 
     Args:
         path: the file to (re)place; missing parent folders are made.
-        mode: ``"w"`` (UTF-8 text, newline ``\\n``) or ``"wb"``.
+        mode: `"w"` (UTF-8 text, newline `\\n`) or `"wb"`.
 
     Raises:
         UserError: the folder is read-only, the disk is full, or the like.
@@ -95,7 +95,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """As :func:`atomic_write`, for writers that want a name: gives an empty file to write into."""
+    """As `atomic_write`, for writers that want a name: gives an empty file to write into."""
     path = Path(path)
     with writing(path):
         temporary, held = _temporary_file(path)
@@ -113,11 +113,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replace_folder(folder: str | Path, ours: Ours) -> Iterator[Path]:
-    """Give a scratch folder that takes the place of ``folder`` when all went well.
+    """Give a scratch folder that takes the place of `folder` when all went well.
 
     Args:
         folder: made, or replaced as a whole when every file in it is ours; a link is followed.
-        ours: see :data:`Ours`.
+        ours: see `Ours`.
 
     Raises:
         UserError: the folder holds anything that is not ours (nothing in it is touched then), the
@@ -140,7 +140,7 @@ def replace_folder(folder: str | Path, ours: Ours) -> Iterator[Path]:
 
 
 def refuse_foreign(folder: str | Path, ours: Ours) -> None:
-    """Raise unless ``folder`` is absent, empty, or holds nothing but our files.
+    """Raise unless `folder` is absent, empty, or holds nothing but our files.
 
     Raises:
         UserError: the first thing that is not ours.
@@ -177,7 +177,7 @@ def _refuse_unreadable(error: OSError) -> None:
 
 
 def _take_place(made: Path, place: Path, scratch: Path) -> None:
-    """Rename a finished folder into its place; what was there goes into ``scratch``."""
+    """Rename a finished folder into its place; what was there goes into `scratch`."""
     number = 0
     while made.exists():  # other processes may do the same just now
         with contextlib.suppress(FileNotFoundError):
@@ -203,7 +203,7 @@ def _settle(folder: Path, mode: int) -> None:
 
 
 def _temporary_file(path: Path) -> tuple[Path, int]:
-    """A new empty neighbour of ``path`` and the open handle that holds its lock."""
+    """A new empty neighbour of `path` and the open handle that holds its lock."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
     while True:
@@ -215,7 +215,7 @@ def _temporary_file(path: Path) -> tuple[Path, int]:
 
 
 def _temporary_folder(place: Path) -> tuple[Path, int]:
-    """A new neighbour of ``place`` and the open handle of the lock inside it."""
+    """A new neighbour of `place` and the open handle of the lock inside it."""
     place.parent.mkdir(parents=True, exist_ok=True)
     sweep(place.parent)
     while True:
@@ -280,7 +280,7 @@ def lock(path: str | Path, waiting: Callable[[], None] | None = None) -> Iterato
     """Hold a lock file: one process at a time, given up with the process however that ends.
 
     Args:
-        path: the lock file, such as ``folder / ".lock"``; missing parent folders are made.
+        path: the lock file, such as `folder / ".lock"`; missing parent folders are made.
         waiting: called once when another process has it; it may raise to give up.
 
     Raises:
@@ -304,7 +304,7 @@ def lock(path: str | Path, waiting: Callable[[], None] | None = None) -> Iterato
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write ``value`` as indented JSON with sorted keys, atomically."""
+    """Write `value` as indented JSON with sorted keys, atomically."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     with atomic_write(path) as stream:
         stream.write(text + "\n")
@@ -315,7 +315,7 @@ def read_json(path: str | Path, kind: Any = None, *, limit: int = 1 << 28) -> An
 
     Args:
         path: the file.
-        kind: what it must hold, any type that pydantic can check; ``None`` takes anything.
+        kind: what it must hold, any type that pydantic can check; `None` takes anything.
         limit: most bytes that are read.
 
     Raises:
@@ -329,7 +329,7 @@ def read_json(path: str | Path, kind: Any = None, *, limit: int = 1 << 28) -> An
 
 
 def read_text(path: str | Path, *, limit: int = 1 << 28) -> str:
-    """Read a UTF-8 text file (a byte order mark is dropped) of at most ``limit`` bytes.
+    """Read a UTF-8 text file (a byte order mark is dropped) of at most `limit` bytes.
 
     Raises:
         UserError: it is absent, unreadable or too large, or not UTF-8 (the message names the line).
@@ -364,6 +364,6 @@ def sha256_json(value: Any) -> str:
 
 
 def cache_folder() -> Path:
-    """Where fetched weights live: ``$SPEECHCWCL_CACHE``, else ``~/.cache/speechcwcl``."""
+    """Where fetched weights live: `$SPEECHCWCL_CACHE`, else `~/.cache/speechcwcl`."""
     given = os.environ.get("SPEECHCWCL_CACHE")
     return Path(given) if given else Path.home() / ".cache" / "speechcwcl"

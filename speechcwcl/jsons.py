@@ -1,4 +1,4 @@
-"""JSON that anybody may have written: one line of :class:`UserError` for whatever is wrong."""
+"""JSON that anybody may have written: one line of `UserError` for whatever is wrong."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def parse_json(text: str | bytes, where: str, *, line: bool = True) -> Any:
         line: false.
 
     Raises:
-        UserError: as :func:`read_json`.
+        UserError: as `read_json`.
     """
     try:
         if isinstance(text, bytes):

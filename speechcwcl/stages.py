@@ -1,7 +1,7 @@
 """Stages of a recipe: a command runs once, and again when something that matters has changed.
 
 What matters: the command line, the version of speechcwcl, the inputs that the driver names, what
-the command itself says that it has read (:func:`also_reads`: the folder of a corpus, the base of a
+the command itself says that it has read (`also_reads`: the folder of a corpus, the base of a
 YAML, a protocol), and the outputs as the command left them. The stamp of a stage, written only when
 its command succeeded, holds all of that.
 """
@@ -142,7 +142,7 @@ def state(path: Path, *, quick: bool = False) -> str:
     """What tells one state of a file or folder from another.
 
     Args:
-        path: of a folder, the names and states of its files count, and where one is a ``wav.scp``
+        path: of a folder, the names and states of its files count, and where one is a `wav.scp`
             the sizes and times of the recordings that it names.
         quick: by size and time, as of every large file, instead of by a hash: a corpus is looked
             at in seconds, not read.
@@ -161,7 +161,7 @@ def state(path: Path, *, quick: bool = False) -> str:
 
 
 def _recordings(table: Path) -> list[list[str]]:
-    """Path, as it stands there, and state of each recording of a ``wav.scp``."""
+    """Path, as it stands there, and state of each recording of a `wav.scp`."""
     if not table.is_file():
         return []
     lines = table.read_bytes().splitlines()
@@ -170,7 +170,7 @@ def _recordings(table: Path) -> list[list[str]]:
 
 
 def run_and_log(command: list[str], log: Path, notes: Path) -> int:
-    """Run a command with its output on the terminal and in ``log``; return its exit code.
+    """Run a command with its output on the terminal and in `log`; return its exit code.
 
     Progress bars redraw a line with a carriage return; the log keeps their last state only.
 

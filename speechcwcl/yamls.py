@@ -3,7 +3,7 @@
 A file is read to plain text, lists and mappings. No tag is followed, so nothing in a file can run;
 a tag, a repeated key, too deep a nesting or too large a file is refused with its line. What the
 values must be is said by a pydantic model, whose complaints become one line each:
-``file:line: key: what is wrong (closest: ...)``.
+`file:line: key: what is wrong (closest: ...)`.
 
 Example:
     >>> class Room(pydantic.BaseModel, extra="forbid"):
@@ -50,7 +50,7 @@ class Document:
     Attributes:
         path: the file.
         values: mappings (keys are text), lists, and scalars.
-        places: where each value stands: its keys and indices from the root -> ``file:line``.
+        places: where each value stands: its keys and indices from the root -> `file:line`.
         files: every file that was read, the base first.
     """
 
@@ -60,13 +60,13 @@ class Document:
     files: list[Path] = field(default_factory=list)
 
     def where(self, *keys: str | int) -> str:
-        """``file:line`` of the value at ``keys``, or of the nearest one above it."""
+        """`file:line` of the value at `keys`, or of the nearest one above it."""
         while keys and keys not in self.places:
             keys = keys[:-1]
         return self.places.get(keys, str(self.path))
 
     def refuse(self, *keys: str | int, problem: str) -> UserError:
-        """The error to raise about the value at ``keys``."""
+        """The error to raise about the value at `keys`."""
         return UserError(f"{self.where(*keys)}: {problem}")
 
 
@@ -75,8 +75,8 @@ def read_yaml(path: str | Path, *, typed: bool = False, base: str | None = None)
 
     Args:
         path: the file.
-        typed: make numbers, ``true``, ``false`` and ``null`` of scalars without quotes; else every
-            scalar stays the text that it is. ``yes``, ``no``, ``on`` and ``off`` are text always.
+        typed: make numbers, `true`, `false` and `null` of scalars without quotes; else every
+            scalar stays the text that it is. `yes`, `no`, `on` and `off` are text always.
         base: the key that names the file (relative to this one) whose keys hold where this file
             does not have them.
 
@@ -102,7 +102,7 @@ def _read(path: Path, typed: bool, base: str | None, seen: tuple[Path, ...]) -> 
 
 
 def parse_yaml(text: str, path: str | Path, *, typed: bool = False) -> Document:
-    """Like :func:`read_yaml`, of a text; ``path`` is for messages.
+    """Like `read_yaml`, of a text; `path` is for messages.
 
     Raises:
         UserError: see there.
@@ -115,7 +115,7 @@ def parse_yaml(text: str, path: str | Path, *, typed: bool = False) -> Document:
 
 
 def parse_value(text: str, name: str | Path, *, typed: bool = True) -> Any:
-    """One value as YAML writes it, such as ``{cwcl: 1, cosine: 10}``; ``name`` is for messages."""
+    """One value as YAML writes it, such as `{cwcl: 1, cosine: 10}`; `name` is for messages."""
     return _Builder(text, str(name), typed).build()
 
 

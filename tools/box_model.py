@@ -34,7 +34,7 @@ def box(model: Path, card: Path, target: Path, windows: list[float], longer_than
         longer_than: seconds above which a recording is long.
 
     Raises:
-        UserError: no model, or one of more than :data:`MOST_BYTES`.
+        UserError: no model, or one of more than `MOST_BYTES`.
     """
     config, _ = checkpoint.read(model)
     state = load_file(model / folders.WEIGHTS)

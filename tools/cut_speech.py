@@ -23,7 +23,7 @@ Word = list[Any]  # word, start, end
 
 
 def sentences(data: Path) -> Iterator[Utterance]:
-    """LibriSpeech and LJSpeech, with ``labels["part"]``: train, valid or test.
+    """LibriSpeech and LJSpeech, with `labels["part"]`: train, valid or test.
 
     Of LJSpeech, which has one reader, a sixth of the recordings is held back, half of it for
     validation.
@@ -46,7 +46,7 @@ def sentences(data: Path) -> Iterator[Utterance]:
 
 
 def alignments(utterances: list[Utterance], work: Path) -> dict[str, list[Word]]:
-    """Word times of each sentence, by id; made once, kept in ``work``."""
+    """Word times of each sentence, by id; made once, kept in `work`."""
     path = work / "alignments.json"
     known: dict[str, list[Word]] = read_json(path) if path.exists() else {}
     missing = [u for u in utterances if u.id not in known]
@@ -59,7 +59,7 @@ def alignments(utterances: list[Utterance], work: Path) -> dict[str, list[Word]]
 
 
 def cut(utterance: Utterance, words: list[Word], first: int, last: int) -> Utterance:
-    """Words ``first`` to ``last`` (included) of an aligned sentence as an utterance."""
+    """Words `first` to `last` (included) of an aligned sentence as an utterance."""
     before = words[first - 1][2] if first else 0.0
     after = words[last + 1][1] if last + 1 < len(words) else utterance.duration
     start = words[first][1] - min(EDGE, max(0.0, (words[first][1] - before) / 2) + 0.02)
@@ -78,7 +78,7 @@ def cut(utterance: Utterance, words: list[Word], first: int, last: int) -> Utter
 def cut_words(
     utterances: list[Utterance], times: dict[str, list[Word]], most: int, shortest: float = 0.18
 ) -> list[Utterance]:
-    """Every word that lasts at least ``shortest`` seconds; of one text at most ``most``."""
+    """Every word that lasts at least `shortest` seconds; of one text at most `most`."""
     found: dict[str, list[Utterance]] = {}
     for utterance in utterances:
         words = times.get(utterance.id) or []

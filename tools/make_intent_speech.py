@@ -90,7 +90,7 @@ def spoken_form(text: str) -> str | None:
 def slurp_rows(path: Path) -> list[Row]:
     """Sentences of a SLURP annotation file with label, scenario and action; each text once.
 
-    The reconstructed training file has no scenario and action of its own; its ``intent`` will do,
+    The reconstructed training file has no scenario and action of its own; its `intent` will do,
     since nothing trains on labels.
     """
     problems = Problems()
@@ -123,7 +123,7 @@ def topv2_rows(folder: Path, split: str) -> list[Row]:
 
 
 def sampled(rows: list[Row], count: int, *purpose: object) -> list[Row]:
-    """``count`` rows drawn from the seed."""
+    """`count` rows drawn from the seed."""
     rows = sorted(rows)
     rng_for(0, *purpose).shuffle(rows)
     return rows[:count]
@@ -143,7 +143,7 @@ class Plan:
     sum_of: Counter[str] = field(default_factory=Counter)
 
     def add(self, name: str, voices: Sequence[str], row: Row, rng: Random) -> None:
-        """One more clip of the set ``name``, by one of the voices."""
+        """One more clip of the set `name`, by one of the voices."""
         voice = rng.choice(voices)
         number = self.sum_of[name] = self.sum_of[name] + 1
         speed = round(rng_for(0, name, voice, row[0]).uniform(*SPEEDS), 3)
@@ -154,7 +154,7 @@ class Plan:
 
 
 def train_rows(args: argparse.Namespace, taken: set[str]) -> tuple[list[Row], list[Row]]:
-    """Training sentences, none of them in ``taken``: the chosen ones, and the rest."""
+    """Training sentences, none of them in `taken`: the chosen ones, and the rest."""
     text = args.data / "text"
     snips = (text / "snips/train/seq.in").read_text(encoding="utf-8").splitlines()
     chosen = [row for row in slurp_rows(text / "slurp/train_reconstructed.jsonl")
@@ -199,7 +199,7 @@ def plan(args: argparse.Namespace) -> Plan:
 
 
 def more_voices(found: Plan, rows: list[Row], taken: set[str], args: argparse.Namespace) -> None:
-    """Sentences and isolated words in the voices of ``--voices``."""
+    """Sentences and isolated words in the voices of `--voices`."""
     known = taken | {text for text, _ in rows}
     own = sorted({u.text for u in mini_train(args.out) if " " not in u.text} - known)
     for row in [*rows, *((text, {"word": text}) for text in own)]:

@@ -105,7 +105,7 @@ def print_plan(clips: list[Clip], bitrate: int) -> None:
 
 
 def limited(clips: list[Clip], limit: int) -> list[Clip]:
-    """The first ``limit`` clips of each voice, kind and set."""
+    """The first `limit` clips of each voice, kind and set."""
     seen: dict[tuple[str, str, str], int] = defaultdict(int)
     kept = []
     for clip in clips:

@@ -71,14 +71,14 @@ def wake_phrases(data: Path) -> Iterator[Utterance]:
 
 
 def half(key: str) -> str:
-    """``valid`` or ``test``, by a hash of the key."""
+    """`valid` or `test`, by a hash of the key."""
     return "valid" if rng_for(0, "half", key).random() < 0.5 else "test"
 
 
 def halves(
     found: Iterable[Utterance], part: Callable[[Utterance], str], most: int
 ) -> dict[str, list[Utterance]]:
-    """Utterances by part; of one label and part at most ``most``."""
+    """Utterances by part; of one label and part at most `most`."""
     sets: dict[str, list[Utterance]] = {"valid": [], "test": []}
     count: Counter[tuple[str, str]] = Counter()
     for utterance in sorted(found, key=lambda u: rng_for(0, "order", u.id).random()):
@@ -107,7 +107,7 @@ def _digit_part(utterance: Utterance) -> str:
 
 
 def read_sets(args: argparse.Namespace) -> dict[str, list[Utterance]]:
-    """Sentences that were read, and what is cut from them; ``train_*`` and both halves."""
+    """Sentences that were read, and what is cut from them; `train_*` and both halves."""
     found = [u for u in sentences(args.data) if u.duration <= LONGEST]
     if args.sentences:
         held = [u for u in found if u.labels["part"] != "train"]

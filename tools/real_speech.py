@@ -50,7 +50,7 @@ def words(folder: Path) -> Iterator[Utterance]:
 
 
 def sentences(folder: Path) -> Iterator[Utterance]:
-    """LibriSpeech utterances of the speakers marked ``valid``."""
+    """LibriSpeech utterances of the speakers marked `valid`."""
     with (folder / "librispeech_tc5_subset/manifest.tsv").open(encoding="utf-8") as stream:
         for row in csv.DictReader(stream, delimiter="\t"):
             if row["split"] == "valid":

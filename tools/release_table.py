@@ -40,7 +40,7 @@ CASCADE = "Whisper tiny.en + MiniLM"
 
 
 def answers(name: str, clips: list[Any], encode_text: EncodeText) -> Callable[..., np.ndarray]:
-    """A function of embeddings (n, dim) and positions in ``clips`` -> (n,) whether right.
+    """A function of embeddings (n, dim) and positions in `clips` -> (n,) whether right.
 
     Retrieval is always among the texts of all clips; the choice is made by cosine.
     """
@@ -74,7 +74,7 @@ def positions(name: str, clips: list[Any], limit: int | None) -> np.ndarray:
 
 
 def cell(right: np.ndarray) -> str:
-    """``91.2 (89.0 to 93.1)``, in per cent."""
+    """`91.2 (89.0 to 93.1)`, in per cent."""
     low, high = accuracy_interval(right)
     return f"{100 * right.mean():.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
@@ -87,7 +87,7 @@ def score_set(
     known: dict,
     done: dict[str, np.ndarray],
 ) -> dict[str, Any]:
-    """All figures of one set; ``done`` keeps embeddings for sets that share clips."""
+    """All figures of one set; `done` keeps embeddings for sets that share clips."""
     clips = list(Manifest(args.dump / name / "manifest.jsonl"))
     where, few = positions(name, clips, args.most), positions(name, clips, args.limit)
     right = answers(name, clips, model.encode_text)

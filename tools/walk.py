@@ -3,8 +3,8 @@
 Each line: the file, and how many calls went into its functions; imports and class bodies do not
 count. What opening a saved model enters is listed apart. CONTRIBUTING.md shows the lists.
 
-With ``--within NAME``, only what is entered below a function of that name counts, wherever it
-stands; SpeechBrain's ``_fit_train`` is an epoch's batches from the loader on.
+With `--within NAME`, only what is entered below a function of that name counts, wherever it
+stands; SpeechBrain's `_fit_train` is an epoch's batches from the loader on.
 
 Example:
     python tools/walk.py classify --model exp/cwcl/model --labels "yes;no" clip.wav
@@ -34,7 +34,7 @@ class Walk:
 
     Attributes:
         calls: of the command; file -> calls, first entered first.
-        opening: of ``Aligner.from_pretrained``, below it.
+        opening: of `Aligner.from_pretrained`, below it.
 
     Args:
         within: count only below a function of this name; None: everything.

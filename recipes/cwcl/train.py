@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train under CWCL (or another loss) in the SpeechBrain look: train.py hparams/x.yaml --key value.
 
-The same as ``speechcwcl train``, which says what the options are.
+The same as `speechcwcl train`, which says what the options are.
 
 Example:
     python train.py hparams/whisper_tiny.yaml --train dump/train/manifest.jsonl \\

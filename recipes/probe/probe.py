@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The supervised reference of a trained model: linear probe and few shots beside zero-shot.
 
-The same as ``speechcwcl embed-speech`` and ``speechcwcl evaluate --probe TRAINSET``.
+The same as `speechcwcl embed-speech` and `speechcwcl evaluate --probe TRAINSET`.
 
 Example:
     python probe.py exp/cwcl train --evals test:slurp_intent test:slurp_scenario

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Embed sets with a trained model and score them zero-shot under protocols.
 
-The same as ``speechcwcl embed-speech`` and ``speechcwcl evaluate``, one after the other.
+The same as `speechcwcl embed-speech` and `speechcwcl evaluate`, one after the other.
 
 Example:
     python evaluate.py exp/cwcl --evals test:slurp_intent test:retrieval

@@ -44,7 +44,7 @@ WORDINGS = {
 
 
 def read_set(spec: str) -> list[Utterance]:
-    """The utterances (text and labels, no audio) that a ``--set`` names."""
+    """The utterances (text and labels, no audio) that a `--set` names."""
     kind, _, place = spec.partition(":")
     if kind in ("slurp", "slurp_rec"):
         problems, found = Problems(), []
@@ -71,7 +71,7 @@ def read_set(spec: str) -> list[Utterance]:
 
 
 def drawn(utterances: list[Utterance], limit: int) -> list[Utterance]:
-    """``limit`` of them, the same whatever their order: those whose text hashes lowest."""
+    """`limit` of them, the same whatever their order: those whose text hashes lowest."""
     ranked = sorted(utterances, key=lambda u: (sha256(u.text.encode()).digest(), u.id))
     return ranked[:limit] if limit else utterances
 

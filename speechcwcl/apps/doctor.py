@@ -1,4 +1,4 @@
-"""What ``speechcwcl doctor`` looks at.
+"""What `speechcwcl doctor` looks at.
 
 Nothing heavy is imported in this process: what breaks on import breaks in another one, and becomes
 a finding.
@@ -67,7 +67,7 @@ class Finding:
 
     Attributes:
         name: what was looked at.
-        status: ``ok``, ``warn`` or ``fail``.
+        status: `ok`, `warn` or `fail`.
         found: what was found.
         todo: what to type where it is not ok.
     """
@@ -240,7 +240,7 @@ def _not_writable(folder: Path) -> str:
 
 
 def check_cache(deep: bool) -> Iterator[Finding]:
-    """The fetched models: whole, and with ``deep`` byte by byte what they should be."""
+    """The fetched models: whole, and with `deep` byte by byte what they should be."""
     try:
         from speechcwcl.models.weights.sources import SOURCES, check, is_cached
     except Exception as error:  # it needs filelock

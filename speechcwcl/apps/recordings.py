@@ -23,7 +23,7 @@ PART_FILES = 512
 
 
 class Embedder(Protocol):
-    """What an update needs of a model; :class:`~speechcwcl.models.aligner.Aligner` has it."""
+    """What an update needs of a model; `Aligner` has it."""
 
     dim: int
 
@@ -99,7 +99,7 @@ def pieces(path: Path, cutting: Cutting) -> Iterator[tuple[float, float, np.ndar
     """Decode a recording piece by piece.
 
     Yields:
-        Start and end in seconds, and ``(samples,)`` float32 at 16 kHz.
+        Start and end in seconds, and `(samples,)` float32 at 16 kHz.
 
     Raises:
         UserError: not audio, truncated, ...
@@ -171,7 +171,7 @@ class _Part:
 
 
 def write_embedded(path: Path, recordings: Sequence[Recording], rows: np.ndarray) -> None:
-    """Keep recordings and their embeddings (pieces, dim) in an ``.npz`` file."""
+    """Keep recordings and their embeddings (pieces, dim) in an `.npz` file."""
     # ASCII, so that a name that is not UTF-8 (a lone surrogate in Python) can be kept too.
     text = "\n".join(json.dumps(recording) for recording in recordings).encode("ascii")
     with atomic_write(path, "wb") as stream:
@@ -179,10 +179,10 @@ def write_embedded(path: Path, recordings: Sequence[Recording], rows: np.ndarray
 
 
 def read_embedded(path: Path, dim: int) -> tuple[list[Recording], np.ndarray]:
-    """Read what :func:`write_embedded` wrote.
+    """Read what `write_embedded` wrote.
 
     Raises:
-        UserError: it is something else, broken, or of another width than ``dim``.
+        UserError: it is something else, broken, or of another width than `dim`.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:

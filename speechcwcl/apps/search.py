@@ -1,4 +1,4 @@
-"""Search a folder of recordings with a model: what ``speechcwcl search`` does."""
+"""Search a folder of recordings with a model: what `speechcwcl search` does."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from speechcwcl.models.aligner import Aligner
 def build(
     folder: Path, index: Path, model: str, window: float, hop: float, device: str = "cpu"
 ) -> tuple[SearchIndex, Aligner]:
-    """Begin an index of a folder, or open the one that is there; :func:`update` fills it.
+    """Begin an index of a folder, or open the one that is there; [`update`][] fills it.
 
     Args:
         folder: of recordings.
         index: folder of the index.
         model: a model folder or hub id.
-        window: seconds, see :class:`~speechcwcl.apps.recordings.Cutting`.
+        window: seconds, see `Cutting`.
         hop: seconds.
         device: for the model.
     """
@@ -45,7 +45,7 @@ def build(
 def open_with_model(
     index: Path, model: str | None = None, device: str = "cpu"
 ) -> tuple[SearchIndex, Aligner]:
-    """Open an index and its model; ``model`` says where the model is now, if it moved.
+    """Open an index and its model; `model` says where the model is now, if it moved.
 
     Raises:
         UserError: no such index, its model is gone, or another model was given.
@@ -92,7 +92,7 @@ def find_texts(
     audio: Sequence[Path] | None = None,
     top_k: int = 1,
 ) -> Iterator[tuple[str, float | None, float | None, list[tuple[str, float]]]]:
-    """Yield the texts nearest to each file of ``audio``, or to each piece of the index.
+    """Yield the texts nearest to each file of `audio`, or to each piece of the index.
 
     Yields:
         Path, start and end in seconds (None for a whole file), pairs of text and cosine.

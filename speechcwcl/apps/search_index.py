@@ -1,10 +1,10 @@
 """Speech by text and text by speech: an index of a folder's recordings, kept on the disk.
 
-An index is a folder. ``index.json`` says what it belongs to and which ``index-N.npz`` is current;
+An index is a folder. `index.json` says what it belongs to and which `index-N.npz` is current;
 that holds a JSON line a recording (name, size, time of change, pieces, problem) and a row of the
 embeddings a piece, in the same order. A search compares the question with every row. An update
-writes what it embeds as ``part-K.npz`` as it goes, so that an interrupted one goes on; it ends by
-writing a new ``index-N.npz`` and naming it. Who asks meanwhile gets the answers of the last update
+writes what it embeds as `part-K.npz` as it goes, so that an interrupted one goes on; it ends by
+writing a new `index-N.npz` and naming it. Who asks meanwhile gets the answers of the last update
 that ended.
 """
 
@@ -88,11 +88,11 @@ class Update:
 
 
 class SearchIndex:
-    """An index on the disk; :meth:`create` or :meth:`open` it.
+    """An index on the disk; [`create`][] or [`open`][] it.
 
     Args:
         folder: where it lies.
-        meta: what its ``index.json`` says.
+        meta: what its `index.json` says.
     """
 
     def __init__(self, folder: Path, meta: Meta):
@@ -120,7 +120,7 @@ class SearchIndex:
             folder: of the index.
             root: of the recordings.
             dim: width of the embeddings.
-            identity: of the model, see :attr:`speechcwcl.models.aligner.Aligner.identity`.
+            identity: [`Aligner.identity`][speechcwcl.models.aligner.Aligner.identity].
             model: where the model is, for later.
             cutting: how long recordings are cut.
 
@@ -222,7 +222,7 @@ class SearchIndex:
         """Embed what is new or changed below the folder of recordings, drop what is gone.
 
         Args:
-            embedder: the model that the index belongs to (see :meth:`check_model`).
+            embedder: the model that the index belongs to (see [`check_model`][]).
             begin: told how many recordings will be embedded.
             step: told how many more are done.
             waiting: called once when another process is at it.

@@ -1,4 +1,4 @@
-"""Trained models that come with the package: folders as ``Aligner.save_pretrained`` writes them."""
+"""Trained models that come with the package: folders as `Aligner.save_pretrained` writes them."""
 
 from __future__ import annotations
 

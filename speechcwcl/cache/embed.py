@@ -97,7 +97,7 @@ def embed_manifest(
         progress: what the progress bar says; None = no bar.
 
     Returns:
-        ``(len(manifest), dim)`` unit-norm float32.
+        `(len(manifest), dim)` unit-norm float32.
     """
     was_training = aligner.training
     aligner.eval()

@@ -1,8 +1,8 @@
 """Features of frozen layers, computed once: float16 on disk, mapped into memory.
 
-A cache is ``<folder>/<first 16 digits of sha256(key)>/``: ``plan.json`` (which utterances each
-shard holds), for each copy and shard ``c000-s00000.f16`` (frames, one after the other) with
-``c000-s00000.npz`` (where each utterance's frames are), and ``meta.json``, written last. Shards
+A cache is `<folder>/<first 16 digits of sha256(key)>/`: `plan.json` (which utterances each
+shard holds), for each copy and shard `c000-s00000.f16` (frames, one after the other) with
+`c000-s00000.npz` (where each utterance's frames are), and `meta.json`, written last. Shards
 appear as a whole or not at all, so a build that was killed goes on where it was.
 """
 
@@ -33,7 +33,7 @@ _AHEAD = 2  # batches under way at a time
 _log = logging.getLogger(__name__)
 
 Extract = Callable[[list[Utterance], int], Sequence[np.ndarray]]
-"""``extract(utterances, copy)`` returns one ``(frames, ...)`` float array an utterance. It is
+"""`extract(utterances, copy)` returns one `(frames, ...)` float array an utterance. It is
 called from two threads, so that one batch is decoded while another is encoded."""
 
 
@@ -62,7 +62,7 @@ class _Meta(TypedDict):
 
 
 class _Index(NamedTuple):
-    """``table`` ``(n, 2)`` int64: first frame within the shard and frames of each utterance."""
+    """`table` `(n, 2)` int64: first frame within the shard and frames of each utterance."""
 
     table: np.ndarray
     frame_shape: tuple[int, ...]
@@ -75,7 +75,7 @@ class _Index(NamedTuple):
 
 
 class FeatureCache:
-    """Features of every utterance of a manifest, by position; made by :meth:`build`.
+    """Features of every utterance of a manifest, by position; made by `build`.
 
     Safe to pickle and to fork (DataLoader workers).
 
@@ -83,7 +83,7 @@ class FeatureCache:
         folder: where this key's files are.
         key: what the features depend on.
         copies: variants of each utterance; 0 is the clean one, the others are augmented.
-        frame_shape: shape of one frame, such as ``(layers, dim)``.
+        frame_shape: shape of one frame, such as `(layers, dim)`.
         frames: frames of all utterances of copy 0 together.
     """
 
@@ -159,7 +159,7 @@ class FeatureCache:
 
     @property
     def lengths(self) -> np.ndarray:
-        """``(N,)`` int64, frames of each utterance's clean copy."""
+        """`(N,)` int64, frames of each utterance's clean copy."""
         return self.lengths_of(0)
 
     @property
@@ -168,14 +168,14 @@ class FeatureCache:
         return int(self.lengths.sum())
 
     def lengths_of(self, copy: int) -> np.ndarray:
-        """``(N,)`` int64, frames of each utterance in that copy."""
+        """`(N,)` int64, frames of each utterance in that copy."""
         return self._table[self._check_copy(copy), :, 1]
 
     def get(self, i: int, copy: int = 0) -> np.ndarray:
-        """Features of the utterance at position ``i``.
+        """Features of the utterance at position `i`.
 
         Returns:
-            ``(frames, *frame_shape)`` float16, a read-only view of the mapped file.
+            `(frames, *frame_shape)` float16, a read-only view of the mapped file.
         """
         count = len(self)
         at = int(i) + (count if i < 0 else 0)
@@ -290,7 +290,7 @@ class _Builder:
         return self.seconds[self.starts[shard] : self.starts[shard + 1]]
 
     def _fill(self, copy: int, shard: int, left: float, bar: tqdm) -> None:
-        """Compute one shard; ``left`` is how many seconds are still to be computed in all."""
+        """Compute one shard; `left` is how many seconds are still to be computed in all."""
         first, last = self.starts[shard], self.starts[shard + 1]
         table, at = np.zeros((last - first, 2), dtype=np.int64), 0
         name = self.target / _shard_name(copy, shard)
@@ -386,7 +386,7 @@ def _read_plan(target: Path) -> _Plan:
 
 
 def _read_index(name: Path) -> _Index | None:
-    """Read ``<name>.npz`` and compare it with ``<name>.f16``; None unless both are whole."""
+    """Read `<name>.npz` and compare it with `<name>.f16`; None unless both are whole."""
     try:
         with np.load(f"{name}.npz", allow_pickle=False) as stored:
             index = _Index(stored["table"], tuple(stored["frame_shape"].tolist()))

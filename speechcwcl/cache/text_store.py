@@ -26,15 +26,15 @@ class _Encoder(Protocol):
 
 
 class TextStore:
-    """Embeddings of unique texts: ``<folder>/<start of the hash>/`` holds numbered parts.
+    """Embeddings of unique texts: `<folder>/<start of the hash>/` holds numbered parts.
 
-    A part is two files, ``00000.npy`` (rows) and then ``00000.json`` (texts); a part without its
+    A part is two files, `00000.npy` (rows) and then `00000.json` (texts); a part without its
     second file does not count, so that an interrupted run loses at most one part and goes on.
-    Open one with :meth:`open`.
+    Open one with `open`.
 
     Attributes:
         folder: of the parts.
-        unique: the texts, in the order of :attr:`matrix`.
+        unique: the texts, in the order of `matrix`.
     """
 
     def __init__(self, folder: Path, encoder_hash: str):
@@ -52,7 +52,7 @@ class TextStore:
 
         Args:
             folder: holds the stores of any number of encoders.
-            encoder_hash: ``TextEncoder.hash`` (or ``describe_text(...).hash``).
+            encoder_hash: `TextEncoder.hash` (or `describe_text(...).hash`).
         """
         inner = Path(folder) / encoder_hash[:16]
         meta, wanted = inner / "meta.json", {"version": _VERSION, "encoder": encoder_hash}
@@ -140,7 +140,7 @@ class TextStore:
         return [text for text in dict.fromkeys(texts) if text not in self._rows]
 
     def rows(self, texts: Sequence[str]) -> np.ndarray:
-        """(texts,) int64 row numbers in :attr:`matrix`: equal texts have equal numbers."""
+        """(texts,) int64 row numbers in `matrix`: equal texts have equal numbers."""
         missing = self.missing(texts)
         if missing:
             # Comparing against every stored text would take minutes on a large store.
@@ -166,7 +166,7 @@ def embed_stored(
 
 
 def stored_encoder(aligner: Aligner, folder: str | Path) -> Callable[[Sequence[str]], np.ndarray]:
-    """``aligner.encode_text`` through the store in ``folder``, which is read once.
+    """`aligner.encode_text` through the store in `folder`, which is read once.
 
     What any model with the same text encoder has embedded before is not embedded again.
     """

@@ -1,4 +1,4 @@
-"""Average the weights of the best checkpoints and write the model folder ``expdir/model``."""
+"""Average the weights of the best checkpoints and write the model folder `expdir/model`."""
 
 from __future__ import annotations
 

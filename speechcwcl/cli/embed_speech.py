@@ -1,4 +1,4 @@
-"""Embed the utterances of sets with a trained model: ``expdir/eval/<set>/speech.npy``."""
+"""Embed the utterances of sets with a trained model: `expdir/eval/<set>/speech.npy`."""
 
 from __future__ import annotations
 

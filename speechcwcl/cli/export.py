@@ -27,7 +27,7 @@ EXACT, COSINE = 1e-4, 0.9
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add this verb's options to ``parser``."""
+    """Add this verb's options to `parser`."""
     parser.add_argument(
         "--model",
         default=DEFAULT_MODEL,
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check(aligner: Aligner, exported: OnnxAligner, int8: bool) -> None:
-    """Compare the embeddings of noise; a :class:`UserError` where they are too far apart."""
+    """Compare the embeddings of noise; a `UserError` where they are too far apart."""
     from speechcwcl.export.onnx import largest_difference
 
     found = largest_difference(aligner, exported)

@@ -17,7 +17,7 @@ from speechcwcl.models.weights.sources import SOURCES, check, is_cached, resolve
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add this verb's options to ``parser``."""
+    """Add this verb's options to `parser`."""
     parser.add_argument(
         "names",
         nargs="*",

@@ -1,6 +1,6 @@
-"""Compile a data folder to ``manifest.jsonl``, the only thing that training and evaluation read.
+"""Compile a data folder to `manifest.jsonl`, the only thing that training and evaluation read.
 
-Durations are probed in ``--nj`` processes; utterances shorter or longer than the limits are left
+Durations are probed in `--nj` processes; utterances shorter or longer than the limits are left
 out, counted and listed.
 """
 

@@ -1,4 +1,4 @@
-"""The console script ``speechcwcl``: one verb a file, loaded only when it is asked for."""
+"""The console script `speechcwcl`: one verb a file, loaded only when it is asked for."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def verb_parser(verb: str) -> tuple[argparse.ArgumentParser, Any]:
 
 
 def parse(parser: argparse.ArgumentParser, module: Any, words: list[str]) -> argparse.Namespace:
-    """Parse a verb's words. What stands behind ``--`` goes to ``rest``; so do options that the
+    """Parse a verb's words. What stands behind `--` goes to `rest`; so do options that the
     parser does not know, for a verb that takes the keys of a YAML as options."""
     cut = words.index("--") if "--" in words else len(words)
     if getattr(module, "TAKES_KEYS", False):

@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def by_corpus(sets: list[str] | tuple[str, ...], own: str) -> dict[str, list[str]]:
-    """``["train", "slurp/test"]`` -> ``{own: ["train"], "slurp": ["test"]}``."""
+    """`["train", "slurp/test"]` -> `{own: ["train"], "slurp": ["test"]}`."""
     found: dict[str, list[str]] = {}
     for name in sets:
         corpus, slash, split = name.partition("/")
@@ -87,7 +87,7 @@ def by_corpus(sets: list[str] | tuple[str, ...], own: str) -> dict[str, list[str
 
 
 def given_places(words: list[str], own: str) -> dict[str, Path]:
-    """``["/a", "slurp=/b"]`` -> ``{own: /a, "slurp": /b}``."""
+    """`["/a", "slurp=/b"]` -> `{own: /a, "slurp": /b}`."""
     places: dict[str, Path] = {}
     for word in words:
         name, equals, folder = word.partition("=")

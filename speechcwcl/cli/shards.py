@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def stream(args: argparse.Namespace) -> int:
-    """Write the set's ``stream.json``."""
+    """Write the set's `stream.json`."""
     for word in args.source:
         require(
             not word.endswith(".jsonl"),

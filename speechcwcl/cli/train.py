@@ -1,6 +1,6 @@
 """Train the speech side against the frozen text embeddings; go on where it was interrupted.
 
-Any key of the YAML can be overridden: ``--lr 1e-4 --loss clip``.
+Any key of the YAML can be overridden: `--lr 1e-4 --loss clip`.
 
 A set that does not fit on the disk is streamed: `speechcwcl prepare huggingface --stream SET` and
 `speechcwcl shards --stream` write its stream.json.

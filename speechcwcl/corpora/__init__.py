@@ -12,7 +12,7 @@ from speechcwcl.errors import UserError, closest
 CORPORA: tuple[str, ...] = tuple(
     sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base" and m.name[0] != "_")
 )
-"""Names of the corpora: the modules of this package (``base`` and ``_helpers`` aside)."""
+"""Names of the corpora: the modules of this package (`base` and `_helpers` aside)."""
 
 __all__ = ["CORPORA", "Corpus", "get_corpus"]
 
@@ -21,7 +21,7 @@ def get_corpus(name: str) -> Corpus:
     """The corpus of that name; its module is imported only now.
 
     Args:
-        name: one of :data:`CORPORA`; hyphens may stand for underscores.
+        name: one of `CORPORA`; hyphens may stand for underscores.
 
     Raises:
         UserError: there is no such corpus.

@@ -42,9 +42,9 @@ def import_datadir(
     """Make a data folder of a manifest, which may also be our own.
 
     Args:
-        path, format, options: as for :func:`read_manifest`.
+        path, format, options: as for `read_manifest`.
         out: the data folder.
-        skip_bad: leave out what is wrong and list it in ``bad.tsv``; otherwise it is an error.
+        skip_bad: leave out what is wrong and list it in `bad.tsv`; otherwise it is an error.
     """
     path, problems = Path(path), Problems()
     own = not format and is_own_manifest(path)
@@ -63,14 +63,14 @@ def export_manifest(
     options: Options | None = None,
     skip_bad: bool = False,
 ) -> Path:
-    """Write a data folder, a compiled ``manifest.jsonl`` or another toolkit's manifest in a format.
+    """Write a data folder, a compiled `manifest.jsonl` or another toolkit's manifest in a format.
 
     Args:
-        source: what to read; another toolkit's with ``format`` and ``options`` as for
-            :func:`read_manifest`.
+        source: what to read; another toolkit's with `format` and `options` as for
+            `read_manifest`.
         path: the manifest to write.
-        to: its format, one of :data:`WRITERS`.
-        skip_bad: leave out what is wrong and list it in ``<path>.bad.tsv``; otherwise an error.
+        to: its format, one of `WRITERS`.
+        skip_bad: leave out what is wrong and list it in `<path>.bad.tsv`; otherwise an error.
     """
     problems = Problems()
     write_manifest(path, _sound(Path(source), format, options, problems, skip_bad), to)
@@ -80,7 +80,7 @@ def export_manifest(
 
 
 def is_own_manifest(path: str | Path) -> bool:
-    """Whether a file is a compiled ``manifest.jsonl`` of this toolkit."""
+    """Whether a file is a compiled `manifest.jsonl` of this toolkit."""
     first = json_object(read_head(path).split("\n")[0])
     return {"id", "audio", "duration", "labels"} <= set(first)
 
@@ -88,7 +88,7 @@ def is_own_manifest(path: str | Path) -> bool:
 def _sound(
     source: Path, format: str, options: Options | None, problems: Problems, skip_bad: bool
 ) -> Iterator[Utterance]:
-    """Utterances of whatever ``source`` is; what is wrong ends in an error unless skipped."""
+    """Utterances of whatever `source` is; what is wrong ends in an error unless skipped."""
     own = source.is_dir() or (not format and is_own_manifest(source))
     if own and options not in (None, Options()):
         raise UserError(f"{source}: named columns and a root are for other toolkits' manifests")
@@ -106,9 +106,9 @@ def write_manifest(path: str | Path, utterances: _Utterances, format: str) -> Pa
     """Write a manifest in another toolkit's format, atomically; audio paths become absolute.
 
     Args:
-        path: where; ``.gz`` is packed.
+        path: where; `.gz` is packed.
         utterances: taken one by one, in bounded memory.
-        format: a key of :data:`WRITERS`.
+        format: a key of `WRITERS`.
     """
     path = Path(path)
     if format not in WRITERS:
@@ -123,7 +123,7 @@ def write_manifest(path: str | Path, utterances: _Utterances, format: str) -> Pa
 
 
 def _csv(stream: IO[str], utterances: _Utterances, path: Path) -> None:
-    """A table; label fields other than ``label`` become columns ``label_X``."""
+    """A table; label fields other than `label` become columns `label_X`."""
 
     def cells(u: Utterance, cut: bool) -> dict[str, Any]:
         return {
@@ -195,7 +195,7 @@ def _labels(utterance: Utterance) -> dict[str, str]:
 
 
 def _jsonl(stream: IO[str], utterances: _Utterances, path: Path) -> None:
-    """NeMo's keys; ``label`` as such, other label fields as ``label_X``."""
+    """NeMo's keys; `label` as such, other label fields as `label_X`."""
     for u in utterances:
         row: dict[str, Any] = {"audio_filepath": _absolute(u), "duration": round(_duration(u), 6)}
         if u.start is not None or u.end is not None:
@@ -207,7 +207,7 @@ def _jsonl(stream: IO[str], utterances: _Utterances, path: Path) -> None:
 
 
 def _speechbrain_json(stream: IO[str], utterances: _Utterances, path: Path) -> None:
-    """``wav`` (with start and stop in samples where there are any), length, text, labels."""
+    """`wav` (with start and stop in samples where there are any), length, text, labels."""
     separator = "{\n"
     for u in utterances:
         wav: Any = _absolute(u)
@@ -223,7 +223,7 @@ def _speechbrain_json(stream: IO[str], utterances: _Utterances, path: Path) -> N
 
 
 def _lhotse(stream: IO[str], utterances: _Utterances, path: Path) -> None:
-    """A ``MonoCut`` with one supervision each; label fields go to its ``custom``."""
+    """A `MonoCut` with one supervision each; label fields go to its `custom`."""
     for u, info in _with_info(utterances):
         name, length = Path(u.audio).stem, round(_duration(u), 6)
         channels = list(range(info.channels))

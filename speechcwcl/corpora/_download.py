@@ -1,8 +1,8 @@
 """Fetching published archives: resumed, checked, safely extracted, marked when it is all there.
 
-State on the disk, in the target folder: ``NAME.part`` (what has come so far), ``NAME.part.json``
-(of which version of the server's file), ``.extracting-NAME`` while an archive is being unpacked,
-and ``.completed``, a JSON object with one entry for every archive that is wholly there.
+State on the disk, in the target folder: `NAME.part` (what has come so far), `NAME.part.json`
+(of which version of the server's file), `.extracting-NAME` while an archive is being unpacked,
+and `.completed`, a JSON object with one entry for every archive that is wholly there.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class Archive:
     Attributes:
         url: http or https.
         size: published size in bytes; None where none is published.
-        checksum: ``"sha256:HEX"`` or ``"md5:HEX"``; HEX may be the first digits only, where no more
-            is known; ``""`` where nothing is published (then the archive's own check sums count).
+        checksum: `"sha256:HEX"` or `"md5:HEX"`; HEX may be the first digits only, where no more
+            is known; `""` where nothing is published (then the archive's own check sums count).
         into: folder, below the target, that takes the contents.
-        unpack: whether it is an archive (else it is moved to ``into`` as it is).
+        unpack: whether it is an archive (else it is moved to `into` as it is).
     """
 
     url: str
@@ -65,15 +65,15 @@ class Archive:
 
 
 def download_all(archives: Iterable[Archive], target: str | Path, *, tries: int = 6) -> Path:
-    """Fetch and unpack archives; those that ``.completed`` names are not fetched again.
+    """Fetch and unpack archives; those that `.completed` names are not fetched again.
 
     Args:
-        archives: what to fetch; one that was put into ``target`` by hand is checked, used and kept.
+        archives: what to fetch; one that was put into `target` by hand is checked, used and kept.
         target: made when missing.
         tries: attempts in a row without a single new byte before giving up.
 
     Returns:
-        ``target``.
+        `target`.
 
     Raises:
         UserError: not found, not the published size or checksum, damaged, no room, no network.
@@ -106,7 +106,7 @@ def _one(archive: Archive, target: Path, tries: int) -> None:
 
 
 def completed(target: str | Path) -> dict[str, Any]:
-    """What ``.completed`` in a folder names; empty when it is not there."""
+    """What `.completed` in a folder names; empty when it is not there."""
     path = Path(target) / COMPLETED
     found = read_json(path) if path.exists() else {}
     require(
@@ -117,7 +117,7 @@ def completed(target: str | Path) -> dict[str, Any]:
 
 
 def refuse_half_extracted(source: str | Path) -> None:
-    """Raise a :class:`UserError` when unpacking of an archive was cut off in this folder."""
+    """Raise a `UserError` when unpacking of an archive was cut off in this folder."""
     for folder in (Path(source), Path(source).parent):
         left = sorted(folder.glob(f"{EXTRACTING}*"))
         if left:
@@ -137,7 +137,7 @@ def fetch(archive: Archive, folder: str | Path, *, tries: int = 6) -> Path:
         Where it is.
 
     Raises:
-        UserError: see :func:`download_all`.
+        UserError: see `download_all`.
     """
     path = Path(folder) / archive.name
     if path.exists():
@@ -184,7 +184,7 @@ class _Broken(Exception):
 
 
 def _transfer(archive: Archive, part: Path, note: Path, tries: int) -> None:
-    """Fetch until all is in ``part``, or until nothing new comes any more."""
+    """Fetch until all is in `part`, or until nothing new comes any more."""
     require(
         archive.url.startswith(("http://", "https://")),
         f"{archive.url}: only http and https addresses are fetched",
@@ -314,7 +314,7 @@ def _copy(answer: Any, part: Path, start: int, total: int | None) -> None:
 
 
 def _room_for(path: Path, size: int) -> None:
-    """Raise a :class:`UserError` unless ``size`` more bytes fit beside ``path``."""
+    """Raise a `UserError` unless `size` more bytes fit beside `path`."""
     free = shutil.disk_usage(path.parent).free
     require(
         size <= free,

@@ -32,10 +32,10 @@ class _Member(tarfile.TarInfo):
 
 
 def extract(path: str | Path, folder: str | Path) -> int:
-    """Unpack a ``.tar.gz``, ``.tgz`` or ``.tar`` file.
+    """Unpack a `.tar.gz`, `.tgz` or `.tar` file.
 
-    Refused: names that lead out of the folder (``..``, absolute), links of any kind, devices, files
-    with holes, writing through a link that lies in the folder, and contents that are :data:`MOST`
+    Refused: names that lead out of the folder (`..`, absolute), links of any kind, devices, files
+    with holes, writing through a link that lies in the folder, and contents that are `MOST`
     times the archive or more than the disk has room for. Permissions, owners and times of the
     archive are not taken over. The gzip check sum at the very end is read, so that a cut-off or
     damaged archive is noticed.

@@ -1,15 +1,15 @@
 """Manifests of other toolkits: csv, jsonl, SpeechBrain, lhotse. Here they are read; written and
-converted they are in :mod:`speechcwcl.corpora._convert`.
+converted they are in `speechcwcl.corpora._convert`.
 
 | format | what it is |
 |---|---|
-| ``csv`` | a header and columns ``audio``, ``text``, ``label``, ... (``.tsv``: tab-separated) |
-| ``jsonl`` | NeMo (``audio_filepath``), Whisper fine-tuning (``audio.path``), our manifest |
-| ``speechbrain_csv`` | ``ID,duration,wav,...``; start and stop in samples |
-| ``speechbrain_json`` | ``{"utt1": {"wav": "{data_root}/a.wav", "length": 2.5, ...}, ...}`` |
-| ``lhotse`` | cuts, ``.jsonl`` or ``.jsonl.gz`` (``MonoCut``) |
+| `csv` | a header and columns `audio`, `text`, `label`, ... (`.tsv`: tab-separated) |
+| `jsonl` | NeMo (`audio_filepath`), Whisper fine-tuning (`audio.path`), our manifest |
+| `speechbrain_csv` | `ID,duration,wav,...`; start and stop in samples |
+| `speechbrain_json` | `{"utt1": {"wav": "{data_root}/a.wav", "length": 2.5, ...}, ...}` |
+| `lhotse` | cuts, `.jsonl` or `.jsonl.gz` (`MonoCut`) |
 
-A format is a function that makes entries of its lines; :class:`_Maker` makes utterances of those.
+A format is a function that makes entries of its lines; `_Maker` makes utterances of those.
 Paths in a manifest start at its own folder, unless they are absolute. An audio file that is not
 there, and a line that cannot be understood, is a problem with its line number; all are gathered.
 """
@@ -68,10 +68,10 @@ class Options:
 
     Attributes:
         audio, text, speaker, id: column or key names; guessed from the usual ones when empty. An
-            id of ``none`` numbers the lines.
-        labels: label field -> column; when empty, columns named ``label``, ``intent``,
-            ``command`` and the like give the field ``label``, and ``label_X`` the field X.
-        root: stands for ``{data_root}``; relative paths start there. The manifest's folder when
+            id of `none` numbers the lines.
+        labels: label field -> column; when empty, columns named `label`, `intent`,
+            `command` and the like give the field `label`, and `label_X` the field X.
+        root: stands for `{data_root}`; relative paths start there. The manifest's folder when
             empty.
     """
 
@@ -128,8 +128,8 @@ def _csv(path: Path, options: Options, problems: Problems) -> Iterator[Entry]:
 
 
 def _jsonl(path: Path, options: Options, problems: Problems) -> Iterator[Entry]:
-    """``offset`` with ``duration`` (NeMo), ``start`` with ``end`` (ours), or ``audio.start_time``
-    with ``audio.end_time`` (Whisper fine-tuning) choose a stretch."""
+    """`offset` with `duration` (NeMo), `start` with `end` (ours), or `audio.start_time`
+    with `audio.end_time` (Whisper fine-tuning) choose a stretch."""
     for number, row in read_json_lines(path, problems):
         if isinstance(row.get("labels"), dict):  # ours
             given = row.pop("labels").items()
@@ -173,7 +173,7 @@ def _speechbrain_json(path: Path, options: Options, problems: Problems) -> Itera
 
 def _lhotse(path: Path, options: Options, problems: Problems) -> Iterator[Entry]:
     """Supervisions are joined in the order of their times; labels are looked for in the
-    supervision, its ``custom``, and the cut's ``custom``.
+    supervision, its `custom`, and the cut's `custom`.
 
     What cannot be had from one plain file is a problem: mixed or padded cuts, transforms (speed,
     volume; but a new sampling rate is none), audio that is a command or a URL, one channel of
@@ -298,7 +298,7 @@ class _Maker:
         return start, end
 
     def _labels(self, row: Mapping[str, Any], where: str) -> dict[str, str]:
-        """Label field -> value; see :class:`Options`."""
+        """Label field -> value; see `Options`."""
         columns = dict(self.options.labels)
         if not columns:
             first = next((c for c in LABELS if row.get(c) not in _EMPTY), "")
@@ -350,11 +350,11 @@ def json_object(line: str) -> dict[str, Any]:
 def read_manifest(
     path: str | Path, format: str = "", *, problems: Problems, options: Options | None = None
 ) -> Iterator[Utterance]:
-    """Yield the utterances of a manifest in its order; what is wrong goes to ``problems``.
+    """Yield the utterances of a manifest in its order; what is wrong goes to `problems`.
 
     Args:
         path: the manifest.
-        format: one of :data:`FORMATS`; found by :func:`detect` when empty.
+        format: one of `FORMATS`; found by `detect` when empty.
         problems: takes a line for every utterance that is not yielded.
         options: names of columns, root of the audio.
     """

@@ -1,7 +1,7 @@
 """Splits of a dataset on the disk: audio as it is stored, in shards of files, and a parquet fake.
 
-``<split>/shard-00000/rows.jsonl`` has a line for each clip beside it; ``.source.json`` says what it
-is made of, ``.completed`` that it is all there. A shard is there when it is whole, so a run that
+`<split>/shard-00000/rows.jsonl` has a line for each clip beside it; `.source.json` says what it
+is made of, `.completed` that it is all there. A shard is there when it is whole, so a run that
 was cut off goes on after the last of them.
 """
 
@@ -53,7 +53,7 @@ def write_split(
 
     Args:
         records: the split.
-        columns: role -> column; ``labels``: label field -> column.
+        columns: role -> column; `labels`: label field -> column.
         folder: where.
         shard: clips in a shard.
         limit: take only so many.
@@ -128,7 +128,7 @@ def _whole_shards(folder: Path, key: str) -> int:
 def _write_shard(
     folder: Path, rows: Iterable[dict[str, Any]], columns: dict[str, Any], records: Records
 ) -> int:
-    """One folder of audio files with ``rows.jsonl``, there when whole; returns how many."""
+    """One folder of audio files with `rows.jsonl`, there when whole; returns how many."""
     rows, count = iter(rows), 0
     first = next(rows, None)
     if first is None:
@@ -171,7 +171,7 @@ def _words(
 
 
 def _store(audio: Any, stem: Path, *, local: bool) -> str | None:
-    """Write a record's audio beside ``stem``; its name, or the path of a file that is there."""
+    """Write a record's audio beside `stem`; its name, or the path of a file that is there."""
     found = audio_of(audio, local=local)
     if isinstance(found, tuple):
         path = stem.with_suffix(".flac")
@@ -196,7 +196,7 @@ _FAKE = (
 
 
 def write_parquet(target: Path, seed: int = 0) -> Path:
-    """Write ``data/<split>-00000-of-00001.parquet`` with audio, text, intent and speaker."""
+    """Write `data/<split>-00000-of-00001.parquet` with audio, text, intent and speaker."""
     import pyarrow
     import pyarrow.parquet
 

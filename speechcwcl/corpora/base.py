@@ -23,9 +23,9 @@ from speechcwcl.files import atomic_write
 
 
 class Corpus(ABC):
-    """A corpus: subclasses fill in the facts, :meth:`utterances` and :meth:`fake`.
+    """A corpus: subclasses fill in the facts, `utterances` and `fake`.
 
-    One module of ``speechcwcl/corpora`` holds one subclass; the module's name is the corpus' name.
+    One module of `speechcwcl/corpora` holds one subclass; the module's name is the corpus' name.
 
     Example:
         >>> class Two(Corpus):
@@ -43,9 +43,9 @@ class Corpus(ABC):
         title: for people.
         licence: SPDX id or a short sentence.
         url: its home page.
-        version: the release that ``prepare`` reads.
+        version: the release that `prepare` reads.
         made_speech: whether its recordings were synthesised; None where nobody knows.
-        splits: every set that ``prepare`` can make.
+        splits: every set that `prepare` can make.
         label_fields: the label fields that its utterances carry.
     """
 
@@ -59,7 +59,7 @@ class Corpus(ABC):
     label_fields: ClassVar[tuple[str, ...]] = ()
 
     def configure(self, words: list[str]) -> None:
-        """Take the corpus' own options of the command line (``--name value``); most have none.
+        """Take the corpus' own options of the command line (`--name value`); most have none.
 
         Raises:
             UserError: an option that it does not know.
@@ -73,18 +73,18 @@ class Corpus(ABC):
         return self.name
 
     def archives(self, splits: Iterable[str] | None = None) -> list[Archive]:
-        """What :meth:`download` fetches; none where the licence does not allow it unattended."""
+        """What `download` fetches; none where the licence does not allow it unattended."""
         return []
 
     def download(self, target: Path, splits: Iterable[str] | None = None) -> Path:
-        """Fetch the corpus into ``target``; return the folder that ``prepare`` takes.
+        """Fetch the corpus into `target`; return the folder that `prepare` takes.
 
         Args:
             target: made when missing.
             splits: which sets; None is all.
 
         Raises:
-            UserError: see :func:`.download_all`; or it has no :meth:`archives`.
+            UserError: see `download_all`; or it has no `archives`.
         """
         if archives := self.archives(splits):
             return download_all(archives, target)
@@ -101,14 +101,14 @@ class Corpus(ABC):
         *,
         skip_bad: bool = False,
     ) -> list[Path]:
-        """Make one data folder a split: ``out/<split>``.
+        """Make one data folder a split: `out/<split>`.
 
         Args:
             source: the corpus in its own layout.
             out: where the data folders go.
             splits: which sets; None is all.
             skip_bad: leave out what is broken (a transcript without audio, ...) and list it in
-                ``out/<split>/bad.tsv``; otherwise it is an error.
+                `out/<split>/bad.tsv`; otherwise it is an error.
 
         Raises:
             UserError: wrong folder, unknown split, broken items; that split is then not written.
@@ -134,7 +134,7 @@ class Corpus(ABC):
         return write_datadir(out / split, sound(), corpus=self.facts(split), skipped=problems)
 
     def facts(self, split: str) -> dict[str, Any]:
-        """What ``corpus.json`` says of a split."""
+        """What `corpus.json` says of a split."""
         return {
             "name": self.name,
             "title": self.title,
@@ -151,8 +151,8 @@ class Corpus(ABC):
 
         Args:
             source: the corpus in its own layout.
-            split: one of :attr:`splits`.
-            problems: takes a line (``file:line: what``) for every item that is broken and
+            split: one of `splits`.
+            problems: takes a line (`file:line: what`) for every item that is broken and
                 therefore not yielded.
 
         Raises:
@@ -161,10 +161,10 @@ class Corpus(ABC):
 
     @abstractmethod
     def fake(self, target: Path, seed: int = 0) -> Path:
-        """Write a few synthetic clips in the corpus' true layout; return what ``prepare`` takes."""
+        """Write a few synthetic clips in the corpus' true layout; return what `prepare` takes."""
 
     def check_splits(self, splits: Iterable[str] | None) -> list[str]:
-        """The given splits, or all; a :class:`UserError` for an unknown one."""
+        """The given splits, or all; a `UserError` for an unknown one."""
         wanted = (
             [splits] if isinstance(splits, str) else list(self.splits if splits is None else splits)
         )
@@ -177,7 +177,7 @@ class Corpus(ABC):
         return wanted
 
     def file(self, path: Path) -> Path:
-        """``path`` if it is there, else a :class:`UserError` that it is missing in this corpus."""
+        """`path` if it is there, else a `UserError` that it is missing in this corpus."""
         if not path.exists():
             near = closest(path.name, [p.name for p in path.parent.glob("*")][:2000])
             raise UserError(
@@ -204,7 +204,7 @@ class Listing:
         return self._names[key]
 
     def has(self, path: str | Path) -> bool:
-        """Whether there is something at ``path``; of a clip in a shard, whether the shard is."""
+        """Whether there is something at `path`; of a clip in a shard, whether the shard is."""
         member = find_member(os.fspath(path))
         folder, name = os.path.split(member.tar if member else os.fspath(path))
         return name in self.names(folder)
@@ -228,7 +228,7 @@ def _composed(name: str) -> str:
 
 
 def find_folder(source: Path, marks: tuple[str, ...], places: tuple[str, ...], what: str) -> Path:
-    """The first of ``source`` and its sub-folders ``places`` that holds one of ``marks``, resolved.
+    """The first of `source` and its sub-folders `places` that holds one of `marks`, resolved.
 
     Raises:
         UserError: none does; the message says what was looked for and what is there.

@@ -19,7 +19,7 @@ COLUMNS = (
 
 
 class CommonVoice(Corpus):
-    """``cv-corpus-<version>/<locale>/{train,dev,test,...}.tsv`` and ``clips/*.mp3``."""
+    """`cv-corpus-<version>/<locale>/{train,dev,test,...}.tsv` and `clips/*.mp3`."""
 
     name = "common_voice"
     title = "Common Voice"
@@ -29,7 +29,7 @@ class CommonVoice(Corpus):
     splits = ("train", "dev", "test", "validated")
 
     def utterances(self, source: Path, split: str, problems: Problems) -> Iterator[Utterance]:
-        """Yield the clips of one split; see :meth:`Corpus.utterances`."""
+        """Yield the clips of one split; see `Corpus.utterances`."""
         folder = _locale_folder(source).resolve()
         table = self.file(folder / f"{split}.tsv")
         listing = Listing()
@@ -71,7 +71,7 @@ class CommonVoice(Corpus):
 
 
 def _locale_folder(source: Path) -> Path:
-    """The folder with ``clips``: given, or the only one of its kind one or two levels below."""
+    """The folder with `clips`: given, or the only one of its kind one or two levels below."""
     if (source / "clips").is_dir():
         return source
     found = sorted(p.parent for depth in ("*", "*/*") for p in source.glob(f"{depth}/clips"))

@@ -1,4 +1,4 @@
-"""Any audio dataset of the ``datasets`` library: by hub id, or a parquet, arrow or audio folder.
+"""Any audio dataset of the `datasets` library: by hub id, or a parquet, arrow or audio folder.
 
 Audio is never decoded here (neither torchcodec nor FFmpeg is needed) and no code of a dataset is
 run. Where the audio lies in parquet or arrow it is written out as it is stored; a run that was cut
@@ -31,15 +31,15 @@ class HuggingFace(Corpus):
     """A dataset of the hub or of the disk.
 
     Args:
-        dataset: hub id, ``org/name``; empty for a local folder.
+        dataset: hub id, `org/name`; empty for a local folder.
         config: its configuration (subset) on the hub.
         revision: a commit or tag of it; pin one for figures that are to be published.
         audio, text, speaker, id: names of the columns; guessed from the usual names when empty.
-        labels: label field -> column; a single column name means the field ``label``.
+        labels: label field -> column; a single column name means the field `label`.
         split_map: name of a set -> name of the split that it is made of, where they differ.
         shard: files in a folder.
         limit: take only so many records a split; for a first look.
-        stream: sets that are not written to the disk: a ``stream.json`` says how training reads
+        stream: sets that are not written to the disk: a `stream.json` says how training reads
             them.
 
     Example:
@@ -81,7 +81,7 @@ class HuggingFace(Corpus):
         self.shard, self.limit, self.stream = shard, limit, tuple(stream)
 
     def configure(self, words: list[str]) -> None:
-        """Take ``--dataset ID --text COLUMN --labels FIELD=COLUMN ...`` from ``words``."""
+        """Take `--dataset ID --text COLUMN --labels FIELD=COLUMN ...` from `words`."""
         parser = argparse.ArgumentParser(prog=f"speechcwcl prepare {self.name}", allow_abbrev=False)
         parser.add_argument("--dataset", default="", metavar="ORG/NAME", help="id on the hub")
         parser.add_argument("--config", help="configuration (subset), or folder")
@@ -153,9 +153,9 @@ class HuggingFace(Corpus):
         *,
         skip_bad: bool = False,
     ) -> list[Path]:
-        """See :meth:`Corpus.prepare`; without ``splits``, every split of the source.
+        """See `Corpus.prepare`; without `splits`, every split of the source.
 
-        Audio that lies in parquet or arrow files is written to ``out/audio/<split>``.
+        Audio that lies in parquet or arrow files is written to `out/audio/<split>`.
         """
         source = Path(source)
         streamed = self._streamed(source, out, splits)
@@ -183,7 +183,7 @@ class HuggingFace(Corpus):
         return [name for name in self._wanted(splits, there) if name not in self.stream]
 
     def _streamed(self, source: Path, out: Path, splits: Iterable[str] | None) -> list[Path]:
-        """Write the data folders of the sets that are streamed: ``stream.json``, no tables."""
+        """Write the data folders of the sets that are streamed: `stream.json`, no tables."""
         given = self.check_splits(splits)
         for name in self.stream:
             require(
@@ -213,7 +213,7 @@ class HuggingFace(Corpus):
         return folders
 
     def utterances(self, source: Path, split: str, problems: Problems) -> Iterator[Utterance]:
-        """Yield what was written out; see :meth:`Corpus.utterances`."""
+        """Yield what was written out; see `Corpus.utterances`."""
         folder = self.file(source / split)
         facts = read_json(self.file(folder / DONE))
         guessed = self.columns["id"] != NO_ID and not facts.get("id_given", self.columns["id"])
@@ -236,7 +236,7 @@ class HuggingFace(Corpus):
                 yield Utterance(key, audio, row["text"], speaker, labels=row["labels"])
 
     def fake(self, target: Path, seed: int = 0) -> Path:
-        """A parquet dataset of three splits, written as ``datasets`` writes them."""
+        """A parquet dataset of three splits, written as `datasets` writes them."""
         return write_parquet(Path(target), seed)
 
     def _records(self, source: Path, split: str) -> Records:
@@ -285,7 +285,7 @@ class HuggingFace(Corpus):
 
 
 def _pair(word: str, default: str = "") -> tuple[str, str]:
-    """``"field=column"`` -> both; without ``=``, the default field, if there is one."""
+    """`"field=column"` -> both; without `=`, the default field, if there is one."""
     name, equals, value = word.partition("=")
     if not equals and default:
         name, value = default, word

@@ -26,7 +26,7 @@ _MD5 = {
 
 
 class LibriSpeech(Corpus):
-    """``LibriSpeech/<split>/<speaker>/<chapter>/<speaker>-<chapter>.trans.txt`` and FLAC files.
+    """`LibriSpeech/<split>/<speaker>/<chapter>/<speaker>-<chapter>.trans.txt` and FLAC files.
 
     The transcripts are in capitals there; here they are lower case, because text encoders with
     cased vocabularies embed capitals badly.
@@ -40,14 +40,14 @@ class LibriSpeech(Corpus):
     splits = tuple(_MD5)
 
     def archives(self, splits: Iterable[str] | None = None) -> list[Archive]:
-        """See :meth:`.Corpus.archives`."""
+        """See `Corpus.archives`."""
         return [
             Archive(_URL.format(_MD5[s][0], s), checksum=f"md5:{_MD5[s][1]}")
             for s in self.check_splits(splits)
         ]
 
     def utterances(self, source: Path, split: str, problems: Problems) -> Iterator[Utterance]:
-        """Yield the utterances of one split; see :meth:`Corpus.utterances`."""
+        """Yield the utterances of one split; see `Corpus.utterances`."""
         root = find_folder(source, self.splits, ("LibriSpeech",), self.title)
         folder = self.file(root / split)
         transcripts = sorted(folder.glob("*/*/*.trans.txt"))

@@ -1,7 +1,7 @@
 """The mini corpus: synthetic speech that lies in the repository, for the demo and for tests.
 
-Layout of its folder (``egs/mini/corpus``): ``corpus.json``, ``segments.tsv`` (id, file, start, end,
-split, set, voice, kind, label, text) and ``audio/<split>/<voice>.ogg``, many clips in one file.
+Layout of its folder (`egs/mini/corpus`): `corpus.json`, `segments.tsv` (id, file, start, end,
+split, set, voice, kind, label, text) and `audio/<split>/<voice>.ogg`, many clips in one file.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Mini(Corpus):
         return folder
 
     def utterances(self, source: Path, split: str, problems: Problems) -> Iterator[Utterance]:
-        """Yield the clips of one set; see :meth:`Corpus.utterances`."""
+        """Yield the clips of one set; see `Corpus.utterances`."""
         table = self.file(source / "segments.tsv")
         present: dict[str, bool] = {}
         for number, row in read_table(table, COLUMNS, problems):

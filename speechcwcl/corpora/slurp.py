@@ -29,12 +29,12 @@ _SHA256 = {
 
 
 class Slurp(Corpus):
-    """``dataset/slurp/<split>.jsonl`` with ``recordings``; ``audio/slurp_real``, ``slurp_synth``.
+    """`dataset/slurp/<split>.jsonl` with `recordings`; `audio/slurp_real`, `slurp_synth`.
 
-    One utterance a recording. Splits ending in ``_headset`` keep the close microphone only. The
-    fields are ``label`` = scenario_action (60 classes; the raw ``intent`` of the annotations is
+    One utterance a recording. Splits ending in `_headset` keep the close microphone only. The
+    fields are `label` = scenario_action (60 classes; the raw `intent` of the annotations is
     noisy: 37 of the 2,974 test sentences disagree with their own scenario and action),
-    ``scenario`` (18) and ``action`` (46).
+    `scenario` (18) and `action` (46).
     """
 
     name = "slurp"
@@ -46,7 +46,7 @@ class Slurp(Corpus):
     label_fields = ("label", "scenario", "action")
 
     def archives(self, splits: Iterable[str] | None = None) -> list[Archive]:
-        """See :meth:`Corpus.archives`: the annotations, and the audio that the splits need."""
+        """See `Corpus.archives`: the annotations, and the audio that the splits need."""
         wanted = self.check_splits(splits)
         names = sorted({split.removesuffix(_HEADSET) for split in wanted})
         found = [
@@ -76,7 +76,7 @@ class Slurp(Corpus):
         return found
 
     def utterances(self, source: Path, split: str, problems: Problems) -> Iterator[Utterance]:
-        """Yield the recordings of one split; see :meth:`Corpus.utterances`."""
+        """Yield the recordings of one split; see `Corpus.utterances`."""
         part = split.removesuffix(_HEADSET)
         texts = self._texts(source)
         table = self.file(texts / f"{part}.jsonl")
@@ -103,7 +103,7 @@ class Slurp(Corpus):
         return find_folder(source, marks, ("dataset/slurp", "slurp/dataset/slurp"), self.title)
 
     def _audio(self, source: Path, name: str) -> Path:
-        """``name`` below ``audio`` (as the corpus' script puts it) or beside the annotations."""
+        """`name` below `audio` (as the corpus' script puts it) or beside the annotations."""
         for place in ("audio", "", "scripts/audio", "slurp/audio"):
             if (source / place / name).is_dir():
                 return (source / place / name).resolve()
@@ -135,9 +135,9 @@ class Slurp(Corpus):
 
 
 def read_sentences(table: Path, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield ``(line number, entry)`` of an annotation file.
+    """Yield `(line number, entry)` of an annotation file.
 
-    An entry has at least ``slurp_id``, ``sentence``, ``scenario``, ``action`` and ``recordings``;
+    An entry has at least `slurp_id`, `sentence`, `scenario`, `action` and `recordings`;
     a line that has not is a problem.
     """
     for number, line in read_lines(table):
@@ -159,7 +159,7 @@ def read_sentences(table: Path, problems: Problems) -> Iterator[tuple[int, dict[
 
 
 def _speakers(path: Path) -> dict[str, str]:
-    """Recording -> speaker (``usrid``), from the corpus' metadata where it is there."""
+    """Recording -> speaker (`usrid`), from the corpus' metadata where it is there."""
     if not path.exists():
         return {}
     try:

@@ -59,12 +59,12 @@ _RELEASES = {
 
 
 def which_set(name: str, valid: float = 10.0, test: float = 10.0) -> str:
-    """``train``, ``valid`` or ``test`` for a clip, by the rule that made the published lists.
+    """`train`, `valid` or `test` for a clip, by the rule that made the published lists.
 
     A hash of the speaker decides, so that a speaker stays on one side whatever is added later.
 
     Args:
-        name: file name, such as ``bb05582b_nohash_3.wav``.
+        name: file name, such as `bb05582b_nohash_3.wav`.
         valid: per cent of the speakers.
         test: per cent of the speakers.
     """
@@ -78,17 +78,17 @@ def which_set(name: str, valid: float = 10.0, test: float = 10.0) -> str:
 
 
 class SpeechCommands(Corpus):
-    """``<word>/<speaker>_nohash_<n>.wav``, the lists of validation and test, background noise.
+    """`<word>/<speaker>_nohash_<n>.wav`, the lists of validation and test, background noise.
 
-    Splits: ``train``, ``valid``, ``test`` are the words (35 in v0.02, 30 in v0.01); no silence, no
-    noise. ``train12`` and ``valid12`` add the silence of the 12-class task: the recordings of
-    ``_background_noise_`` in pieces of one second (``running_tap.wav`` to valid12, the others to
-    train12), label and text ``_silence_`` / "silence". ``test12`` is the official test archive of
-    that task (no texts: its unknown words and silence have none). ``all`` is every word clip.
+    Splits: `train`, `valid`, `test` are the words (35 in v0.02, 30 in v0.01); no silence, no
+    noise. `train12` and `valid12` add the silence of the 12-class task: the recordings of
+    `_background_noise_` in pieces of one second (`running_tap.wav` to valid12, the others to
+    train12), label and text `_silence_` / "silence". `test12` is the official test archive of
+    that task (no texts: its unknown words and silence have none). `all` is every word clip.
     A folder of word folders without lists is split by the rule that made the lists.
 
     Args:
-        release: ``"v0.02"`` or ``"v0.01"``: what :meth:`download` fetches. Reading tells by itself.
+        release: `"v0.02"` or `"v0.01"`: what `download` fetches. Reading tells by itself.
     """
 
     name = "speech_commands"
@@ -105,14 +105,14 @@ class SpeechCommands(Corpus):
         self.release = release
 
     def archives(self, splits: Iterable[str] | None = None) -> list[Archive]:
-        """See :meth:`Corpus.archives`: the words, and for ``test12`` the official test set."""
+        """See `Corpus.archives`: the words, and for `test12` the official test set."""
         wanted = self.check_splits(splits)
         main, *official = _RELEASES[self.release]
         only_official = wanted == ["test12"] and official
         return [*([] if only_official else [main]), *(official if "test12" in wanted else [])]
 
     def utterances(self, source: Path, split: str, problems: Problems) -> Iterator[Utterance]:
-        """Yield the clips of one split; see :meth:`Corpus.utterances`."""
+        """Yield the clips of one split; see `Corpus.utterances`."""
         if split == "test12":
             yield from _official(_official_folder(source), problems)
             return
@@ -185,7 +185,7 @@ def _official_folder(source: Path) -> Path:
 
 
 def _words(root: Path, part: str, problems: Problems) -> Iterator[Utterance]:
-    """The clips of one part: by the lists where they are there, else by :func:`which_set`."""
+    """The clips of one part: by the lists where they are there, else by `which_set`."""
     listing = Listing()
     absent = [file for file in _LISTS.values() if not (root / file).exists()]
     if len(absent) == 1:  # or the clips of that list would count as training

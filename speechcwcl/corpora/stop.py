@@ -17,7 +17,7 @@ COLUMNS = (
     "file_id", "domain", "gender", "native", "utterance", "seqlogical", "normalized_utterance",
     "normalized_seqlogical", "decoupled_normalized_seqlogical",
 )  # fmt: skip
-"""The columns of ``manifests/<split>.tsv``; found by name, so another order is as good."""
+"""The columns of `manifests/<split>.tsv`; found by name, so another order is as good."""
 
 DOMAINS = ("alarm", "event", "messaging", "music", "navigation", "reminder", "timer", "weather")
 _PARSE = "decoupled_normalized_seqlogical"
@@ -25,19 +25,19 @@ _INTENT = re.compile(r"\[IN:(\w+)")
 
 
 def first_intent(parse: str) -> str | None:
-    """``"[IN:CREATE_ALARM [SL:DATE_TIME for six ] ]"`` -> ``"CREATE_ALARM"``; or None.
+    """`"[IN:CREATE_ALARM [SL:DATE_TIME for six ] ]"` -> `"CREATE_ALARM"`; or None.
 
-    The first ``[IN:`` is the root of the tree: what the whole utterance asks for.
+    The first `[IN:` is the root of the tree: what the whole utterance asks for.
     """
     match = _INTENT.search(parse)
     return match[1] if match else None
 
 
 class Stop(Corpus):
-    """``stop/manifests/<split>.tsv`` and ``stop/<part>/<domain>_<split>/NNNNNNNN.wav``.
+    """`stop/manifests/<split>.tsv` and `stop/<part>/<domain>_<split>/NNNNNNNN.wav`.
 
-    The fields are ``label`` (the first intent of the parse) and ``domain``; where the corpus names
-    them, ``gender`` and ``native`` (speaker) too. It does not tell the speakers apart.
+    The fields are `label` (the first intent of the parse) and `domain`; where the corpus names
+    them, `gender` and `native` (speaker) too. It does not tell the speakers apart.
     """
 
     name = "stop"
@@ -49,12 +49,12 @@ class Stop(Corpus):
     label_fields = ("label", "domain", "gender", "native")
 
     def archives(self, splits: Iterable[str] | None = None) -> list[Archive]:
-        """See :meth:`Corpus.archives`; neither size nor checksum are published."""
+        """See `Corpus.archives`; neither size nor checksum are published."""
         self.check_splits(splits)
         return [Archive("https://dl.fbaipublicfiles.com/stop/stop.tar.gz")]
 
     def utterances(self, source: Path, split: str, problems: Problems) -> Iterator[Utterance]:
-        """Yield the recordings of one split; see :meth:`Corpus.utterances`."""
+        """Yield the recordings of one split; see `Corpus.utterances`."""
         root = find_folder(source, ("manifests",), ("stop",), self.title)
         table = self.file(root / "manifests" / f"{split}.tsv")
         listing = Listing()
@@ -94,7 +94,7 @@ class Stop(Corpus):
 
 
 def _audio(root: Path, file_id: str, split: str, listing: Listing) -> Path | None:
-    """The recording of a row: as listed, or in the folder without the listed ``_0``."""
+    """The recording of a row: as listed, or in the folder without the listed `_0`."""
     if file_id.startswith("/") or ".." in Path(file_id).parts:
         return None
     head, _, tail = file_id.rpartition("/")
@@ -105,11 +105,11 @@ def _audio(root: Path, file_id: str, split: str, listing: Listing) -> Path | Non
 
 
 def read_topv2(folder: Path, split: str) -> list[tuple[str, str, str]]:
-    """The sentences of TOPv2, which STOP reads aloud: ``(domain, utterance, intent)``.
+    """The sentences of TOPv2, which STOP reads aloud: `(domain, utterance, intent)`.
 
     Args:
-        folder: holds ``<domain>_<split>.tsv`` with domain, utterance and semantic_parse.
-        split: ``train``, ``eval`` or ``test``.
+        folder: holds `<domain>_<split>.tsv` with domain, utterance and semantic_parse.
+        split: `train`, `eval` or `test`.
 
     Raises:
         UserError: a file is missing or is not such a table.

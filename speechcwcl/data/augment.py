@@ -4,10 +4,10 @@ Every operation is drawn from a generator seeded by (seed, key, copy, operation)
 and copy always sound the same, in any order, process or worker, and switching one operation on or
 off leaves the others as they were. Copy 0 is always the clean one.
 
-In the order of the signal path: ``speed`` (played faster or slower, which moves the pitch too:
-resampling, no vocoder), ``pad`` (silence around it), ``reverb`` (a made room), ``tilt`` (a bright
-or dull microphone), ``noise``, ``band`` (a narrow channel), ``mulaw`` (telephone coding), ``clip``
-(overload), ``gain``.
+In the order of the signal path: `speed` (played faster or slower, which moves the pitch too:
+resampling, no vocoder), `pad` (silence around it), `reverb` (a made room), `tilt` (a bright
+or dull microphone), `noise`, `band` (a narrow channel), `mulaw` (telephone coding), `clip`
+(overload), `gain`.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 """Every operation with its keys.
 
-``prob`` is how often it happens. ``range`` is: of ``speed`` a factor; of ``pad`` seconds at each
-end; of ``reverb`` RT60 in seconds (``direct_db``: direct sound above the reverberation, dB); of
-``tilt`` dB per octave around 1 kHz; of ``noise`` the signal-to-noise ratio in dB (``kinds``:
-weights; ``files``: recordings for the kind ``file``); of ``clip`` the level, as a part of the peak,
-at which it clips; of ``gain`` the peak in dB below full scale. ``low`` and ``high`` of ``band`` are
+`prob` is how often it happens. `range` is: of `speed` a factor; of `pad` seconds at each
+end; of `reverb` RT60 in seconds (`direct_db`: direct sound above the reverberation, dB); of
+`tilt` dB per octave around 1 kHz; of `noise` the signal-to-noise ratio in dB (`kinds`:
+weights; `files`: recordings for the kind `file`); of `clip` the level, as a part of the peak,
+at which it clips; of `gain` the peak in dB below full scale. `low` and `high` of `band` are
 its edges in Hz.
 """
 
@@ -79,10 +79,10 @@ class Augmenter:
     """Deterministic waveform augmentation.
 
     Args:
-        config: operation -> its keys (those left out keep :data:`DEFAULTS`; ``True`` is all of
-            them); operations left out, or ``False``, are off. None is all of the defaults.
+        config: operation -> its keys (those left out keep `DEFAULTS`; `True` is all of
+            them); operations left out, or `False`, are off. None is all of the defaults.
         seed: another seed, other draws.
-        speech: waveforms or paths of other utterances; what the noise kind ``crowd`` is made of
+        speech: waveforms or paths of other utterances; what the noise kind `crowd` is made of
             (without them that kind is not drawn).
 
     Attributes:
@@ -114,12 +114,12 @@ class Augmenter:
         """Augment one utterance.
 
         Args:
-            wav: ``(samples,)`` float32 at 16 kHz; array or tensor.
+            wav: `(samples,)` float32 at 16 kHz; array or tensor.
             key: the utterance's id.
-            copy: which variant; 0 returns ``wav`` as it is.
+            copy: which variant; 0 returns `wav` as it is.
 
         Returns:
-            ``(other samples,)`` float32 within -1..1, of the type of ``wav``.
+            `(other samples,)` float32 within -1..1, of the type of `wav`.
         """
         if copy == 0:
             return wav

@@ -2,10 +2,10 @@
 
 Many recordings are measured at once: in processes, their order kept, a window of them at a time.
 
-Commands in ``wav.scp`` (``sph2pipe -f wav x.sph |``) are refused unless allowed. Where allowed,
+Commands in `wav.scp` (`sph2pipe -f wav x.sph |`) are refused unless allowed. Where allowed,
 stage 2 splits the line into words as a shell would, but hands it to none: only plain pipes between
-programs are understood. Variables, wildcards and home signs are passed on as written, and ``;``,
-``&``, ``<``, ``>`` and brackets are refused. What comes out is kept as mono FLAC beside the
+programs are understood. Variables, wildcards and home signs are passed on as written, and `;`,
+`&`, `<`, `>` and brackets are refused. What comes out is kept as mono FLAC beside the
 manifest, so no manifest ever holds a command.
 """
 
@@ -58,18 +58,18 @@ def compile_manifest(
 ) -> Summary:
     """Measure every utterance of a data folder, filter by length, write the manifest.
 
-    The manifest appears as a whole or not at all. Durations in ``utt2dur`` are believed, and those
+    The manifest appears as a whole or not at all. Durations in `utt2dur` are believed, and those
     files are then not opened.
 
     Args:
-        datadir: see :mod:`speechcwcl.data.kaldi`.
+        datadir: see `speechcwcl.data.kaldi`.
         out_jsonl: the manifest; one JSON object a line, in the order of the ids.
         nj: processes.
         min_duration: shorter utterances (s) are dropped, counted and listed; None keeps all.
         max_duration: longer ones likewise.
         skip_bad: leave out utterances whose audio is unsound rather than stop.
-        bad_list: file that names those (default: ``<manifest>.bad.tsv``).
-        allow_pipe: run the commands in ``wav.scp`` (see above).
+        bad_list: file that names those (default: `<manifest>.bad.tsv`).
+        allow_pipe: run the commands in `wav.scp` (see above).
         progress: show a progress bar.
 
     Raises:
@@ -162,7 +162,7 @@ class _Found(NamedTuple):
 def measure(
     utterances: Iterable[Utterance], *, nj: int = 1, pipe_folder: str | Path | None = None
 ) -> Iterator[Measured]:
-    """Set ``duration`` (s) of each utterance that has none; yield them.
+    """Set `duration` (s) of each utterance that has none; yield them.
 
     Only a window of them is in memory, so the input may be endless.
 
@@ -191,7 +191,7 @@ def measure(
 
 @contextlib.contextmanager
 def worker_pool(nj: int) -> Iterator[ProcessPoolExecutor]:
-    """``nj`` processes that are gone afterwards, whatever happened."""
+    """`nj` processes that are gone afterwards, whatever happened."""
     # fork starts in milliseconds and asks no main guard of the caller; workers touch no torch.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     pool = ProcessPoolExecutor(nj, mp_context=context, initializer=_leave_interrupts_to_parent)
@@ -288,7 +288,7 @@ def _duration(audio: str) -> float:
 
 
 def is_command(audio: str) -> bool:
-    """Whether a ``wav.scp`` value is a command rather than a path."""
+    """Whether a `wav.scp` value is a command rather than a path."""
     return audio.endswith("|")
 
 
@@ -322,7 +322,7 @@ def run_pipe(text: str, folder: str | Path, timeout: float = 600.0) -> Path:
     """Run a command once and keep its audio; return the FLAC file.
 
     Args:
-        text: the ``wav.scp`` value, with the ``|`` at its end.
+        text: the `wav.scp` value, with the `|` at its end.
         folder: where the FLAC file goes, named by the command's hash.
         timeout: seconds after which it is given up.
 

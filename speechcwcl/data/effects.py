@@ -1,6 +1,6 @@
 """The effects behind augmentation: pure functions of a waveform and a random generator.
 
-Everywhere ``wav`` is ``(samples,)`` float32 at 16 kHz and so is the result.
+Everywhere `wav` is `(samples,)` float32 at 16 kHz and so is the result.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _CROWD_VOICES = (3, 8)
 
 
 def change_speed(wav: np.ndarray, factor: float) -> np.ndarray:
-    """Play ``factor`` times as fast (to a hundredth) by resampling: the pitch moves along."""
+    """Play `factor` times as fast (to a hundredth) by resampling: the pitch moves along."""
     down = round(100 * factor)
     return wav if down == 100 else _float32(signal.resample_poly(wav, 100, down))
 
 
 def pad(wav: np.ndarray, before: float, after: float) -> np.ndarray:
-    """Add ``before`` and ``after`` seconds of silence."""
+    """Add `before` and `after` seconds of silence."""
     return np.pad(wav, (round(before * SAMPLE_RATE), round(after * SAMPLE_RATE)))
 
 
@@ -64,7 +64,7 @@ def tilt(wav: np.ndarray, db_per_octave: float) -> np.ndarray:
 
 
 def band(wav: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Keep ``low`` to ``high`` Hz, as a narrow channel does."""
+    """Keep `low` to `high` Hz, as a narrow channel does."""
     edges = [low, min(high, 0.49 * SAMPLE_RATE)]
     sections = signal.butter(4, edges, "bandpass", fs=SAMPLE_RATE, output="sos")
     return _float32(signal.sosfilt(sections, wav))
@@ -81,19 +81,19 @@ def mulaw(wav: np.ndarray) -> np.ndarray:
 
 
 def clip(wav: np.ndarray, level: float) -> np.ndarray:
-    """Cut everything beyond ``level`` times the peak, as an overloaded input does."""
+    """Cut everything beyond `level` times the peak, as an overloaded input does."""
     limit = level * float(np.abs(wav).max(initial=0.0))
     return np.clip(wav, -limit, limit)
 
 
 def set_peak(wav: np.ndarray, db: float) -> np.ndarray:
-    """Scale so that the peak lies at ``db`` below (negative) full scale."""
+    """Scale so that the peak lies at `db` below (negative) full scale."""
     peak = float(np.abs(wav).max(initial=0.0))
     return wav if peak < 1e-6 else _float32(wav * (10 ** (db / 20) / peak))
 
 
 def coloured_noise(samples: int, exponent: float, rng: np.random.Generator) -> np.ndarray:
-    """Noise whose power falls as ``1 / f ** exponent`` (0 white, 1 pink, 2 brown); unit power."""
+    """Noise whose power falls as `1 / f ** exponent` (0 white, 1 pink, 2 brown); unit power."""
     if exponent == 0:
         return _unit(rng.standard_normal(samples))
     size = fft.next_fast_len(max(samples, 2), real=True)
@@ -128,7 +128,7 @@ def crowd_size(rng: np.random.Generator) -> int:
 
 
 def excerpt(wav: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """``samples`` from a random place, going round at the end."""
+    """`samples` from a random place, going round at the end."""
     if len(wav) == 0:
         return np.zeros(samples, dtype=np.float32)
     at = int(rng.integers(len(wav)))
@@ -136,11 +136,11 @@ def excerpt(wav: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarr
 
 
 def add_noise(wav: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
-    """Add noise ``snr`` dB below the speech, measured where there is speech.
+    """Add noise `snr` dB below the speech, measured where there is speech.
 
     Args:
         wav: speech.
-        noise: ``(samples,)``, as long as ``wav``, of any level.
+        noise: `(samples,)`, as long as `wav`, of any level.
         snr: signal-to-noise ratio in dB.
     """
     speech, disturbance = active_power(wav), _power(noise)

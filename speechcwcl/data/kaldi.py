@@ -1,11 +1,11 @@
 """Kaldi data folders: reading, checking, writing.
 
-A folder ``data/<set>/`` holds ``wav.scp`` (``id path``), ``text`` (``id words``), ``utt2spk``
-(``id speaker``; without it each utterance is its own speaker), perhaps ``segments``
-(``id recording start end``, seconds; an end of -1 is the end of the recording, and one that lies
+A folder `data/<set>/` holds `wav.scp` (`id path`), `text` (`id words`), `utt2spk`
+(`id speaker`; without it each utterance is its own speaker), perhaps `segments`
+(`id recording start end`, seconds; an end of -1 is the end of the recording, and one that lies
 half a second behind it at most is cut to it, as in Kaldi, and counted), perhaps label files
-(``utt2label`` is the field ``label``, ``utt2scenario`` the field ``scenario``), perhaps ``utt2dur``
-(seconds; spares looking into the audio), and ``corpus.json``. ``text`` may be absent where there is
+(`utt2label` is the field `label`, `utt2scenario` the field `scenario`), perhaps `utt2dur`
+(seconds; spares looking into the audio), and `corpus.json`. `text` may be absent where there is
 a label file. The files may be in any order; relative audio paths start at the current directory, as
 in Kaldi. Ids that differ in composed letters only (NFC, NFD) are the same id.
 
@@ -43,7 +43,7 @@ _ARCHIVE = re.compile(r".*\.ark(:\d+)?(\[.*\])?")
 
 @dataclass
 class Report:
-    """What :func:`check_datadir` found.
+    """What `check_datadir` found.
 
     Attributes:
         folder: the data folder.
@@ -72,10 +72,10 @@ class Report:
 
 
 def check_datadir(folder: str | Path, *, allow_pipe: bool = False) -> Report:
-    """Check a data folder's files (its audio: :func:`compile_manifest`) and count what they hold.
+    """Check a data folder's files (its audio: `compile_manifest`) and count what they hold.
 
     Raises:
-        UserError: there is no such folder, or no ``wav.scp`` in it.
+        UserError: there is no such folder, or no `wav.scp` in it.
     """
     problems = Problems()
     count = with_text = 0
@@ -105,12 +105,12 @@ def iter_datadir(folder: str | Path, *, allow_pipe: bool = False) -> Iterator[Ut
 
 
 def read_datadir(folder: str | Path, *, allow_pipe: bool = False) -> list[Utterance]:
-    """A data folder as a list; see :func:`iter_datadir`."""
+    """A data folder as a list; see `iter_datadir`."""
     return list(iter_datadir(folder, allow_pipe=allow_pipe))
 
 
 def read_corpus(folder: str | Path) -> dict[str, Any]:
-    """The facts in a data folder's ``corpus.json``; an empty dict when there is none.
+    """The facts in a data folder's `corpus.json`; an empty dict when there is none.
 
     Raises:
         UserError: it is not a JSON object; the message names the line.
@@ -127,10 +127,10 @@ def read_corpus(folder: str | Path) -> dict[str, Any]:
 def scan_datadir(
     folder: str | Path, problems: Problems, *, allow_pipe: bool = False
 ) -> Iterator[Utterance]:
-    """Yield the sound utterances ordered by id; what is wrong goes to ``problems``.
+    """Yield the sound utterances ordered by id; what is wrong goes to `problems`.
 
     Raises:
-        UserError: there is no such folder, or no ``wav.scp`` in it.
+        UserError: there is no such folder, or no `wav.scp` in it.
     """
     folder = Path(folder)
     labels = _look(folder, problems)
@@ -210,7 +210,7 @@ def _path(key: str, scp: Table, problems: Problems, allow_pipe: bool) -> str:
 def _segment(
     key: str, segments: Table, recordings: Table, paths: dict[str, str], problems: Problems
 ) -> Utterance:
-    """Parse ``recording start end``; without audio if it is unsound."""
+    """Parse `recording start end`; without audio if it is unsound."""
     columns, utterance = segments.rows[key].split(), Utterance(key, "")
     if len(columns) != 3:
         problems.add(
@@ -239,7 +239,7 @@ def _segment(
 
 
 def _fill(utterance: Utterance, main: Table, sides: dict[str, Table], problems: Problems) -> None:
-    """Add text, speaker, duration and labels; what is wrong with them goes to ``problems``."""
+    """Add text, speaker, duration and labels; what is wrong with them goes to `problems`."""
     key = utterance.id
     utterance.speaker = key
     for name, table in sides.items():

@@ -1,6 +1,6 @@
 """The manifest: one JSON object an utterance a line; all that training and evaluation read.
 
-Where each line begins is kept beside it (``manifest.jsonl.index.npz``) and made again when it does
+Where each line begins is kept beside it (`manifest.jsonl.index.npz`) and made again when it does
 not fit.
 """
 
@@ -37,12 +37,12 @@ class Manifest:
     Safe to pickle, to fork, and to read from several threads (DataLoader workers).
 
     Args:
-        path: a ``manifest.jsonl``; keys id, audio, start, end, duration, text, speaker, labels,
+        path: a `manifest.jsonl`; keys id, audio, start, end, duration, text, speaker, labels,
             of which only id and audio must be there.
 
     Attributes:
         path: where it is.
-        durations: ``(N,)`` float32, seconds; NaN where unknown.
+        durations: `(N,)` float32, seconds; NaN where unknown.
         hash: sha256 of the file.
 
     Raises:
@@ -63,7 +63,7 @@ class Manifest:
         return len(self._offsets)
 
     def __getitem__(self, i: int) -> Utterance:
-        """The utterance at position ``i`` (negative counts from the end)."""
+        """The utterance at position `i` (negative counts from the end)."""
         count = len(self)
         at = int(i) + (count if i < 0 else 0)
         if not 0 <= at < count:
@@ -125,7 +125,7 @@ class Manifest:
 
 @dataclass
 class Summary:
-    """What :func:`compile_manifest` did.
+    """What `compile_manifest` did.
 
     Attributes:
         manifest: path of the manifest.
@@ -134,7 +134,7 @@ class Summary:
         seconds: their length in all.
         too_short: dropped as shorter than the minimum.
         too_long: dropped as longer than the maximum.
-        bad: left out because their audio is unsound (with ``skip_bad``).
+        bad: left out because their audio is unsound (with `skip_bad`).
         cut: segments that went on behind their recording, by half a second at most, and now end
             with it.
         dropped_list: names the dropped ones (id, reason, seconds); empty if there are none.
@@ -216,7 +216,7 @@ class ManifestWriter:
 
 
 class _Index(NamedTuple):
-    """Byte offsets ``(N,)`` int64, durations ``(N,)`` float32 in seconds, sha256 of the file."""
+    """Byte offsets `(N,)` int64, durations `(N,)` float32 in seconds, sha256 of the file."""
 
     offsets: np.ndarray
     durations: np.ndarray
@@ -224,7 +224,7 @@ class _Index(NamedTuple):
 
 
 def _index_path(manifest: str | Path) -> Path:
-    """``train.jsonl`` -> ``train.jsonl.index.npz``."""
+    """`train.jsonl` -> `train.jsonl.index.npz`."""
     manifest = Path(manifest)
     return manifest.with_name(manifest.name + ".index.npz")
 
@@ -290,7 +290,7 @@ def _parse(raw: bytes, manifest: Path, number: int) -> Utterance:
     """One line of a manifest.
 
     Raises:
-        UserError: it is anything else; ``number`` is the line's number (from 1).
+        UserError: it is anything else; `number` is the line's number (from 1).
     """
     where = f"{manifest}:{number}"
     try:

@@ -1,8 +1,8 @@
 """Datasets of others, of the hub or in a folder: splits, configurations and rows.
 
-The library ``datasets`` says what is in them: a folder of ``save_to_disk``, parquet, WebDataset
-tars, audio files with a ``metadata.csv`` or in a folder a label, lists (csv, json lines) of audio
-files, or any of these by a ``README.md`` with configurations. Audio stays as it is stored (neither
+The library `datasets` says what is in them: a folder of `save_to_disk`, parquet, WebDataset
+tars, audio files with a `metadata.csv` or in a folder a label, lists (csv, json lines) of audio
+files, or any of these by a `README.md` with configurations. Audio stays as it is stored (neither
 torchcodec nor FFmpeg is needed), and no code of a dataset is run.
 """
 
@@ -90,7 +90,7 @@ def hub_records(dataset: str, split: str, config: str | None, revision: str | No
 
 
 def _asked(name: str, ask: Callable[[], Any]) -> Any:
-    """Call something of ``datasets``; its many classes of error become one line."""
+    """Call something of `datasets`; its many classes of error become one line."""
     try:
         return ask()
     except Exception as error:
@@ -103,7 +103,7 @@ def _asked(name: str, ask: Callable[[], Any]) -> Any:
 
 @dataclass
 class _Folder:
-    """What ``datasets`` finds in a folder: of which kind, and which files each split has."""
+    """What `datasets` finds in a folder: of which kind, and which files each split has."""
 
     path: Path
     kind: str
@@ -173,7 +173,7 @@ def _audio_below(source: Path) -> list[str]:
 
 
 def _configured(source: Path, config: str) -> tuple[Path, str | None]:
-    """A configuration is one that ``README.md`` declares, or else a folder of that name."""
+    """A configuration is one that `README.md` declares, or else a folder of that name."""
     import datasets
 
     try:
@@ -241,7 +241,7 @@ def _stamp(files: list[Path]) -> dict[str, Any]:
 
 
 def _of_iterable(streamed: Any, key: dict[str, Any], name: str) -> Records:
-    """Wrap a ``datasets`` iterable, with decoding switched off."""
+    """Wrap a `datasets` iterable, with decoding switched off."""
     import datasets
 
     features = streamed.features or {}
@@ -280,7 +280,7 @@ def _of_iterable(streamed: Any, key: dict[str, Any], name: str) -> Records:
 
 
 def _piece(streamed: Any, number: int, name: str) -> Iterator[Row]:
-    """The rows of one shard of a ``datasets`` iterable."""
+    """The rows of one shard of a `datasets` iterable."""
     # iter(), unlike a loop over the dataset, does not share the rows out among DataLoader workers.
     for columns in _guarded(streamed.shard(streamed.num_shards, number).iter(batch_size=16), name):
         for values in zip(*columns.values(), strict=True):
@@ -288,7 +288,7 @@ def _piece(streamed: Any, number: int, name: str) -> Iterator[Row]:
 
 
 def _guarded(iterator: Iterator[Any], name: str) -> Iterator[Any]:
-    """The same items; what goes wrong inside ``datasets`` becomes one line."""
+    """The same items; what goes wrong inside `datasets` becomes one line."""
     while True:
         try:
             item = next(iterator)

@@ -3,10 +3,10 @@
 This is the one reader of such files. It reads a line at a time, in bounded memory, and is strict:
 what it does not understand is named with its line, never guessed at.
 
-- The encoding is UTF-8 or, where the file says so by its first bytes, UTF-16; ``.gz`` is unpacked.
-- ``.tsv``: columns between tabs, quotes are ordinary characters. Any other table: columns between
+- The encoding is UTF-8 or, where the file says so by its first bytes, UTF-16; `.gz` is unpacked.
+- `.tsv`: columns between tabs, quotes are ordinary characters. Any other table: columns between
   commas, semicolons or tabs, whichever the header has most of, in quotes or not; a row is one line.
-- A text may be a list of several (``["turn it on", "light please"]``, in a table as it is printed):
+- A text may be a list of several (`["turn it on", "light please"]`, in a table as it is printed):
   one of them is drawn by a hash of the utterance's id, the same one at every reading.
 """
 
@@ -43,7 +43,7 @@ _KINDS = {dict: "an object", list: "a list", tuple: "a list", bytes: "bytes", bo
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """Yield ``(line number, line)`` of a text file, without line ends; blank lines are left out.
+    """Yield `(line number, line)` of a text file, without line ends; blank lines are left out.
 
     Raises:
         UserError: it cannot be read, or a line is neither UTF-8 nor UTF-16, or has no end.
@@ -103,14 +103,14 @@ def is_text(line: str) -> bool:
 
 
 def suffix_of_list(path: str | Path) -> str:
-    """``.csv`` of ``A.CSV`` and of ``a.csv.gz``."""
+    """`.csv` of `A.CSV` and of `a.csv.gz`."""
     return Path(Path(path).name.lower().removesuffix(".gz")).suffix
 
 
 def read_table(
     path: str | Path, needed: tuple[str, ...] = (), problems: Problems | None = None
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield ``(line number, column -> value)`` of a table with a header line.
+    """Yield `(line number, column -> value)` of a table with a header line.
 
     Args:
         path: the table.
@@ -178,7 +178,7 @@ def _check_count(where: str, count: int, wanted: int) -> None:
 
 
 def read_json_lines(path: str | Path, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield ``(line number, object)``; a line that is not an object is a problem."""
+    """Yield `(line number, object)`; a line that is not an object is a problem."""
     for number, line in read_lines(path):
         where = f"{path}:{number}"
         try:
@@ -204,7 +204,7 @@ def one_text(value: Any, where: str, key: str) -> str | None:
     """The text of an utterance, its words with one space between them; None where there is none.
 
     Args:
-        value: a text, or a list of texts, of which one is drawn by a hash of ``key``.
+        value: a text, or a list of texts, of which one is drawn by a hash of `key`.
         where: begins the message.
         key: the utterance's id.
 
@@ -247,7 +247,7 @@ def one_word(value: Any, where: str, role: str) -> str:
 def _unprinted(value: Any, where: str) -> Any:
     """The list or object that a text is the print of; anything else as it is.
 
-    ``['a', 'b']`` in a column is how such a list comes out of a table, not what anybody says.
+    `['a', 'b']` in a column is how such a list comes out of a table, not what anybody says.
     """
     if not isinstance(value, str) or value[:1] not in ("[", "{") or value[-1:] not in ("]", "}"):
         return value.tolist() if hasattr(value, "tolist") else value
@@ -325,7 +325,7 @@ def audio_of(value: Any, *, local: bool) -> bytes | str | tuple[np.ndarray, int]
 
 
 def _samples(value: Any) -> np.ndarray:
-    """``(samples,)`` float32 of an array that somebody decoded."""
+    """`(samples,)` float32 of an array that somebody decoded."""
     try:
         wav = np.asarray(value, dtype=np.float32)
     except (TypeError, ValueError):

@@ -1,12 +1,12 @@
 """WebDataset tar shards: a million clips as a few hundred large files, for clusters.
 
-``<folder>/shard-000000.tar`` ... hold for each utterance its audio, byte for byte as it was stored
-(a segment of a longer recording is cut out as FLAC), and ``.json`` with id, text, speaker,
-duration and labels: what ``webdataset`` reads anywhere. ``plan.json`` is written first,
-``shards.json`` (bytes, utterances and sha256 of each shard) last; a shard appears whole or not at
+`<folder>/shard-000000.tar` ... hold for each utterance its audio, byte for byte as it was stored
+(a segment of a longer recording is cut out as FLAC), and `.json` with id, text, speaker,
+duration and labels: what `webdataset` reads anywhere. `plan.json` is written first,
+`shards.json` (bytes, utterances and sha256 of each shard) last; a shard appears whole or not at
 all, so that a run that was cut off goes on where it was.
 
-A manifest of shards (:func:`write_manifest`) names each clip by shard and byte offset; whoever
+A manifest of shards (`write_manifest`) names each clip by shard and byte offset; whoever
 reads manifests (training, feature cache, evaluation) reads such a one alike, in any order.
 """
 
@@ -64,14 +64,14 @@ def write_shards(
     """Pack a manifest's audio; what an earlier run finished stays.
 
     Args:
-        manifest: a ``manifest.jsonl``.
+        manifest: a `manifest.jsonl`.
         folder: takes the shards; refused when it holds anything that is not ours.
         per_shard: utterances in a shard.
         nj: processes.
         progress: show a progress bar.
 
     Returns:
-        For each shard ``{"name", "bytes", "utterances", "sha256"}``, as ``shards.json`` has it.
+        For each shard `{"name", "bytes", "utterances", "sha256"}`, as `shards.json` has it.
 
     Raises:
         UserError: audio that is missing or cannot be read, a full disk.
@@ -100,11 +100,11 @@ def write_manifest(folder: str | Path, out: str | Path, *, progress: bool = True
     """Write the manifest of a folder of shards, whoever made them.
 
     Shards that were copied elsewhere get their new place into a manifest by this. Other people's
-    WebDataset shards do too: audio with ``.json`` (``text``, ``speaker``, ``label``, ...), ``.txt``
-    (the words) or ``.cls`` (a label).
+    WebDataset shards do too: audio with `.json` (`text`, `speaker`, `label`, ...), `.txt`
+    (the words) or `.cls` (a label).
 
     Args:
-        folder: holds ``*.tar``; if there is a ``shards.json`` too, the sizes must be as it says.
+        folder: holds `*.tar`; if there is a `shards.json` too, the sizes must be as it says.
         out: the manifest.
         progress: show a progress bar.
 
@@ -150,7 +150,7 @@ def shard_list(shards: str | Path | Sequence[str]) -> list[str]:
     """The shards that a folder, a path, a URL or a list of such means; braces are expanded.
 
     Raises:
-        UserError: see :func:`speechcwcl.data.stream_spec.expand`.
+        UserError: see `speechcwcl.data.stream_spec.expand`.
     """
     found = []
     for word in [shards] if isinstance(shards, str | Path) else shards:
@@ -168,7 +168,7 @@ def open_shard(shard: str) -> Iterator[tuple[Utterance, bytes]]:
     """Read one shard from front to back, from the disk or a URL; nothing is kept.
 
     Args:
-        shard: one of :func:`shard_list`.
+        shard: one of `shard_list`.
 
     Yields:
         Utterances with their audio as it is stored.
@@ -202,7 +202,7 @@ def _named(shard: str) -> Iterator[None]:
 
 
 def _index(folder: Path) -> list[dict[str, Any]]:
-    """The lines of ``shards.json``; none when there is no such file."""
+    """The lines of `shards.json`; none when there is no such file."""
     path = folder / INDEX
     if not path.exists():
         return []
@@ -333,11 +333,11 @@ def _checked_paths(folder: Path) -> list[Path]:
 def _samples(
     tar: tarfile.TarFile, shard: str, *, with_audio: bool
 ) -> Iterator[tuple[str, dict[str, bytes], tuple[tarfile.TarInfo, bytes]]]:
-    """Group neighbours of one key, as ``webdataset`` does: the key ends at the name's first dot.
+    """Group neighbours of one key, as `webdataset` does: the key ends at the name's first dot.
 
     Yields:
         The key, what is in the files beside the audio, and the audio file with its bytes (none
-        without ``with_audio``).
+        without `with_audio`).
     """
     key = ""
     texts: dict[str, bytes] = {}
@@ -373,7 +373,7 @@ def _samples(
 
 
 def _described(key: str, texts: dict[str, bytes], where: str) -> Utterance:
-    """An utterance from its ``.json``, ``.txt`` and ``.cls``, still without audio."""
+    """An utterance from its `.json`, `.txt` and `.cls`, still without audio."""
     try:
         facts = parse_json(texts.get("json", b"{}"), where, line=False)
         words = texts["txt"].decode("utf-8").strip() if "txt" in texts else None

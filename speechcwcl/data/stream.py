@@ -1,7 +1,7 @@
-"""Training sets that stay where they are: ``stream.json`` names a dataset or shards to read from.
+"""Training sets that stay where they are: `stream.json` names a dataset or shards to read from.
 
 Nothing of the audio is written to the disk. A split is read in pieces (files, row groups, shards);
-:class:`StreamReader` takes its share of them, in another order on every pass, and gives blocks of
+`StreamReader` takes its share of them, in another order on every pass, and gives blocks of
 clips, so that memory is bounded by a block and any place can be come back to.
 """
 
@@ -31,10 +31,10 @@ Place = tuple[int, int, int]
 
 
 def write_streamed(folder: Path, spec: StreamSpec, corpus: dict[str, Any]) -> Path:
-    """Check a set and write its data folder: ``stream.json`` and ``corpus.json``.
+    """Check a set and write its data folder: `stream.json` and `corpus.json`.
 
     Raises:
-        UserError: as :func:`check_stream`; nothing is written then.
+        UserError: as `check_stream`; nothing is written then.
     """
     check_spec(spec, NAME)
     check_stream(spec)
@@ -50,7 +50,7 @@ class StreamClip:
     Attributes:
         id: unique in the set.
         text: what is said.
-        audio: an encoded file, the path of one (here or on the hub), or ``(samples,)`` float32 at
+        audio: an encoded file, the path of one (here or on the hub), or `(samples,)` float32 at
             16 kHz.
         name: for messages.
         problem: why it cannot be used, if so; a whole message.
@@ -83,7 +83,7 @@ class StreamClip:
         return self
 
     def load(self) -> np.ndarray:
-        """``(samples,)`` float32 at 16 kHz."""
+        """`(samples,)` float32 at 16 kHz."""
         if isinstance(self.audio, np.ndarray):
             return self.audio
         if isinstance(self.audio, str):
@@ -153,7 +153,7 @@ def check_stream(spec: StreamSpec, rows: int = 8) -> int:
         How many pieces the set has.
 
     Raises:
-        UserError: as :func:`open_pieces`, or a row without text or readable audio.
+        UserError: as `open_pieces`, or a row without text or readable audio.
     """
     pieces = open_pieces(spec)
     clips = (clip for piece in pieces for clip in piece())
@@ -169,7 +169,7 @@ def share(pieces: int, part: int, parts: int) -> list[tuple[int, int, int]]:
     """What one of several readers reads: no row goes to two of them, and none to nobody.
 
     Whole pieces where there are enough of them; otherwise several readers open the same piece,
-    and each takes every ``step``-th row of it.
+    and each takes every `step`-th row of it.
 
     Args:
         pieces: how many there are.
@@ -177,7 +177,7 @@ def share(pieces: int, part: int, parts: int) -> list[tuple[int, int, int]]:
         parts: how many readers.
 
     Returns:
-        ``(piece, step, offset)``.
+        `(piece, step, offset)`.
     """
     if pieces >= parts:
         return [(piece, 1, 0) for piece in range(part, pieces, parts)]
@@ -193,7 +193,7 @@ class StreamReader:
 
     Args:
         spec: the set.
-        part, parts: which reader of how many; see :func:`share`.
+        part, parts: which reader of how many; see `share`.
         block: rows in a block.
         ahead: a last block of a pass with fewer rows is joined to the one before.
         seed: of the order of the pieces.
@@ -237,7 +237,7 @@ class StreamReader:
         """Blocks without end: where each begins, where the next one begins, and its sound clips.
 
         Raises:
-            UserError: a clip that cannot be read (unless ``skip_bad``), or a whole pass of nothing.
+            UserError: a clip that cannot be read (unless `skip_bad`), or a whole pass of nothing.
         """
         begins = start
         while True:

@@ -1,7 +1,7 @@
-"""``stream.json``: where a training set is that is read as it goes, and how.
+"""`stream.json`: where a training set is that is read as it goes, and how.
 
-A description of data never runs a command. Readers of WebDataset run ``pipe:`` as a command, and
-find it behind braces, ``::`` and other protocols. So words are expanded here and looked at
+A description of data never runs a command. Readers of WebDataset run `pipe:` as a command, and
+find it behind braces, `::` and other protocols. So words are expanded here and looked at
 afterwards: files of this machine, http(s) and hf are opened, nothing else.
 """
 
@@ -27,15 +27,15 @@ NAME = "stream.json"
 
 
 class StreamSpec(BaseModel):
-    """What a ``stream.json`` says. One of ``dataset``, ``folder`` and ``shards`` is given.
+    """What a `stream.json` says. One of `dataset`, `folder` and `shards` is given.
 
     Attributes:
         dataset: id of a dataset on the hub.
-        folder: parquet, arrow or audio folder on the disk; in the ``stream.json`` relative to it.
+        folder: parquet, arrow or audio folder on the disk; in the `stream.json` relative to it.
         shards: WebDataset tars: a folder, or paths (relative alike) and URLs, braces allowed.
         config, revision: of the dataset on the hub.
         split: of the dataset or folder.
-        audio, text, id: names of the columns; without ``id``, clips are numbered.
+        audio, text, id: names of the columns; without `id`, clips are numbered.
         shuffle: clips that are held in memory and mixed, on each rank; its workers share them.
         min_duration, max_duration: seconds; other clips are passed over.
         skip_bad: pass over clips that cannot be read, with a line each, instead of stopping.
@@ -69,12 +69,12 @@ class StreamSpec(BaseModel):
 
 
 def is_stream(path: str | Path) -> bool:
-    """Whether a training set is a ``stream.json`` rather than a manifest."""
+    """Whether a training set is a `stream.json` rather than a manifest."""
     return Path(path).suffix == ".json"
 
 
 def read_stream(path: str | Path) -> StreamSpec:
-    """Read a ``stream.json``.
+    """Read a `stream.json`.
 
     Raises:
         UserError: not there, not JSON, another version, an unknown key, a value of a wrong kind.
@@ -95,7 +95,7 @@ def read_stream(path: str | Path) -> StreamSpec:
 
 
 def check_spec(spec: StreamSpec, where: str) -> None:
-    """Refuse a description that contradicts itself; ``where`` begins the message."""
+    """Refuse a description that contradicts itself; `where` begins the message."""
     given = [name for name in ("dataset", "folder", "shards") if getattr(spec, name)]
     require(
         len(given) == 1,
@@ -115,7 +115,7 @@ def check_spec(spec: StreamSpec, where: str) -> None:
 
 
 def write_stream(path: str | Path, spec: StreamSpec) -> None:
-    """Write a ``stream.json``: what is given, and the defaults that people look for."""
+    """Write a `stream.json`: what is given, and the defaults that people look for."""
     shown = {"shuffle", "min_duration", "max_duration"}
     shown |= set() if spec.shards else {"split", "audio", "text"}
     given = spec.model_dump(exclude_defaults=True)
@@ -131,7 +131,7 @@ _MOST_SHARDS = 1_000_000
 
 
 class Shard(TypedDict):
-    """A line of ``shards.json``."""
+    """A line of `shards.json`."""
 
     name: str
     bytes: int
@@ -140,7 +140,7 @@ class Shard(TypedDict):
 
 
 class ShardIndex(TypedDict):
-    """``shards.json``."""
+    """`shards.json`."""
 
     version: int
     key: str
@@ -148,7 +148,7 @@ class ShardIndex(TypedDict):
 
 
 def expand(word: str) -> list[str]:
-    """The paths and URLs that a word means: split at ``::``, braces expanded.
+    """The paths and URLs that a word means: split at `::`, braces expanded.
 
     Raises:
         UserError: a command, another protocol, braces that do not close, a million shards or more.
@@ -169,7 +169,7 @@ def expand(word: str) -> list[str]:
 
 
 def _allowed(shard: str, word: str) -> str:
-    """A path or URL that may be opened; ``word`` is what it was expanded from."""
+    """A path or URL that may be opened; `word` is what it was expanded from."""
     scheme = _SCHEME.match(shard)
     kind = scheme[1].lower() if scheme else "file"
     if kind not in _SCHEMES or "::" in shard or not shard.isprintable():
@@ -183,7 +183,7 @@ def _allowed(shard: str, word: str) -> str:
 
 
 def open_shard_file(shard: str) -> IO[bytes]:
-    """Open what :func:`expand` gave, for reading from front to back.
+    """Open what `expand` gave, for reading from front to back.
 
     Raises:
         OSError: it cannot be had.

@@ -1,4 +1,4 @@
-"""Kaldi tables, ``id value`` a line: read, checked, and written as whole folders."""
+"""Kaldi tables, `id value` a line: read, checked, and written as whole folders."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ class Problems:
         return summarise(self.lines, self.limit)
 
     def save(self, path: str | Path) -> None:
-        """Write every problem to ``path``, one a line, atomically."""
+        """Write every problem to `path`, one a line, atomically."""
         with atomic_write(path) as stream:
             stream.writelines(line + "\n" for line in self.lines)
 
     def raise_if_any(self, advice: str = "") -> None:
-        """Raise a :class:`UserError` that shows them, followed by ``advice``."""
+        """Raise a `UserError` that shows them, followed by `advice`."""
         if self.lines:
             raise UserError(self.text() + (f"\n{advice}" if advice else ""))
 
@@ -74,9 +74,9 @@ _NO_LABELS = {"spk", "dur", "num_frames", "num_samples", "max_frames", "uniq", "
 
 
 class Table:
-    """The rows of a file, ``id value`` a line.
+    """The rows of a file, `id value` a line.
 
-    Lines that are not UTF-8 and repeated ids become problems (``file:line: what``).
+    Lines that are not UTF-8 and repeated ids become problems (`file:line: what`).
 
     Args:
         path: the file.
@@ -100,7 +100,7 @@ class Table:
                 self.rows[sys.intern(name)] = sys.intern(value) if alike else value
 
     def where(self, key: str) -> str:
-        """``file:line`` of an id's first row; read again, since only messages need it."""
+        """`file:line` of an id's first row; read again, since only messages need it."""
         if key not in self._lines:
             self._lines = {}
             for number, name, _ in read_rows(self.path, Problems()):
@@ -108,7 +108,7 @@ class Table:
         return f"{self.path}:{self._lines.get(key, 0)}"
 
     def near(self, key: str) -> str:
-        """``" (closest: 'x')"`` among the ids; in a huge table among the neighbours in order."""
+        """`" (closest: 'x')"` among the ids; in a huge table among the neighbours in order."""
         if len(self.rows) <= _CLOSEST_ALL:
             return closest(key, self.rows)
         self._sorted = self._sorted or sorted(self.rows)
@@ -143,7 +143,7 @@ def composed(name: str) -> str:
 
 
 def is_label_file(name: str) -> bool:
-    """Whether a file of a data folder holds a label field (``utt2label``, ``utt2scenario``)."""
+    """Whether a file of a data folder holds a label field (`utt2label`, `utt2scenario`)."""
     return re.fullmatch(r"utt2\w+", name) is not None and name[len("utt2") :] not in _NO_LABELS
 
 
@@ -165,11 +165,11 @@ def write_datadir(
 
     Args:
         folder: replaced if it is a data folder; refused if it holds other files.
-        utterances: each with a text, or none of them. ``start``/``end`` go to ``segments``, a
-            known ``duration`` to ``utt2dur``, a label field X to ``utt2X``.
-        corpus: JSON-able facts for ``corpus.json`` (name, version, licence, split, ...); the
+        utterances: each with a text, or none of them. `start`/`end` go to `segments`, a
+            known `duration` to `utt2dur`, a label field X to `utt2X`.
+        corpus: JSON-able facts for `corpus.json` (name, version, licence, split, ...); the
             number of utterances is added.
-        skipped: what the caller left out while the utterances were taken; listed in ``bad.tsv``.
+        skipped: what the caller left out while the utterances were taken; listed in `bad.tsv`.
 
     Returns:
         The folder.
@@ -191,9 +191,9 @@ def write_datadir(
 
 
 def ours(folder: Path) -> set[str]:
-    """The files of a data folder that this project wrote, for ``replace_folder``.
+    """The files of a data folder that this project wrote, for `replace_folder`.
 
-    ``corpus.json`` names them. Folders of before it did are known by the names alone.
+    `corpus.json` names them. Folders of before it did are known by the names alone.
     """
     try:
         facts = read_json(folder / "corpus.json", dict)
@@ -213,7 +213,7 @@ def replaced_datadir(folder: Path, corpus: dict[str, Any]) -> Iterator[Path]:
 
     Args:
         folder: made, or replaced as a whole when we wrote all that it holds.
-        corpus: JSON-able facts for ``corpus.json``, which is written last; may grow meanwhile.
+        corpus: JSON-able facts for `corpus.json`, which is written last; may grow meanwhile.
 
     Raises:
         UserError: the folder holds files that are none of ours; a full disk.

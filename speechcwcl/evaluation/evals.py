@@ -1,4 +1,4 @@
-"""``set:protocol`` pairs, as `--evals` and `--valid` take them, and what is done with them."""
+"""`set:protocol` pairs, as `--evals` and `--valid` take them, and what is done with them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ INPUTS = "inputs.json"  # which model embedded which manifest
 
 
 def parse_evals(pairs: Sequence[str]) -> list[tuple[str, str]]:
-    """``["test:mini_words", "test:retrieval"]`` -> ``[("test", "mini_words"), ...]``."""
+    """`["test:mini_words", "test:retrieval"]` -> `[("test", "mini_words"), ...]`."""
     found = []
     for pair in pairs:
         name, colon, protocol = pair.partition(":")
@@ -69,7 +69,7 @@ def manifest_of(dumpdir: Path, name: str) -> Manifest:
 
 
 def embed_set(aligner: Aligner, expdir: Path, dumpdir: Path, name: str) -> np.ndarray:
-    """Embed the utterances of a set and write ``expdir/eval/<set>/``.
+    """Embed the utterances of a set and write `expdir/eval/<set>/`.
 
     Returns:
         (n, dim) unit-norm float32, in the order of the manifest.
@@ -99,7 +99,7 @@ def evaluate_sets(
         expdir: the experiment folder.
         evals: (set, protocol) pairs.
         dumpdir: manifests and caches.
-        model: a model folder or hub id; ``expdir/model`` by default.
+        model: a model folder or hub id; `expdir/model` by default.
         probe: a set whose labels a linear probe and few shots learn from, for each protocol.
 
     Yields:
@@ -175,7 +175,7 @@ def make_validator(
     """A function that, given the aligner, makes the function that scores it after each epoch.
 
     Label embeddings and feature caches are made once; an epoch costs only the trained part.
-    The mean over the pairs is ``score``: zero-shot top-1 accuracy, or retrieval R@1. Without pairs
+    The mean over the pairs is `score`: zero-shot top-1 accuracy, or retrieval R@1. Without pairs
     every epoch scores the same.
     """
     protocols = [(name, word, read_protocol(word)) for name, word in pairs]

@@ -62,7 +62,7 @@ def cosine_scores(rows: np.ndarray, columns: np.ndarray, chunk: int = 8192) -> n
 
 
 def top_columns(scores: np.ndarray, k: int) -> np.ndarray:
-    """The ``k`` best columns of each row, best first; equal scores in column order. (n, k) int."""
+    """The `k` best columns of each row, best first; equal scores in column order. (n, k) int."""
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 
@@ -100,7 +100,7 @@ def accuracy_interval(correct: np.ndarray, *, seed: int = 0) -> tuple[float, flo
 
 
 def accuracy_figures(correct: np.ndarray) -> dict[str, Any]:
-    """``top1`` and its ``interval``, of (n,) bool, as score files keep them."""
+    """`top1` and its `interval`, of (n,) bool, as score files keep them."""
     return {
         "top1": short(np.mean(correct)),
         "interval": [short(bound) for bound in accuracy_interval(correct)],
@@ -110,7 +110,7 @@ def accuracy_figures(correct: np.ndarray) -> dict[str, Any]:
 def paired_difference(
     first: np.ndarray, second: np.ndarray, *, seed: int = 0
 ) -> tuple[float, float, float]:
-    """How much better ``second`` is than ``first`` on the SAME utterances, with its interval.
+    """How much better `second` is than `first` on the SAME utterances, with its interval.
 
     Args:
         first: (n,) bool, right or wrong under one run.
@@ -181,7 +181,7 @@ def top_confusions(confusion: np.ndarray, limit: int = 12) -> list[tuple[int, in
 
 
 def rank_summary(ranks: np.ndarray, cutoffs: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-    """Recall at each cutoff (``"R@1"`` ...) and the median rank, from ranks that start at 1."""
+    """Recall at each cutoff (`"R@1"` ...) and the median rank, from ranks that start at 1."""
     summary = {f"R@{k}": float(np.mean(ranks <= k)) for k in cutoffs}
     summary["median_rank"] = float(np.median(ranks))
     return summary

@@ -59,7 +59,7 @@ class ProbeSet:
 def fit_logistic(x: np.ndarray, y: np.ndarray, penalty: float) -> Any:
     """Multinomial logistic regression on standardised features, by scikit-learn.
 
-    Minimises ``mean cross entropy + penalty / 2 * |weight|^2``, the biases free; convex, so that
+    Minimises `mean cross entropy + penalty / 2 * |weight|^2`, the biases free; convex, so that
     the result depends on nothing but its input.
 
     Args:
@@ -68,7 +68,7 @@ def fit_logistic(x: np.ndarray, y: np.ndarray, penalty: float) -> Any:
         penalty: strength of the L2 penalty.
 
     Returns:
-        A fitted estimator: ``predict((m, dim)) -> (m,)`` classes.
+        A fitted estimator: `predict((m, dim)) -> (m,)` classes.
     """
     from sklearn.dummy import DummyClassifier
     from sklearn.linear_model import LogisticRegression
@@ -110,7 +110,7 @@ def linear_probe(
         test: (m, dim); test_classes: (m,).
 
     Returns:
-        ``top1``, ``interval``, ``penalty``, ``valid`` (accuracy with each penalty).
+        `top1`, `interval`, `penalty`, `valid` (accuracy with each penalty).
     """
     scores = {}
     for penalty in PENALTIES:
@@ -135,7 +135,7 @@ def few_shot(
     *,
     draws: int = DRAWS,
 ) -> dict[str, Any]:
-    """k labelled examples a class, ``draws`` times, for each k of :data:`SHOTS`.
+    """k labelled examples a class, `draws` times, for each k of `SHOTS`.
 
     Args:
         train: (n, dim); train_classes: (n,). Examples are drawn from these; a class with fewer
@@ -146,9 +146,9 @@ def few_shot(
         draws: drawings, the same for every method.
 
     Returns:
-        k -> method -> ``mean``, ``low``, ``high`` over the drawings (2.5 and 97.5 percentiles).
-        Methods: ``centroid`` (nearest by cosine), ``logistic``, and with ``text`` also
-        ``text+shots``: cosine to the sum of the class's text vector and its centroid.
+        k -> method -> `mean`, `low`, `high` over the drawings (2.5 and 97.5 percentiles).
+        Methods: `centroid` (nearest by cosine), `logistic`, and with `text` also
+        `text+shots`: cosine to the sum of the class's text vector and its centroid.
     """
     rows, unit = metrics.unit_rows(test, "test"), metrics.unit_rows(train, "train")
     found: dict[str, Any] = {}
@@ -172,7 +172,7 @@ def few_shot(
 
 
 def _draw(classes: np.ndarray, k: int, random: np.random.Generator) -> np.ndarray:
-    """Positions of up to ``k`` examples of every class."""
+    """Positions of up to `k` examples of every class."""
     members = [np.flatnonzero(classes == c) for c in np.unique(classes)]
     return np.concatenate([random.choice(m, min(k, len(m)), replace=False) for m in members])
 
@@ -199,17 +199,17 @@ def evaluate_probe(
     *,
     draws: int = DRAWS,
 ) -> dict[str, Any]:
-    """Measure everything and write ``probe.json`` and ``probe.tsv``.
+    """Measure everything and write `probe.json` and `probe.tsv`.
 
     Args:
         train: where labels are learned from.
-        test: the utterances of the zero-shot figure; kinds as ``train``, ``embedding`` among them.
-        classifier: (classes, dim) unit-norm label texts, in the space of ``embedding``.
+        test: the utterances of the zero-shot figure; kinds as `train`, `embedding` among them.
+        classifier: (classes, dim) unit-norm label texts, in the space of `embedding`.
         out_dir: the score folder of the test.
         draws: drawings of the few shots.
 
     Returns:
-        What ``probe.json`` holds.
+        What `probe.json` holds.
 
     Raises:
         UserError: the two sets share utterances, or no class of the test is in the training set.

@@ -1,9 +1,9 @@
-"""Score folders: what ``exp/<tag>/eval/<set>/<protocol>/`` holds, written whole and read back.
+"""Score folders: what `exp/<tag>/eval/<set>/<protocol>/` holds, written whole and read back.
 
-``scores.json`` is removed first and written last, so a folder with one is complete; everything in
+`scores.json` is removed first and written last, so a folder with one is complete; everything in
 it is a function of the embeddings and the protocol (no times, no paths of this machine).
-Tables are tab-separated; a tab, line break or backslash inside a value stands as ``\\t``, ``\\n``,
-``\\r``, ``\\\\``. What is read back may have been edited by anybody: it is checked before use.
+Tables are tab-separated; a tab, line break or backslash inside a value stands as `\\t`, `\\n`,
+`\\r`, `\\\\`. What is read back may have been edited by anybody: it is checked before use.
 """
 
 from __future__ import annotations
@@ -134,13 +134,13 @@ def write_embeddings(
     speech: np.ndarray,
     corpus: dict[str, Any] | None = None,
 ) -> None:
-    """Write ``exp/<tag>/eval/<set>/``: ``speech.npy``, ``ids.txt`` and the corpus card.
+    """Write `exp/<tag>/eval/<set>/`: `speech.npy`, `ids.txt` and the corpus card.
 
     Args:
         folder: the set's folder.
         ids: n utterance ids.
-        speech: (n, dim) embeddings, row i for ``ids[i]``; kept as float32.
-        corpus: what the data folder's ``corpus.json`` says; the report shows it.
+        speech: (n, dim) embeddings, row i for `ids[i]`; kept as float32.
+        corpus: what the data folder's `corpus.json` says; the report shows it.
     """
     if len(ids) != len(speech):
         raise UserError(f"{folder}: {len(ids)} ids for {len(speech)} embeddings")
@@ -153,7 +153,7 @@ def write_embeddings(
 
 
 def read_embeddings(folder: str | Path) -> tuple[list[str], np.ndarray]:
-    """Read back :func:`write_embeddings`: (ids, speech (n, dim) float32)."""
+    """Read back `write_embeddings`: (ids, speech (n, dim) float32)."""
     folder = Path(folder)
     ids = read_text(folder / "ids.txt").removesuffix("\n").split("\n")
     speech = _load_array(folder / "speech.npy")
@@ -175,7 +175,7 @@ def write_scores(
 
     Args:
         folder: what it holds already is replaced; a probe of other embeddings is removed.
-        scores: what ``scores.json`` holds.
+        scores: what `scores.json` holds.
         tables: file name -> header and rows.
         arrays: file name -> array.
     """
@@ -199,9 +199,9 @@ class ScoreFolder:
 
     Attributes:
         path: the folder.
-        set_name, protocol: its place in ``eval/<set>/<protocol>``.
-        scores: ``scores.json``: all of it, with at least what :class:`ZeroShotScores` or
-            :class:`RetrievalScores` lists.
+        set_name, protocol: its place in `eval/<set>/<protocol>`.
+        scores: `scores.json`: all of it, with at least what `ZeroShotScores` or
+            `RetrievalScores` lists.
     """
 
     path: Path
@@ -211,7 +211,7 @@ class ScoreFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> ScoreFolder:
-        """Read ``scores.json``.
+        """Read `scores.json`.
 
         Raises:
             UserError: absent, unreadable, or not what this code writes.
@@ -239,13 +239,13 @@ class ScoreFolder:
 
     @cached_property
     def probe(self) -> dict[str, Any] | None:
-        """``probe.json``, the supervised reference; None where it was not measured."""
+        """`probe.json`, the supervised reference; None where it was not measured."""
         path = self.path / PROBE
         return _with_shape(path, ProbeFigures) if path.exists() else None
 
     @cached_property
     def predictions(self) -> list[dict[str, str]]:
-        """Rows of ``predictions.tsv``."""
+        """Rows of `predictions.tsv`."""
         path = self.path / "predictions.tsv"
         if self.is_retrieval:
             return read_table(path, ("id",), ("rank",))
@@ -257,13 +257,13 @@ class ScoreFolder:
 
     @cached_property
     def per_class(self) -> list[dict[str, str]]:
-        """Rows of ``per_class.tsv``."""
+        """Rows of `per_class.tsv`."""
         numbers = ("support", "precision", "recall", "f1")
         return read_table(self.path / "per_class.tsv", ("label",), numbers, ("text_bound",))
 
     @cached_property
     def per_speaker(self) -> list[dict[str, str]]:
-        """Rows of ``per_speaker.tsv``; none in a folder of an earlier version."""
+        """Rows of `per_speaker.tsv`; none in a folder of an earlier version."""
         path = self.path / "per_speaker.tsv"
         return read_table(path, ("speaker",), ("support", "accuracy")) if path.exists() else []
 
@@ -288,7 +288,7 @@ class ScoreFolder:
 
 
 def _with_shape(path: Path, shape: Any) -> dict[str, Any]:
-    """A JSON file that holds at least what ``shape`` lists; all of it is given."""
+    """A JSON file that holds at least what `shape` lists; all of it is given."""
     try:
         read_json(path, shape)
     except UserError as error:
@@ -306,7 +306,7 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]
 def read_table(
     path: Path, words: Sequence[str] = (), numbers: Sequence[str] = (), maybe: Sequence[str] = ()
 ) -> list[dict[str, str]]:
-    """Read a table of :func:`write_table`.
+    """Read a table of `write_table`.
 
     Args:
         path: the file.
@@ -337,7 +337,7 @@ def read_table(
 
 
 def text_table(rows: Sequence[Sequence[str]], *, numbers_from: int | None = None) -> str:
-    """Rows as lines with aligned columns, those from ``numbers_from`` on to the right."""
+    """Rows as lines with aligned columns, those from `numbers_from` on to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     left = len(widths) if numbers_from is None else numbers_from
     return "\n".join(

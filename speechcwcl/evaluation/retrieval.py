@@ -31,17 +31,17 @@ def evaluate_retrieval(
     *,
     ids: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Score retrieval both ways and write ``out_dir`` (see :mod:`.results`).
+    """Score retrieval both ways and write `out_dir` (see `results`).
 
     Args:
         speech: (n, dim) speech embeddings; made unit-norm here.
         texts: n transcripts in the same order, none empty.
         encode_text: texts -> (n_texts, dim).
-        out_dir: usually ``exp/<tag>/eval/<set>/retrieval``.
-        ids: n utterance ids for ``predictions.tsv``; numbers by default.
+        out_dir: usually `exp/<tag>/eval/<set>/retrieval`.
+        ids: n utterance ids for `predictions.tsv`; numbers by default.
 
     Returns:
-        What ``scores.json`` holds.
+        What `scores.json` holds.
 
     Raises:
         UserError: counts that do not fit, an empty text, no utterance.
@@ -63,7 +63,7 @@ def retrieval_scores(speech: np.ndarray, text: np.ndarray, texts: Sequence[str])
 
     Args:
         speech: (n, dim) speech embeddings.
-        text: (n, dim) embeddings of ``texts``, row by row.
+        text: (n, dim) embeddings of `texts`, row by row.
         texts: n transcripts, to know which are equal.
     """
     _, owner = _check(speech, texts, list(map(str, range(len(texts)))))

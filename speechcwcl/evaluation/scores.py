@@ -1,6 +1,6 @@
 """Zero-shot scores: the label texts, embedded, are the classifier; no training on labels.
 
-The class vectors are those of :mod:`speechcwcl.zeroshot.classifier`; a score is the cosine of a
+The class vectors are those of `speechcwcl.zeroshot.classifier`; a score is the cosine of a
 recording and a class vector. Beside it stands the *text bound*: the true words classified in the
 same way.
 """
@@ -27,10 +27,10 @@ FIGURE_ROWS = 420  # of the similarity matrix
 
 @dataclass
 class ZeroShotResult:
-    """Everything :func:`score_zeroshot` finds out, ready to be written.
+    """Everything [`score_zeroshot`][] finds out, ready to be written.
 
     Attributes:
-        scores: what ``scores.json`` holds.
+        scores: what `scores.json` holds.
         utterances: those that were scored, n of them.
         targets: (n,) the column of the class of each.
         ranking: (n, up to 5) the best columns, best first.
@@ -39,7 +39,7 @@ class ZeroShotResult:
         bound_recall: (classes,) recall of the true text, NaN where a class has none.
         classifier: (classes, dim) unit-norm float32.
         similarity: (s, s) float16 cosines, sampled speech by sampled text.
-        sample: (s,) positions of the sample in ``utterances``.
+        sample: (s,) positions of the sample in `utterances`.
     """
 
     scores: dict[str, Any]
@@ -81,18 +81,18 @@ def evaluate_zeroshot(
     encode_text: EncodeText,
     out_dir: str | Path,
 ) -> dict[str, Any]:
-    """Score one protocol on one set and write ``out_dir`` (see :mod:`.results`).
+    """Score one protocol on one set and write `out_dir` (see `results`).
 
     Args:
         speech: (n, dim) speech embeddings; made unit-norm here.
-        utterances: n of them, in the same order: ``id``, ``labels``, and where known ``text``,
-            ``audio``, ``start``, ``end``, ``speaker``.
+        utterances: n of them, in the same order: `id`, `labels`, and where known `text`,
+            `audio`, `start`, `end`, `speaker`.
         protocol: labels, texts and templates.
         encode_text: texts -> (n_texts, dim), the frozen text encoder as the model uses it.
-        out_dir: usually ``exp/<tag>/eval/<set>/<protocol name>``.
+        out_dir: usually `exp/<tag>/eval/<set>/<protocol name>`.
 
     Returns:
-        What ``scores.json`` holds.
+        What `scores.json` holds.
 
     Raises:
         UserError: counts or dimensions that do not fit, a label that the protocol does not know.
@@ -123,7 +123,7 @@ def score_zeroshot(
     protocol: Protocol,
     encode_text: EncodeText,
 ) -> ZeroShotResult:
-    """:func:`evaluate_zeroshot` without writing anything."""
+    """[`evaluate_zeroshot`][] without writing anything."""
     if len(speech) != len(utterances):
         raise UserError(
             f"{len(speech)} speech embeddings for {len(utterances)} utterances;"
@@ -199,7 +199,7 @@ def accuracy(speech: np.ndarray, classifier: np.ndarray, wanted: np.ndarray) -> 
 
     Args:
         speech: (n, dim) speech embeddings.
-        classifier: (classes, dim), from :func:`build_classifier`.
+        classifier: (classes, dim), from [`build_classifier`][].
         wanted: (n,) the column of the class of each.
     """
     scores = metrics.cosine_scores(metrics.unit_rows(speech, "speech embeddings"), classifier)
@@ -246,7 +246,7 @@ def _figures(
 def _add_bound(
     figures: dict[str, Any], transcripts: Transcripts, classifier: np.ndarray
 ) -> np.ndarray:
-    """Put the text bound into ``figures``; gives the recall of the true text by class."""
+    """Put the text bound into `figures`; gives the recall of the true text by class."""
     right, classes = transcripts.correct(classifier), len(classifier)
     if len(right):
         figures["text_bound"] = {"n": len(right), **metrics.accuracy_figures(right)}
@@ -292,7 +292,7 @@ def _similarity(
 ) -> np.ndarray:
     """(s, s) cosines of the sampled speech (rows) with the sampled texts (columns).
 
-    An utterance without a transcript is represented by its class vector, which is in ``text``.
+    An utterance without a transcript is represented by its class vector, which is in `text`.
     """
     text[transcripts.rows] = transcripts.vectors
     return metrics.cosine_scores(speech[sample], text[sample])

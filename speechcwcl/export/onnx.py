@@ -39,10 +39,10 @@ def export(
     text: bool = False,
     info: dict[str, Any] | None = None,
 ) -> None:
-    """Write a folder that :class:`~speechcwcl.export.onnx_model.OnnxAligner` opens.
+    """Write a folder that `OnnxAligner` opens.
 
-    The graph takes ``wav`` (batch, samples) float32 at 16 kHz and ``lengths`` (batch,) int64, of
-    any batch and length, and gives ``embeddings`` (batch, dim) of unit norm. The text encoder is
+    The graph takes `wav` (batch, samples) float32 at 16 kHz and `lengths` (batch,) int64, of
+    any batch and length, and gives `embeddings` (batch, dim) of unit norm. The text encoder is
     named, as in the model's own folder.
 
     Args:
@@ -52,7 +52,7 @@ def export(
             as they come); convolutions, among them the front end, stay float32.
         text: put the text encoder in too, where it is a BERT in plain torch: labels then need no
             torch either.
-        info: anything worth knowing (JSON-able), kept under ``info``.
+        info: anything worth knowing (JSON-able), kept under `info`.
 
     Raises:
         UserError: the speech encoder's family cannot be exported, or the extra is missing.
@@ -107,12 +107,12 @@ def largest_difference(
 
     Args:
         aligner: the original.
-        exported: an :class:`~speechcwcl.export.onnx_model.OnnxAligner`.
+        exported: an `OnnxAligner`.
         seconds: of the clips.
 
     Returns:
-        ``alone``, ``padded``, ``reversed``: largest absolute difference of an embedding's entries;
-        ``cosine``: the smallest between an embedding and its original.
+        `alone`, `padded`, `reversed`: largest absolute difference of an embedding's entries;
+        `cosine`: the smallest between an embedding and its original.
     """
     draw = np.random.default_rng(0)
     clips = [(0.1 * draw.standard_normal(int(s * 16000))).astype(np.float32) for s in seconds]

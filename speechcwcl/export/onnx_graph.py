@@ -1,6 +1,6 @@
 """The speech side as one graph that any exporter can follow: no step depends on a value.
 
-It calls the same families, layers, pooling and projection as :class:`Aligner`; only what looks at
+It calls the same families, layers, pooling and projection as `Aligner`; only what looks at
 numbers on the way (Whisper's windows, its FFT) is written another way here.
 """
 
@@ -25,7 +25,7 @@ Merge = Callable[[Tensor], Tensor]
 
 
 def check_exportable(aligner: Aligner) -> None:
-    """Raise :class:`UserError` where the speech encoder's family cannot be exported yet."""
+    """Raise `UserError` where the speech encoder's family cannot be exported yet."""
     model_type = aligner.speech_encoder.family.config.model_type
     if model_type in _CANNOT:
         raise UserError(
@@ -51,10 +51,10 @@ class SpeechGraph(nn.Module):
         self.eval()
 
     def forward(self, wav: Tensor, lengths: Tensor) -> Tensor:
-        """Same numbers as ``aligner.embed_speech``.
+        """Same numbers as `aligner.embed_speech`.
 
         Args:
-            wav: (batch, samples) float32 at 16 kHz; what lies beyond ``lengths`` is not heard.
+            wav: (batch, samples) float32 at 16 kHz; what lies beyond `lengths` is not heard.
             lengths: (batch,) int64, in samples, at least 1.
 
         Returns:
@@ -94,7 +94,7 @@ class WhisperFront(nn.Module):
     The spectrum is a convolution with the windowed sines and cosines, which every runtime has.
 
     Args:
-        family: a :class:`~speechcwcl.models.encoders.families.whisper.Whisper`.
+        family: a `Whisper`.
     """
 
     basis: Tensor
@@ -105,7 +105,7 @@ class WhisperFront(nn.Module):
         self.register_buffer("basis", family.log_mel.fourier_basis())
 
     def forward(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Merge]:
-        """See :meth:`PlainFront.forward`."""
+        """See `PlainFront.forward`."""
         log_mel = self._family.log_mel
         mel, mel_frames = log_mel.from_power(self._power, wav, lengths, wav.shape[1] // log_mel.hop)
         size = 2 * self._family.window_frames

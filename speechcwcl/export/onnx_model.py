@@ -1,6 +1,6 @@
-"""An exported model, run by onnxruntime: the same words and results as :class:`Aligner`.
+"""An exported model, run by onnxruntime: the same words and results as `Aligner`.
 
-Its folder holds ``model.onnx`` and plain JSON, read with suspicion: ``config.json`` names every
+Its folder holds `model.onnx` and plain JSON, read with suspicion: `config.json` names every
 other file with its size and sha256. An ONNX file is a graph of known operators and runs no code of
 its own; onnxruntime opens no file outside the folder for it.
 """
@@ -52,10 +52,10 @@ _KEYS = {
 class OnnxAligner:
     """Speech side in onnxruntime, text side the frozen encoder that the model was trained with.
 
-    :meth:`classify` and :meth:`encode_labels` are those of :class:`Aligner`.
+    `classify` and `encode_labels` are those of `Aligner`.
 
     Args:
-        session: onnxruntime's session: ``wav``, ``lengths`` -> ``embeddings``.
+        session: onnxruntime's session: `wav`, `lengths` -> `embeddings`.
         config: config.json of the folder.
         text: the text encoder.
     """
@@ -77,7 +77,7 @@ class OnnxAligner:
 
         Args:
             folder: the folder.
-            threads: of the CPU; ``None`` leaves it to onnxruntime, that is, all cores.
+            threads: of the CPU; `None` leaves it to onnxruntime, that is, all cores.
 
         Raises:
             UserError: not an exported model, from a newer version, truncated, changed, or
@@ -131,7 +131,7 @@ class OnnxAligner:
         sample_rate: int = 16000,
         progress: bool = False,
     ) -> np.ndarray:
-        """Embed recordings; as :meth:`Aligner.encode_speech`."""
+        """Embed recordings; as `Aligner.encode_speech`."""
         return embed_all(
             audio,
             self.dim,
@@ -193,7 +193,7 @@ def place_of(folder: Path) -> Path:
 
 
 def ours(folder: Path) -> set[str]:
-    """The files of an exported model, for :func:`speechcwcl.files.replace_folder`."""
+    """The files of an exported model, for `speechcwcl.files.replace_folder`."""
     return folders.ours(folder, FORMAT)
 
 
@@ -202,7 +202,7 @@ def write(folder: Path, config: dict[str, Any]) -> None:
 
     Args:
         folder: holds the graph already.
-        config: every key of the format but ``format, version, speechcwcl, files``.
+        config: every key of the format but `format, version, speechcwcl, files`.
     """
     folders.write_config(folder, config, FORMAT, VERSION)
 
@@ -232,7 +232,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def needs(*names: str) -> list[Any]:
-    """Import packages of the extra ``onnx``.
+    """Import packages of the extra `onnx`.
 
     Raises:
         UserError: one of them is not installed.

@@ -1,6 +1,6 @@
 """Our model folders in transformers' own pipeline, with no code from the folder.
 
-::
+Example:
 
     import speechcwcl, transformers
 
@@ -8,9 +8,9 @@
     pipe = transformers.pipeline("zero-shot-audio-classification", model="exp/cwcl/model")
     pipe(wav, candidate_labels=["yes", "no"], hypothesis_template="{}")
 
-``wav`` is (samples,) float32 at 16 kHz; for paths the pipeline itself asks for the ``ffmpeg``
-program. Its own default template is ``"This is a sound of {}."``: say ``"{}"`` for the label as it
-is. Ranking and scores are those of :func:`speechcwcl.zeroshot.classifier.classify`.
+`wav` is (samples,) float32 at 16 kHz; for paths the pipeline itself asks for the `ffmpeg`
+program. Its own default template is `"This is a sound of {}."`: say `"{}"` for the label as it
+is. Ranking and scores are those of `speechcwcl.zeroshot.classifier.classify`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from speechcwcl.models.weights.sources import locate, resolve
 
 
 class SpeechCwclConfig(PreTrainedConfig):
-    """``config.json`` of a saved aligner, as transformers sees it."""
+    """`config.json` of a saved aligner, as transformers sees it."""
 
     model_type = MODEL_TYPE
 
@@ -81,7 +81,7 @@ class SpeechCwclFeatureExtractor(SequenceFeatureExtractor):
         return_tensors: str | None = "pt",
         **_: Any,
     ) -> BatchFeature:
-        """``input_values`` (clips, samples) and ``lengths`` (clips,) of one or more clips."""
+        """`input_values` (clips, samples) and `lengths` (clips,) of one or more clips."""
         one = isinstance(raw_speech, np.ndarray | Tensor) and raw_speech.ndim == 1
         clips = [raw_speech] if one else list(raw_speech)
         items = [
@@ -104,7 +104,7 @@ class LabelTokenizer:
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike, **_: Any) -> LabelTokenizer:
-        """Load it from where the aligner in ``folder`` has its text encoder."""
+        """Load it from where the aligner in `folder` has its text encoder."""
         path = locate(folder)
         config = read_config(path)
         info = TextInfo(**config["text"])
@@ -135,7 +135,7 @@ class SpeechCwclProcessor(ProcessorMixin):
     def from_pretrained(  # type: ignore[override]  # transformers' names many more options
         cls, folder: str | os.PathLike, **_: Any
     ) -> SpeechCwclProcessor:
-        """Load both for the aligner in ``folder``."""
+        """Load both for the aligner in `folder`."""
         extractor = SpeechCwclFeatureExtractor()
         return cls(extractor, LabelTokenizer.from_pretrained(folder))
 
@@ -167,7 +167,7 @@ class SpeechCwclModel(PreTrainedModel):
     def from_pretrained(  # type: ignore[override]
         cls, folder: str | os.PathLike, *_: Any, config: Any = None, **options: Any
     ) -> SpeechCwclModel:
-        """Open the folder with :meth:`Aligner.from_pretrained` and all of its checks.
+        """Open the folder with `Aligner.from_pretrained` and all of its checks.
 
         Raises:
             UserError: as there, or a precision other than float32 is asked for.

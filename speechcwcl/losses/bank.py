@@ -3,7 +3,7 @@
 The text encoder is frozen, so the embedding of every unique transcript can be computed once and
 never goes stale. Against such a bank the speech -> text term of an utterance does not depend on
 the batch it came in: a batch of 8 has the same expected gradient as one of 8,000. For linear
-weights the target of every row comes in closed form from ``B^T B`` and ``B^T 1``, computed once
+weights the target of every row comes in closed form from `B^T B` and `B^T 1`, computed once
 per bank.
 """
 
@@ -72,7 +72,7 @@ class TextBank:
             weighting: what turns cosines into weights.
 
         Returns:
-            The loss, 0-d: ``(1/N) sum_i [ logsumexp_j( s <p_i, b_j> ) - s <p_i, t_i> ]``.
+            The loss, 0-d: `(1/N) sum_i [ logsumexp_j( s <p_i, b_j> ) - s <p_i, t_i> ]`.
         """
         count, own = len(speech), own_rows(speech)
         if own is not None:
@@ -83,19 +83,19 @@ class TextBank:
         return (total if own is None else sum_over_ranks(total)) / count
 
     def logsumexp(self, speech: Tensor, scale: Tensor | float) -> Tensor:
-        """``log sum_j exp(s <speech_i, b_j>)`` over the whole bank, streamed: (n,)."""
+        """`log sum_j exp(s <speech_i, b_j>)` over the whole bank, streamed: (n,)."""
         found, _ = pair_sums(self.matrix, speech, scale, wanted=("columns",), like=speech)
         return found["columns"]
 
     def blocks(self, like: Tensor, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
-        """Yield ``(first row, block)`` in ``dtype`` on the device of ``like``, cache-sized."""
+        """Yield `(first row, block)` in `dtype` on the device of `like`, cache-sized."""
         size = _BLOCK_BYTES.get(like.device.type, _BLOCK_BYTES["cuda"])
         step = max(64, size // (4 * (self.dim + len(like))))
         for lo in range(0, len(self), step):
             yield lo, self.matrix[lo : lo + step].to(like.device, dtype, non_blocking=True)
 
     def moments(self, like: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """``B^T B`` (dim, dim) and ``B^T 1`` (dim,), computed once, summed in float64."""
+        """`B^T B` (dim, dim) and `B^T 1` (dim,), computed once, summed in float64."""
         key = (like.device, dtype)
         if key not in self._moments:
             gram = torch.zeros(self.dim, self.dim, dtype=torch.float64)
@@ -107,7 +107,7 @@ class TextBank:
         return self._moments[key]
 
     def targets(self, text: Tensor, weighting: Weighting) -> Tensor:
-        """``t_i = sum_j (w_ij / W_i) b_j`` over the bank.
+        """`t_i = sum_j (w_ij / W_i) b_j` over the bank.
 
         Args:
             text: (n, dim) unit-norm embeddings of the batch's own transcripts.
@@ -136,7 +136,7 @@ class TextBank:
             return mixed.div_(mass[:, None])
 
     def _nearest(self, text: Tensor, weighting: Weighting) -> Tensor:
-        """Targets of ``top_k``: the best so far are carried from block to block."""
+        """Targets of `top_k`: the best so far are carried from block to block."""
         k = min(int(weighting.value), len(self))
         best = text.new_full((len(text), 0), -2.0)
         where = torch.zeros((len(text), 0), dtype=torch.int64, device=text.device)

@@ -1,20 +1,20 @@
 """Continuously Weighted Contrastive Loss (arXiv 2309.14580), exact at any batch size.
 
-With unit-norm speech ``p_i`` and frozen text ``q_i``, scale ``s = 1 / tau``,
-``w_ij = (1 + <q_i, q_j>) / 2`` and ``W_i = sum_j w_ij``, the speech-anchored loss is::
+With unit-norm speech `p_i` and frozen text `q_i`, scale `s = 1 / tau`,
+`w_ij = (1 + <q_i, q_j>) / 2` and `W_i = sum_j w_ij`, the speech-anchored loss is:
 
     L = -(1/N) sum_i (1/W_i) sum_j w_ij log softmax_j( s <p_i, q_j> )
 
-Because ``sum_j w_ij / W_i = 1`` it equals, in value and in gradient::
+Because `sum_j w_ij / W_i = 1` it equals, in value and in gradient:
 
     L = (1/N) sum_i [ logsumexp_j( s <p_i, q_j> ) - s <p_i, t_i> ]
 
     t_i = sum_j (w_ij / W_i) q_j = ( Q^T Q q_i / 2 + Q^T 1 / 2 ) / W_i
     W_i = ( <q_i, Q^T 1> + N ) / 2
 
-so no ``N x N`` matrix of weights is needed, and the log-sum-exp is streamed (``kernel.py``). In
-batches of up to twice the width the matrix costs less than ``Q^T Q`` and its product with ``Q``;
-there it is formed and joins the gradient of the logits (``weighting.Targets``).
+so no `N x N` matrix of weights is needed, and the log-sum-exp is streamed (`kernel.py`). In
+batches of up to twice the width the matrix costs less than `Q^T Q` and its product with `Q`;
+there it is formed and joins the gradient of the logits (`weighting.Targets`).
 
 With other weights the same formula is plain contrastive (CLIP, LiT) and SupCon: they are here too.
 """
@@ -33,7 +33,7 @@ from speechcwcl.losses.kernel import DEFAULT_MEMORY, Sums
 from speechcwcl.losses.register import one_of, term
 from speechcwcl.losses.weighting import Targets, Weighting, matched
 
-# anchor or direction -> the log-sum-exps that it reads, by their names in ``kernel.py``
+# anchor or direction -> the log-sum-exps that it reads, by their names in `kernel.py`
 ANCHORS = {"speech": ("rows",), "text": ("columns",), "both": ("rows", "columns")}
 DIRECTIONS = {
     "speech_to_text": ("rows",),
@@ -61,17 +61,17 @@ def cwcl(
 ) -> Asking:
     """Continuously weighted contrastive loss.
 
-    ``weighting="identity"`` is one direction of CLIP, ``"same_text"`` is SupCon across modalities.
-    The paper's total adds plain contrastive, text to speech (``contrastive``).
+    `weighting="identity"` is one direction of CLIP, `"same_text"` is SupCon across modalities.
+    The paper's total adds plain contrastive, text to speech (`contrastive`).
 
     Args:
         speech: (N, dim) unit-norm.
         text: (N, dim) unit-norm, row i the transcript of speech i; weights are constants of it.
-        scale: logit scale ``1 / tau``.
-        anchor: ``"speech"`` (the paper's; softmax over texts), ``"text"`` (softmax over speech,
-            ``-(1/N) sum_i (1/W_i) sum_j w_ij log softmax_j( s <q_i, p_j> )``) or ``"both"``: mean.
-        weighting: see ``weighting.py``; a name, ``{name: option}`` or a ``Weighting``.
-        text_ids: (N,) int64, equal where transcripts are equal; read by ``"same_text"``.
+        scale: logit scale `1 / tau`.
+        anchor: `"speech"` (the paper's; softmax over texts), `"text"` (softmax over speech,
+            `-(1/N) sum_i (1/W_i) sum_j w_ij log softmax_j( s <q_i, p_j> )`) or `"both"`: mean.
+        weighting: see `weighting.py`; a name, `{name: option}` or a `Weighting`.
+        text_ids: (N,) int64, equal where transcripts are equal; read by `"same_text"`.
         text_bank: what the speech -> text part runs over in the place of the batch, if any.
         chunk: rows of logits at a time; chosen to fit the cache when None.
         memory: bytes that may be kept for the backward pass.
@@ -123,19 +123,19 @@ def supcon(
 ) -> Asking:
     """Supervised contrastive loss across modalities: equal transcripts share the target mass.
 
-    ``-(1/N) sum_i (1/|S_i|) sum_{j in S_i} log softmax_j( s <p_i, q_j> )``, ``S_i`` the items
+    `-(1/N) sum_i (1/|S_i|) sum_{j in S_i} log softmax_j( s <p_i, q_j> )`, `S_i` the items
     whose transcript equals that of i; the mean of both anchors. Relation: CWCL with
-    ``w_ij = [text_i == text_j]``.
+    `w_ij = [text_i == text_j]`.
 
     Args:
         speech: (N, dim) unit-norm.
         text: (N, dim) unit-norm.
-        scale: logit scale ``1 / tau``.
+        scale: logit scale `1 / tau`.
         text_ids: (N,) int64, equal where transcripts are equal.
-        anchor: as in ``cwcl``.
-        text_bank: as in ``cwcl``.
-        chunk: as in ``cwcl``.
-        memory: as in ``cwcl``.
+        anchor: as in `cwcl`.
+        text_bank: as in `cwcl`.
+        chunk: as in `cwcl`.
+        memory: as in `cwcl`.
 
     Returns:
         The loss, 0-d.
@@ -147,7 +147,7 @@ def supcon(
         0.347
 
     Source:
-        Khosla et al., SupCon, arXiv 2004.11362 (its ``L_out``).
+        Khosla et al., SupCon, arXiv 2004.11362 (its `L_out`).
     """
     require(text_ids is not None, "text_ids: term 'supcon' needs the number of each text")
     options = {"text_ids": text_ids, "text_bank": text_bank, "chunk": chunk, "memory": memory}
@@ -169,15 +169,15 @@ def contrastive(
 ) -> Asking:
     """Plain contrastive loss (InfoNCE); both ways it is CLIP, and LiT when the text is frozen.
 
-    ``-(1/N) sum_i log softmax_j( s <p_i, q_j> )_i`` for speech to text, the same over columns for
-    text to speech, their mean for both. Relation to CWCL: ``w_ij`` is 1 for the pair and 0
+    `-(1/N) sum_i log softmax_j( s <p_i, q_j> )_i` for speech to text, the same over columns for
+    text to speech, their mean for both. Relation to CWCL: `w_ij` is 1 for the pair and 0
     elsewhere.
 
     Args:
         speech: (N, dim) unit-norm.
         text: (N, dim) unit-norm.
-        scale: logit scale ``1 / tau``.
-        direction: ``"speech_to_text"``, ``"text_to_speech"`` or ``"both"``.
+        scale: logit scale `1 / tau`.
+        direction: `"speech_to_text"`, `"text_to_speech"` or `"both"`.
         mask_equal: whether pairs of equal transcripts, which are false negatives, are left out of
             the softmax.
         text_ids: (N,) int64, equal where transcripts are equal.
@@ -221,9 +221,9 @@ def cwcl_plain(
     weighting: str | Mapping | Weighting = "linear",
     text_ids: Tensor | None = None,
 ) -> Tensor:
-    """The same loss from its definition, with ``N x N`` matrices; for tests and for reading.
+    """The same loss from its definition, with `N x N` matrices; for tests and for reading.
 
-    Arguments and result as in ``cwcl``.
+    Arguments and result as in `cwcl`.
 
     Example:
         >>> import torch

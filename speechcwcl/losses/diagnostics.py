@@ -19,9 +19,9 @@ _SPREAD_ROWS = 4096
 
 @torch.no_grad()
 def text_spread(text: Tensor) -> float:
-    """Standard deviation of ``w_ij = (1 + <q_i, q_j>) / 2`` over ``i != j``, exact.
+    """Standard deviation of `w_ij = (1 + <q_i, q_j>) / 2` over `i != j`, exact.
 
-    Over the first 4,096 rows. From ``|Q^T 1|^2`` and ``|Q^T Q|_F^2``, so it costs O(N dim^2) and
+    Over the first 4,096 rows. From `|Q^T 1|^2` and `|Q^T Q|_F^2`, so it costs O(N dim^2) and
     not O(N^2 dim).
 
     Args:
@@ -47,17 +47,17 @@ def target_statistics(
 ) -> dict[str, float]:
     """Entropy and effective number of positives of the target distributions, over the first rows.
 
-    The entropy ``-sum_j y_ij log y_ij`` is the least value that the term can reach (when the
-    softmax equals the target); ``1 / sum_j y_ij^2`` says over how many texts the target is spread.
+    The entropy `-sum_j y_ij log y_ij` is the least value that the term can reach (when the
+    softmax equals the target); `1 / sum_j y_ij^2` says over how many texts the target is spread.
 
     Args:
         text: (N, dim) unit-norm; its first 64 rows are looked at.
-        others: (M, dim) the texts contrasted with; ``others[:N]`` must be ``text``.
+        others: (M, dim) the texts contrasted with; `others[:N]` must be `text`.
         weighting: what turns cosines into weights.
         ids: (M,) int64, equal where transcripts are equal, or None.
 
     Returns:
-        ``target_entropy`` (nats) and ``effective_positives``, means over the rows.
+        `target_entropy` (nats) and `effective_positives`, means over the rows.
 
     Example:
         >>> import torch
@@ -88,7 +88,7 @@ def matching_accuracy(speech: Tensor, text: Tensor, ids: Tensor | None = None) -
         ids: (N,) int64, equal where transcripts are equal, or None.
 
     Returns:
-        ``accuracy_speech_to_text``, ``accuracy_text_to_speech`` and ``cosine`` (mean of the pairs).
+        `accuracy_speech_to_text`, `accuracy_text_to_speech` and `cosine` (mean of the pairs).
 
     Example:
         >>> import torch

@@ -15,7 +15,7 @@ from speechcwcl.losses.register import one_of, term
 
 @term("cosine")
 def cosine(speech: Tensor, text: Tensor) -> Tensor:
-    """Cosine regression: ``(1/N) sum_i (1 - <p_i, q_i>)``, no negatives.
+    """Cosine regression: `(1/N) sum_i (1 - <p_i, q_i>)`, no negatives.
 
     Keeps the geometry of the text space, which the contrastive losses lose; alone it does not tell
     near texts apart. For unit-norm rows it is half the squared distance.
@@ -68,15 +68,15 @@ def relational(
 ) -> Tensor:
     """Kullback-Leibler divergence from the text-text to the speech similarity distribution.
 
-    ``(1/N) sum_i KL( softmax_j(<q_i, q_j> / tau_t) || softmax_j(sim_ij / tau) )`` with
-    ``sim_ij = <p_i, q_j>`` (``speech_text``) or ``<p_i, p_j>`` over ``j != i`` (``speech_speech``).
-    ``speech_text`` has the gradient of CWCL with softmax weights of temperature ``tau_t`` and scale
-    ``1 / tau``; it only subtracts the entropy of the targets, so that 0 is its least value.
+    `(1/N) sum_i KL( softmax_j(<q_i, q_j> / tau_t) || softmax_j(sim_ij / tau) )` with
+    `sim_ij = <p_i, q_j>` (`speech_text`) or `<p_i, p_j>` over `j != i` (`speech_speech`).
+    `speech_text` has the gradient of CWCL with softmax weights of temperature `tau_t` and scale
+    `1 / tau`; it only subtracts the entropy of the targets, so that 0 is its least value.
 
     Args:
         speech: (N, dim) unit-norm.
         text: (N, dim) unit-norm; the targets are constants of it.
-        source: ``"speech_text"`` or ``"speech_speech"``.
+        source: `"speech_text"` or `"speech_speech"`.
         temperature: of the speech similarities.
         text_temperature: of the text similarities; the same when None.
         chunk: rows at a time.

@@ -2,7 +2,7 @@
 
 Every rank computes the loss of the whole batch. A gather without autograd would drop the part of
 the gradient that reaches a rank's embeddings through the other ranks' losses (about 30 % of it),
-silently. Here the backward pass adds the gradients of all ranks, so each rank holds ``world_size``
+silently. Here the backward pass adds the gradients of all ranks, so each rank holds `world_size`
 times its share, and the mean that DistributedDataParallel takes over ranks is exactly the gradient
 of the loss of the whole batch.
 """
@@ -144,12 +144,12 @@ class _GatherRows(torch.autograd.Function):
 def gather_rows(rows: Tensor, counts: list[int] | None = None) -> Tensor:
     """Concatenate the rows of all ranks in rank order.
 
-    With autograd where ``rows`` needs a gradient; frozen text and integers travel without. Whether
+    With autograd where `rows` needs a gradient; frozen text and integers travel without. Whether
     it needs one must be the same on every rank.
 
     Args:
         rows: (n, ...) this rank's rows; n may differ between ranks.
-        counts: what ``row_counts`` returned; asked for when None.
+        counts: what `row_counts` returned; asked for when None.
 
     Returns:
         (sum of n, ...), the same on every rank.
@@ -172,10 +172,10 @@ def gather_rows(rows: Tensor, counts: list[int] | None = None) -> Tensor:
 
 
 def own_rows(rows: Tensor) -> tuple[Tensor, slice] | None:
-    """This rank's rows of what came straight from ``gather_rows``, and where; else None."""
+    """This rank's rows of what came straight from `gather_rows`, and where; else None."""
     return getattr(rows, "own", None)
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:
-    """Sum of a 0-d tensor over ranks, with the gradient that ``gather_rows`` has."""
+    """Sum of a 0-d tensor over ranks, with the gradient that `gather_rows` has."""
     return gather_rows(value[None], [1] * world_size()).sum()

@@ -1,13 +1,13 @@
 """The one kernel under the losses: log-sum-exp over all pairs of a batch, chunk by chunk.
 
-Every contrastive loss here is ``mean_i logsumexp_j(s <a_i, b_j>)`` minus something linear in the
+Every contrastive loss here is `mean_i logsumexp_j(s <a_i, b_j>)` minus something linear in the
 logits, so this file holds the only work that grows with the square of the batch. It walks the
-``N x M`` logits in chunks of rows that stay in the processor's cache. Up to ``memory`` bytes of
+`N x M` logits in chunks of rows that stay in the processor's cache. Up to `memory` bytes of
 exponentials are kept for the backward pass; what does not fit is computed again there. One matrix
 product yields both directions (rows: speech -> text, columns: text -> speech). Where a matrix of
 weights is at hand, its share joins the gradient of the logits, and costs no product of its own.
 
-Rows must be unit-norm (``inputs.check_pair``): that bounds every logit by the scale, and while the
+Rows must be unit-norm (`inputs.check_pair`): that bounds every logit by the scale, and while the
 exponential of the scale stays in range no shift by the maximum is needed.
 
 Nothing here asks a GPU for a value, which would stop the queue of its work at every step.
@@ -44,26 +44,26 @@ def pair_sums(
     ceiling: float | None = None,
     like: Tensor | None = None,
 ) -> Sums:
-    """Log-sum-exp of the logits ``s <speech_i, text_j>`` along rows, columns or both.
+    """Log-sum-exp of the logits `s <speech_i, text_j>` along rows, columns or both.
 
-    ``rows[i] = log sum_j exp(s <speech_i, text_j>)`` and ``columns[j]`` the same over ``i``. The
-    ``_masked`` forms leave out pairs of different items that share a text (``ids``). A weighted sum
-    is ``sum_ij y_ij s <speech_i, text_j>``; it costs no product of its own.
+    `rows[i] = log sum_j exp(s <speech_i, text_j>)` and `columns[j]` the same over `i`. The
+    `_masked` forms leave out pairs of different items that share a text (`ids`). A weighted sum
+    is `sum_ij y_ij s <speech_i, text_j>`; it costs no product of its own.
 
     Args:
         speech: (N, dim) unit-norm; it may lie on another device than the text.
         text: (M, dim) unit-norm.
-        scale: logit scale ``1 / tau``.
-        wanted: names from ``DIRECTIONS``.
-        weights: constant matrices ``y`` (N, M); None for the identity, the sum over the pairs.
+        scale: logit scale `1 / tau`.
+        wanted: names from `DIRECTIONS`.
+        weights: constant matrices `y` (N, M); None for the identity, the sum over the pairs.
         ids: (N,) int64, equal where transcripts are equal; on a GPU some are taken to be.
         chunk: rows of logits at a time; chosen to fit the cache when None.
         memory: bytes of exponentials that may be kept for the backward pass.
         ceiling: what the scale never exceeds, where that is known; it spares work on a GPU.
-        like: the tensor whose precision decides; ``speech`` when None.
+        like: the tensor whose precision decides; `speech` when None.
 
     Returns:
-        A vector for each of ``wanted`` and a 0-d tensor for each of ``weights``.
+        A vector for each of `wanted` and a 0-d tensor for each of `weights`.
 
     Example:
         >>> p, q = torch.nn.functional.normalize(torch.randn(2, 4, 8), dim=2)
@@ -108,7 +108,7 @@ def _plain(name: str) -> str:
 
 
 def _numbers(ids: Tensor | None, device: torch.device) -> Tensor | None:
-    """``ids`` as the mask compares them; None where it is known that no two are equal."""
+    """`ids` as the mask compares them; None where it is known that no two are equal."""
     if ids is None or ids.device.type != "cpu":
         return ids
     found, numbers = ids.unique(return_inverse=True)
@@ -135,7 +135,7 @@ class _Plan:
     ) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Yield the rows of a chunk, their speech, and their logits.
 
-        With ``fill`` what is kept is computed, else it is found in ``kept``; then all are the
+        With `fill` what is kept is computed, else it is found in `kept`; then all are the
         exponentials of logits, if bounded.
         """
         rows, other, on_cpu = len(speech), text.to(self.operand), text.device.type == "cpu"
@@ -163,7 +163,7 @@ class _Plan:
 
 
 class _PairSums(torch.autograd.Function):
-    """Row and column log-sum-exp of ``scale * speech @ text.T`` without holding all of it."""
+    """Row and column log-sum-exp of `scale * speech @ text.T` without holding all of it."""
 
     @staticmethod
     def forward(ctx, speech, text, scale, plan):  # noqa: D102
@@ -330,12 +330,12 @@ class _ChunkSum(torch.autograd.Function):
 def sum_in_chunks(
     part: Callable[..., Tensor], chunk: int, by_rows: Sequence[Tensor], whole: Sequence[Tensor]
 ) -> Tensor:
-    """Sum of ``part(first row, *chunks of by_rows, *whole)``, ``chunk`` rows at a time."""
+    """Sum of `part(first row, *chunks of by_rows, *whole)`, `chunk` rows at a time."""
     return _ChunkSum.apply(part, chunk, len(by_rows), *by_rows, *whole)
 
 
 def working_dtypes(*tensors: Tensor) -> tuple[torch.dtype, torch.dtype]:
-    """Return ``(operand dtype, accumulation dtype)`` for products of ``tensors``.
+    """Return `(operand dtype, accumulation dtype)` for products of `tensors`.
 
     float64 stays. On a GPU, autocast or half-precision inputs give half-precision operands whose
     product comes out in float32. Elsewhere everything is float32: a CPU has no product that takes
@@ -355,7 +355,7 @@ def working_dtypes(*tensors: Tensor) -> tuple[torch.dtype, torch.dtype]:
 def product(
     a: Tensor, b: Tensor, wide: torch.dtype, out: Tensor | None = None, factor: float = 1.0
 ) -> Tensor:
-    """``factor * a @ b`` in the precision ``wide``, whatever precision the operands have."""
+    """`factor * a @ b` in the precision `wide`, whatever precision the operands have."""
     if a.dtype == wide and out is not None:
         return out.addmm_(a, b, beta=0, alpha=factor)
     result = torch.mm(a, b) if a.dtype == wide else torch.mm(a, b, out_dtype=wide)
@@ -363,10 +363,10 @@ def product(
 
 
 def fits_range(scale: float, columns: int, dtype: torch.dtype) -> bool:
-    """Whether ``exp`` of any logit within ``+-scale``, and a sum of them, stays in range.
+    """Whether `exp` of any logit within `+-scale`, and a sum of them, stays in range.
 
-    Then the usual shift by the maximum (one more pass over the logits, and a second ``exp`` for the
-    columns) can be left out. The backward pass divides ``1 / columns`` by such a sum, which must
+    Then the usual shift by the maximum (one more pass over the logits, and a second `exp` for the
+    columns) can be left out. The backward pass divides `1 / columns` by such a sum, which must
     not become subnormal either.
     """
     count, info = math.log(max(columns, 1)), torch.finfo(dtype)
@@ -375,7 +375,7 @@ def fits_range(scale: float, columns: int, dtype: torch.dtype) -> bool:
 
 
 def chunk_rows(columns: int, dtype: torch.dtype, device: torch.device, chunk: int | None) -> int:
-    """Rows of logits handled at a time: ``chunk`` if given, else what suits the cache.
+    """Rows of logits handled at a time: `chunk` if given, else what suits the cache.
 
     Not under 128, since products of a few rows run at a fraction of the machine's speed.
     """

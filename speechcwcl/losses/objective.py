@@ -64,7 +64,7 @@ class Term(nn.Module):
     def forward(
         self, speech: Tensor, text: Tensor, scale: Tensor | None, shared: dict[str, Any]
     ) -> Tensor | Generator:
-        """The loss's value, or a generator for ``answer``."""
+        """The loss's value, or a generator for `answer`."""
         given = {key: shared[key] for key in self.loss.shared}
         if self.bank is False and "text_bank" in given:
             given["text_bank"] = None
@@ -95,13 +95,13 @@ def answer(
     """Finish losses that ask for sums over all pairs: one pass answers all of them.
 
     Args:
-        asking: the losses, by the names of their terms. Each yields once, ``(wanted, weights)`` of
-            ``pair_sums``, is sent what that returns for it, and returns its value.
+        asking: the losses, by the names of their terms. Each yields once, `(wanted, weights)` of
+            `pair_sums`, is sent what that returns for it, and returns its value.
         speech: (N, dim) unit-norm.
         text: (N, dim) unit-norm.
         scale: logit scale.
         least_rows: fewest rows that may be contrasted.
-        **options: ``ids``, ``chunk``, ``memory``, ``ceiling`` of ``pair_sums``.
+        **options: `ids`, `chunk`, `memory`, `ceiling` of `pair_sums`.
 
     Returns:
         The value of each loss, 0-d.
@@ -133,7 +133,7 @@ def answer(
 
 
 def require_rows(speech: Tensor, name: str, least: int) -> None:
-    """Refuse a batch of fewer rows than the term ``name`` can contrast."""
+    """Refuse a batch of fewer rows than the term `name` can contrast."""
     require(
         len(speech) >= least,
         f"speech: term {name!r} contrasts the items of a batch and this one has {len(speech)} row; "
@@ -146,7 +146,7 @@ class LossOutput:
     """What an objective returns.
 
     Attributes:
-        total: 0-d, what to call ``backward`` on.
+        total: 0-d, what to call `backward` on.
         terms: the unweighted value of each term, 0-d, detached.
         diagnostics: plain numbers for the log, from the latest step on which they were taken.
         fresh: whether that is this step.
@@ -161,8 +161,8 @@ class LossOutput:
 class ContrastiveObjective(nn.Module):
     """A weighted sum of named loss terms over one batch of (speech, text) embeddings.
 
-    Under torch.distributed, batches are gathered over ranks while training (see ``inputs.py``),
-    unless ``speech`` comes straight from ``gather_rows``. Wrap it in DistributedDataParallel like
+    Under torch.distributed, batches are gathered over ranks while training (see `inputs.py`),
+    unless `speech` comes straight from `gather_rows`. Wrap it in DistributedDataParallel like
     every other module, so that a learnable scale stays the same everywhere.
 
     On a GPU only the rows of the first batch are looked at: it would wait for us at every step.
@@ -297,13 +297,13 @@ class ContrastiveObjective(nn.Module):
 
 
 class LogitScale(nn.Module):
-    """A positive scale, stored as its logarithm, kept within ``[minimum, maximum]``.
+    """A positive scale, stored as its logarithm, kept within `[minimum, maximum]`.
 
     The bound acts on the parameter itself, before it is used, as in CLIP: a clamp in the graph
     would have no gradient once the bound is passed, and the scale could never come back.
 
     Args:
-        init: the first value, ``1 / temperature``.
+        init: the first value, `1 / temperature`.
         learnable: whether the optimiser changes it. Keep it out of weight decay, which would pull
             it towards 1.
         minimum: least value of a learnable scale.
@@ -346,7 +346,7 @@ class LogitScale(nn.Module):
 
     @classmethod
     def parse(cls, given: Any = None, **defaults: Any) -> LogitScale:
-        """Read a number (fixed at it) or ``{init | temperature, learnable, minimum, maximum}``."""
+        """Read a number (fixed at it) or `{init | temperature, learnable, minimum, maximum}`."""
         if isinstance(given, LogitScale):
             return given
         if given is None:
@@ -389,7 +389,7 @@ class LogitScale(nn.Module):
 
 
 def inverse(temperature: Any) -> float:
-    """``1 / temperature``, checked."""
+    """`1 / temperature`, checked."""
     good = isinstance(temperature, (int, float)) and not isinstance(temperature, bool)
     require(
         good and 0 < temperature < math.inf,

@@ -1,4 +1,4 @@
-"""The losses by name: ``@term`` registers one, ``build_loss`` adds some up as a YAML says."""
+"""The losses by name: `@term` registers one, `build_loss` adds some up as a YAML says."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ SHARED = ("text_ids", "text_bank", "chunk", "memory")
 
 @dataclass
 class Loss:
-    """What the register knows of a loss; the rest as in ``term``.
+    """What the register knows of a loss; the rest as in `term`.
 
     Attributes:
-        function: ``(speech, text, scale, ...)`` to a 0-d tensor, or to a generator (``answer``).
+        function: `(speech, text, scale, ...)` to a 0-d tensor, or to a generator (`answer`).
         options: its options and their defaults.
         scaled: whether it reads a logit scale.
-        shared: which of ``SHARED`` it reads.
+        shared: which of `SHARED` it reads.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Loss:
         return (*(("weight", "scale", "temperature") if self.scaled else ("weight",)), *self.own)
 
 
-TERMS: dict[str, Loss] = {}  # filled by ``@term``
+TERMS: dict[str, Loss] = {}  # filled by `@term`
 
 # The temperature of `cwcl_matched`: of its softmax weights and of its softmax alike, and fixed, so
 # that its CWCL term, as its cosine term, is least where speech and text embeddings are the same.
@@ -92,22 +92,22 @@ def term(
 ) -> Callable[[Callable[..., Any]], Callable[..., Tensor]]:
     """Register a loss under a name, by which a training YAML can ask for it.
 
-    The function is ``(speech, text, scale, ...) -> 0-d tensor``, embeddings (N, dim) unit-norm;
-    without ``scale`` where it reads no logit scale. Its further arguments are its options in the
+    The function is `(speech, text, scale, ...) -> 0-d tensor`, embeddings (N, dim) unit-norm;
+    without `scale` where it reads no logit scale. Its further arguments are its options in the
     YAML, except those that every batch has for a loss that names them:
 
-    - ``text_ids``: (N,) int64, equal where transcripts are equal, or None
-    - ``text_bank``: the ``TextBank``, or None
-    - ``chunk``, ``memory``: see ``kernel.pair_sums``
+    - `text_ids`: (N,) int64, equal where transcripts are equal, or None
+    - `text_bank`: the `TextBank`, or None
+    - `chunk`, `memory`: see `kernel.pair_sums`
 
-    A loss made of log-sum-exps over all pairs may ``yield`` what it wants of ``kernel.pair_sums``
-    (``wanted``, ``weights``) and is sent what that returns: terms of one scale share one pass.
+    A loss made of log-sum-exps over all pairs may `yield` what it wants of `kernel.pair_sums`
+    (`wanted`, `weights`) and is sent what that returns: terms of one scale share one pass.
 
     Args:
         name: what the YAML calls it.
         parse: for an option what checks its value and returns what the function is given.
         defaults: of the term, where they are not those of the function.
-        learnt: options that are learnt from there on, unless ``learnable_NAME: false``.
+        learnt: options that are learnt from there on, unless `learnable_NAME: false`.
         start_scale: where the logit scale starts if nothing is said and all terms agree.
         least_rows: fewest rows of a batch that it can contrast.
         weighting: the weights that diagnostics tell of, where they are not an option.
@@ -211,7 +211,7 @@ def one_of(option: str, *choices: str) -> Callable[[Any], str]:
 
 
 def load_losses(path: str | Path) -> list[str]:
-    """Run a Python file that registers losses with ``@term``.
+    """Run a Python file that registers losses with `@term`.
 
     Args:
         path: a file of the user's own; it is run as it is.
@@ -260,23 +260,23 @@ def build_loss(
     """Build an objective from a name or from a dictionary of weighted terms; friendly to YAML.
 
     Args:
-        spec: ``"cwcl"`` (``{cwcl: 1, cl: 1}``, the paper's total), ``"cwcl_matched"`` (what the
-            ablation chose, see recipes/cwcl), a term (``"clip"`` = ``"lit"``, ``"siglip"``,
-            ``"supcon"``, ``"cosine"``, ``"relational"``, ``"cl"``: text to speech only); or
-            ``{term: weight}`` or ``{term: {weight: ..., option: ...}}``. A term may have any name
-            if ``kind`` says what it is.
-        loss_file: a Python file that registers more losses with ``@term``.
-        scale: shared logit scale: a number (fixed) or ``{init, learnable, minimum, maximum}``.
-        temperature: ``1 / scale``; 0.05 when neither is given (0.1 for SigLIP alone).
+        spec: `"cwcl"` (`{cwcl: 1, cl: 1}`, the paper's total), `"cwcl_matched"` (what the
+            ablation chose, see recipes/cwcl), a term (`"clip"` = `"lit"`, `"siglip"`,
+            `"supcon"`, `"cosine"`, `"relational"`, `"cl"`: text to speech only); or
+            `{term: weight}` or `{term: {weight: ..., option: ...}}`. A term may have any name
+            if `kind` says what it is.
+        loss_file: a Python file that registers more losses with `@term`.
+        scale: shared logit scale: a number (fixed) or `{init, learnable, minimum, maximum}`.
+        temperature: `1 / scale`; 0.05 when neither is given (0.1 for SigLIP alone).
         learnable: whether the shared scale is learnt; True when left out.
-        min_scale: least shared scale, 1 when None; ``max_scale``: greatest, 100.
+        min_scale: least shared scale, 1 when None; `max_scale`: greatest, 100.
         gather: whether to gather over ranks while training.
-        chunk: as in ``kernel.pair_sums``, and ``memory``.
+        chunk: as in `kernel.pair_sums`, and `memory`.
         diagnostics_every: take diagnostics on every so many training steps.
-        **options: options of the terms (``weighting``, ...), for those that take and lack them.
+        **options: options of the terms (`weighting`, ...), for those that take and lack them.
 
     Returns:
-        A module: ``objective(speech, text, text_ids=None, bank=None) -> LossOutput``.
+        A module: `objective(speech, text, text_ids=None, bank=None) -> LossOutput`.
 
     Raises:
         UserError: an unknown name or a bad value, with the nearest name.
@@ -305,7 +305,7 @@ def build_loss(
 
 
 def _terms(spec: str | Mapping[str, Any], options: dict[str, Any]) -> list[Term]:
-    """The terms of weight above 0; ``options`` go to those that take them."""
+    """The terms of weight above 0; `options` go to those that take them."""
     if isinstance(spec, str):
         names = [*PRESETS, *(name for name in TERMS if name not in PRESETS)]
         require(
@@ -338,7 +338,7 @@ def _kind(name: Any) -> str:
 
 
 def _term(name: str, options: dict[str, Any]) -> Term:
-    """One term from ``{weight: ..., option: ...}``; any name with ``kind`` among the options."""
+    """One term from `{weight: ..., option: ...}`; any name with `kind` among the options."""
     require(
         name.isidentifier() and not hasattr(nn.ModuleDict, name),
         f"loss: {name!r} cannot name a term; use letters, digits and underscores",

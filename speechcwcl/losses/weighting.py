@@ -1,7 +1,7 @@
-"""Which texts a clip should be near, and how near: the weights ``w_ij`` of CWCL.
+"""Which texts a clip should be near, and how near: the weights `w_ij` of CWCL.
 
 A weighting turns the cosines of two texts into a weight; a row of weights divided by its sum is the
-target distribution ``y_i`` that the softmax of clip ``i`` should match. Weights are constants: they
+target distribution `y_i` that the softmax of clip `i` should match. Weights are constants: they
 come from the frozen text encoder and no gradient flows through them.
 
 ========= =================================================== ==========================
@@ -46,7 +46,7 @@ class Weighting:
     """A named weighting and its one option.
 
     Args:
-        name: one of ``WEIGHTINGS``.
+        name: one of `WEIGHTINGS`.
         value: the option in the table above; None takes the default.
 
     Example:
@@ -73,7 +73,7 @@ class Weighting:
 
     @classmethod
     def parse(cls, given: str | Mapping | Weighting | None) -> Weighting:
-        """Read ``"softmax"``, ``{"softmax": 0.1}``, ``{"softmax": {"temperature": 0.1}}``."""
+        """Read `"softmax"`, `{"softmax": 0.1}`, `{"softmax": {"temperature": 0.1}}`."""
         if isinstance(given, Weighting):
             return given
         if given is None:
@@ -108,7 +108,7 @@ class Weighting:
         return weights if near is None else weights.mul_(near)
 
     def rows(self, cosines: Tensor, own: Tensor, ids: Tensor | None, lo: int) -> Tensor:
-        """Weights of a block of rows; overwrites ``cosines``.
+        """Weights of a block of rows; overwrites `cosines`.
 
         Args:
             cosines: (rows, M) between the texts of the rows and all texts.
@@ -149,21 +149,21 @@ def _checked(name: str, option: str, value: object) -> float:
 
 
 class Targets:
-    """The target distributions ``Y`` (N, N) of a batch.
+    """The target distributions `Y` (N, N) of a batch.
 
-    There are three ways to them. Linear weights with ``N`` over ``2 dim`` use
-    ``Y = diag(1 / W) (1 1^T + Q Q^T) / 2``: ``apply`` and ``apply_transposed`` cost O(N dim^2) and
-    ``Y`` is never formed. Else, if the memory allows it, ``matrices`` gives ``Y``, which joins the
-    gradient of the logits in the kernel; that costs the product ``Q Q^T`` and no other. Else
-    ``apply`` goes through ``Y`` chunk by chunk of rows.
+    There are three ways to them. Linear weights with `N` over `2 dim` use
+    `Y = diag(1 / W) (1 1^T + Q Q^T) / 2`: `apply` and `apply_transposed` cost O(N dim^2) and
+    `Y` is never formed. Else, if the memory allows it, `matrices` gives `Y`, which joins the
+    gradient of the logits in the kernel; that costs the product `Q Q^T` and no other. Else
+    `apply` goes through `Y` chunk by chunk of rows.
 
     Args:
         text: (N, dim) unit-norm, detached.
         weighting: what turns cosines into weights.
-        ids: (N,) int64, equal where transcripts are equal; read by ``same_text`` only.
+        ids: (N,) int64, equal where transcripts are equal; read by `same_text` only.
         chunk: rows at a time; chosen to fit the cache when None.
-        memory: bytes that ``Y`` and the exponentials beside it may take together; where they do not
-            fit, ``Y`` is not formed.
+        memory: bytes that `Y` and the exponentials beside it may take together; where they do not
+            fit, `Y` is not formed.
 
     Example:
         >>> import torch
@@ -200,10 +200,10 @@ class Targets:
                 self.mass = (self.text @ self.total).add_(rows).div_(2)  # W_i = sum_j w_ij
 
     def matrices(self, directions: tuple[str, ...]) -> tuple[Tensor, ...]:
-        """What ``kernel.pair_sums`` is to weight the logits with; nothing where ``apply`` is it.
+        """What `kernel.pair_sums` is to weight the logits with; nothing where `apply` is it.
 
         Args:
-            directions: ``rows`` (the speech is the anchor), ``columns`` (the text is), or both.
+            directions: `rows` (the speech is the anchor), `columns` (the text is), or both.
 
         Returns:
             One matrix (N, N), rows speech and columns text (the sum of the two for both), or none.
@@ -222,7 +222,7 @@ class Targets:
         return (matrix.T.contiguous() if directions == ("columns",) else matrix,)
 
     def apply(self, x: Tensor) -> Tensor:
-        """``Y x``: (N, dim)."""
+        """`Y x`: (N, dim)."""
         same = x is self.source
         x = x.detach().to(self.text.dtype)
         if self.weighting.name == "identity":
@@ -237,7 +237,7 @@ class Targets:
         return result
 
     def apply_transposed(self, x: Tensor) -> Tensor:
-        """``Y^T x``: (N, dim)."""
+        """`Y^T x`: (N, dim)."""
         x = x.detach().to(self.text.dtype)
         if self.weighting.name == "identity":
             return x
@@ -250,7 +250,7 @@ class Targets:
         return result
 
     def block(self, lo: int, hi: int) -> Tensor:
-        """Rows ``lo..hi`` of ``Y``: (hi - lo, N), each summing to 1."""
+        """Rows `lo..hi` of `Y`: (hi - lo, N), each summing to 1."""
         cosines = self.text[lo:hi] @ self.text.T
         own = torch.arange(lo, hi, device=self.text.device)
         weights = self.weighting.rows(cosines, own, self.ids, lo)
@@ -264,8 +264,8 @@ class Targets:
 def matched(speech: Tensor, text: Tensor, targets: Targets, transposed: bool = False) -> Tensor:
     """Mean over items of the cosine that the targets ask for.
 
-    ``(1/N) sum_ij y_ij <speech_i, text_j>``, or with ``transposed`` (the text is the anchor)
-    ``(1/N) sum_ij y_ij <text_i, speech_j>``. It is linear in each side, so the gradient with
+    `(1/N) sum_ij y_ij <speech_i, text_j>`, or with `transposed` (the text is the anchor)
+    `(1/N) sum_ij y_ij <text_i, speech_j>`. It is linear in each side, so the gradient with
     respect to one side is a constant of the other: no graph is recorded inside the targets.
 
     Args:
@@ -287,7 +287,7 @@ def matched(speech: Tensor, text: Tensor, targets: Targets, transposed: bool = F
 
 
 def gram(x: Tensor) -> Tensor:
-    """``x @ x.T``, on a CPU in quarters of which only those on and above the diagonal are computed.
+    """`x @ x.T`, on a CPU in quarters of which only those on and above the diagonal are computed.
 
     That is 10 of 16 products; a GPU is faster with one.
 

@@ -41,23 +41,24 @@ _HEAD = ("pooling", "pooling_options", "projection")
 class Aligner(nn.Module):
     """Speech encoder, pooling and projection into the space of a frozen text encoder.
 
-    The text encoder is not part of the module: :attr:`text` describes it and loads it when it is
+    The text encoder is not part of the module: `text` describes it and loads it when it is
     first asked for, so that it takes no memory while training from stored text embeddings.
-    :meth:`classify` and :meth:`encode_labels` are :mod:`speechcwcl.zeroshot.classifier`'s.
+    [`classify`][speechcwcl.zeroshot.classifier.classify] and
+    [`encode_labels`][speechcwcl.zeroshot.classifier.encode_labels] are those of `zeroshot`.
 
     Args:
         speech_encoder: the speech encoder.
         text: the text encoder: a source, its description, or a loaded encoder; see
-            :class:`~speechcwcl.models.text_side.TextSide`.
-        pooling: ``"mean"`` or ``"attention"``.
-        pooling_options: options of :class:`~speechcwcl.models.head.AttentionPooling`.
-        projection: ``"linear"``, ``"mlp"``, or options of
-            :class:`~speechcwcl.models.head.Projection`.
+            [`TextSide`][].
+        pooling: `"mean"` or `"attention"`.
+        pooling_options: options of [`AttentionPooling`][speechcwcl.models.head.AttentionPooling].
+        projection: `"linear"`, `"mlp"`, or options of
+            [`Projection`][speechcwcl.models.head.Projection].
         logit_scale: initial 1 / temperature, learnable as its logarithm.
 
     Attributes:
-        windows: how :meth:`encode_parts` looks at long recordings, ``{"seconds": [0.8, 1.6],
-            "longer_than": 5.0}``; None: as a whole.
+        windows: how [`encode_parts`][] looks at long recordings, `{"seconds": [0.8, 1.6],
+            "longer_than": 5.0}`; None: as a whole.
     """
 
     def __init__(
@@ -101,9 +102,9 @@ class Aligner(nn.Module):
         Args:
             speech_encoder: source of the speech encoder.
             text_encoder: source of the text encoder; only its files are read and hashed.
-            text_pooling: ``auto``, ``mean``, ``cls``, ``max`` or ``last``.
+            text_pooling: `auto`, `mean`, `cls`, `max` or `last`.
             **options: of the class, and of
-                :class:`~speechcwcl.models.encoders.speech.SpeechEncoder`.
+                [`SpeechEncoder`][].
         """
         own = {key: options.pop(key) for key in (*_HEAD, "logit_scale") if key in options}
         speech = SpeechEncoder.from_pretrained(speech_encoder, **options)
@@ -132,7 +133,7 @@ class Aligner(nn.Module):
             self.log_scale.fill_(math.log(value))
 
     def set_text_mean(self, mean: Tensor | np.ndarray) -> None:
-        """Centre the text space: embeddings become ``(q - mean)`` re-normalised.
+        """Centre the text space: embeddings become `(q - mean)` re-normalised.
 
         Sentence encoders put all sentences into one narrow cone; taking its axis out makes the
         similarities between texts, which CWCL weighs by, tell more.
@@ -161,12 +162,12 @@ class Aligner(nn.Module):
         return self.head(*self.speech_encoder(wav, lengths))
 
     def embed_features(self, feats: Tensor, frame_lengths: Tensor) -> Tensor:
-        """As :meth:`embed_speech`, from ``speech_encoder.frozen_features`` (cached)."""
+        """As [`embed_speech`][], from `speech_encoder.frozen_features` (cached)."""
         feats, frame_lengths = feats.to(self.device), frame_lengths.to(self.device)
         return self.head(*self.speech_encoder.from_features(feats, frame_lengths))
 
     def forward(self, wav: Tensor, lengths: Tensor) -> Tensor:
-        """Same as :meth:`embed_speech`."""
+        """Same as [`embed_speech`][]."""
         return self.embed_speech(wav, lengths)
 
     def head(self, frames: Tensor, frame_lengths: Tensor) -> Tensor:
@@ -216,13 +217,13 @@ class Aligner(nn.Module):
 
     @torch.no_grad()
     def encode_parts(self, audio: Sequence[Audio], *, sample_rate: int = 16000) -> list[np.ndarray]:
-        """Embed recordings, those longer than :attr:`windows` says in overlapping windows.
+        """Embed recordings, those longer than `windows` says in overlapping windows.
 
         The encoder hears each recording once and whole; the windows are over its frames. They find
         what is said somewhere in a long sentence, which its embedding as a whole hardly tells.
 
         Args:
-            audio: see :meth:`encode_speech`.
+            audio: see [`encode_speech`][].
             sample_rate: of the arrays, in Hz.
 
         Returns:
@@ -288,16 +289,16 @@ class Aligner(nn.Module):
         protocols: dict[str, Any] | None = None,
         card: str | None = None,
     ) -> None:
-        """Write a folder that :meth:`from_pretrained` opens: safetensors and plain JSON.
+        """Write a folder that [`from_pretrained`][] opens: safetensors and plain JSON.
 
         Args:
             folder: made, or replaced as a whole when it holds a saved aligner and nothing else.
             with_towers: put the frozen encoders in too, so that nothing else is needed; otherwise
                 they are named by source and hash.
-            info: anything worth knowing (JSON-able), kept under ``info``.
-            protocols: label texts to go along: name -> ``{"labels": [[label, [text, ...]], ...],
-                "templates": [...]}``, written to ``labels.json``.
-            card: the model card, written to ``README.md``.
+            info: anything worth knowing (JSON-able), kept under `info`.
+            protocols: label texts to go along: name -> `{"labels": [[label, [text, ...]], ...],
+                "templates": [...]}`, written to `labels.json`.
+            card: the model card, written to `README.md`.
 
         Raises:
             UserError: the folder holds anything else (nothing is touched), or a full disk.
@@ -322,11 +323,11 @@ class Aligner(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike, *, device: str | None = "cpu") -> Aligner:
-        """Open a folder of :meth:`save_pretrained` (or a hub id); runs no code of it.
+        """Open a folder of [`save_pretrained`][] (or a hub id); runs no code of it.
 
         Args:
             folder: the folder.
-            device: where to put the weights; see :func:`~speechcwcl.models.device.check_device`.
+            device: where to put the weights; see `check_device`.
 
         Raises:
             UserError: not an aligner, from a newer version, truncated, changed, or its encoders

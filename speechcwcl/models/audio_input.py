@@ -64,7 +64,7 @@ def samples(item: Audio, index: int, sample_rate: int) -> int:
 
 
 def batches(sizes: Sequence[float], batch_seconds: float) -> list[list[int]]:
-    """Indices in batches of similar length, padding included at most ``batch_seconds`` each."""
+    """Indices in batches of similar length, padding included at most `batch_seconds` each."""
     if batch_seconds <= 0:
         raise UserError(f"batch_seconds: {batch_seconds} is not above 0")
     most = batch_seconds * _RATE
@@ -92,7 +92,7 @@ def load_batch(items: Sequence[tuple[int, Audio]], sample_rate: int) -> tuple[Te
 
 
 def pad(arrays: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Zero-pad to the longest: ``(batch, longest, ...)`` float32, and ``(batch,)`` lengths."""
+    """Zero-pad to the longest: `(batch, longest, ...)` float32, and `(batch,)` lengths."""
     import torch
 
     padded, lengths = _padded(arrays)
@@ -149,7 +149,7 @@ def _array(item: Any, index: int) -> np.ndarray:
 
 
 def check_windows(windows: Any, path: Path) -> dict[str, Any] | None:
-    """The windows of a config.json: ``{"seconds": [0.8, 1.6], "longer_than": 5.0}``, or none.
+    """The windows of a config.json: `{"seconds": [0.8, 1.6], "longer_than": 5.0}`, or none.
 
     Raises:
         UserError: anything else; names the file.

@@ -1,6 +1,6 @@
 """The folder of a saved Aligner: safetensors and plain JSON, written whole, read with suspicion.
 
-``config.json`` names every other file with its size and sha256. Reading one runs no code, opens no
+`config.json` names every other file with its size and sha256. Reading one runs no code, opens no
 pickle, and refuses what is not exactly as it was written.
 """
 
@@ -51,9 +51,9 @@ def write(
 
     Args:
         folder: an existing folder; files already in it (towers) are listed too.
-        config: every key of the format but ``format, version, speechcwcl, files``.
+        config: every key of the format but `format, version, speechcwcl, files`.
         state: the tensors.
-        protocols: label texts to go along; see :func:`packed_protocols`.
+        protocols: label texts to go along; see `packed_protocols`.
         card: the model card.
     """
     write_json(
@@ -146,7 +146,7 @@ def check_shapes(path: Path, found: dict[str, tuple[int, ...]], expected: dict[s
 
 
 def write_towers(folder: Path, speech_encoder: SpeechEncoder, text: TextInfo) -> None:
-    """Put ``speech/`` (configuration only) and ``text/`` (all files) into a folder.
+    """Put `speech/` (configuration only) and `text/` (all files) into a folder.
 
     The speech encoder's weights are not written here: they go with the learned ones.
 
@@ -194,7 +194,7 @@ def speech_side(folder: Path, config: dict[str, Any]) -> SpeechEncoder:
 def speech_outline(
     folder: Path, config: dict[str, Any], shapes: dict[str, tuple[int, ...]]
 ) -> SpeechEncoder:
-    """As :func:`speech_side` without weights, to be called under torch's device ``meta``."""
+    """As `speech_side` without weights, to be called under torch's device `meta`."""
     saved = config["speech"]
     if config["towers"]:
         return _outline(folder / "speech", saved, shapes)

@@ -1,4 +1,4 @@
-"""The device that a verb's ``--device`` names: tried out, or refused in one line."""
+"""The device that a verb's `--device` names: tried out, or refused in one line."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def check_device(device: str | torch.device | None, precision: str = "fp32") -> 
     """The device by its name, tried out.
 
     Args:
-        device: ``cpu``, ``cuda``, ``cuda:0``, ...; ``None``: a GPU when there is one.
-        precision: ``fp32``, ``bf16`` or ``fp16``, which has to be possible there.
+        device: `cpu`, `cuda`, `cuda:0`, ...; `None`: a GPU when there is one.
+        precision: `fp32`, `bf16` or `fp16`, which has to be possible there.
 
     Raises:
         UserError: there is no such device here, or it has no such precision.
@@ -44,7 +44,7 @@ def check_device(device: str | torch.device | None, precision: str = "fp32") -> 
 def on_meta() -> Iterator[None]:
     """Build networks as outlines: sizes without memory, and without their random numbers.
 
-    On the device ``meta``, torch's initialisers import its compiler, which takes seconds.
+    On the device `meta`, torch's initialisers import its compiler, which takes seconds.
     """
     with torch.device("meta"), _NoInitialisers():
         yield

@@ -1,6 +1,6 @@
 """What a saved model's folder says, checked file by file; no torch is needed for that.
 
-``config.json`` names every other file with its size and sha256. Reading one runs no code, opens no
+`config.json` names every other file with its size and sha256. Reading one runs no code, opens no
 pickle, and refuses what is not exactly as it was written.
 """
 
@@ -74,7 +74,7 @@ class TextInfo:
         source: folder, our name or hub id.
         hash: sha256 over weights, tokenizer, pooling and length limit.
         dim: width of an embedding.
-        pooling: ``mean``, ``cls``, ``max`` or ``last``.
+        pooling: `mean`, `cls`, `max` or `last`.
         max_tokens: longer texts are cut.
         lower: whether texts are lower-cased first.
     """
@@ -88,7 +88,7 @@ class TextInfo:
 
 
 def ours(folder: Path, form: str = FORMAT) -> set[str]:
-    """The files of a saved model of that format, for :func:`speechcwcl.files.replace_folder`.
+    """The files of a saved model of that format, for `speechcwcl.files.replace_folder`.
 
     What config.json lists, and a model card as `speechcwcl pack` left it; none in other folders.
     """
@@ -110,7 +110,7 @@ def write_config(folder: Path, config: dict[str, Any], form: str, version: int) 
 
     Args:
         folder: holds them already.
-        config: every key of the format but ``format, version, speechcwcl, files``.
+        config: every key of the format but `format, version, speechcwcl, files`.
         form: name of the format.
         version: of the format.
     """
@@ -164,9 +164,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 def check_keys(
     path: Path, config: dict[str, Any], latest: int, keys: dict[str, Any], needed: str
 ) -> None:
-    """Check version, keys and their types, and that ``needed`` is among the files.
+    """Check version, keys and their types, and that `needed` is among the files.
 
-    ``model_type`` may be there too (older folders have none).
+    `model_type` may be there too (older folders have none).
     """
     version = config.get("version")
     if not isinstance(version, int) or version > latest:

@@ -22,7 +22,7 @@ class Context(nn.Module):
     words stand together, and a weighted mean of frames cannot tell that.
 
     Args:
-        dim: width of a frame, a multiple of ``heads``.
+        dim: width of a frame, a multiple of `heads`.
         layers: how many.
         heads: of the attention.
         hidden: width of the feed-forward part.
@@ -92,14 +92,14 @@ class AttentionPooling(nn.Module):
     pooling of speaker recognition.
 
     Args:
-        dim: width of a frame, a multiple of ``heads``.
+        dim: width of a frame, a multiple of `heads`.
         heads: groups of channels with weights of their own.
         queries: weighted means per head.
         hidden: width of the scoring network; 0 scores by a single linear map.
-        stats: any of ``mean``, ``max``, ``std``, put beside the weighted means.
+        stats: any of `mean`, `max`, `std`, put beside the weighted means.
         norm: layer-normalise the frames first.
         dropout: on the frames.
-        context: options of :class:`Context`, layers over the frames
+        context: options of [`Context`][], layers over the frames
             before they are pooled; None for none.
     """
 
@@ -176,7 +176,7 @@ _POOLINGS = {"mean": MeanPooling, "attention": AttentionPooling}
 
 
 def build_pooling(name: str, dim: int, options: dict[str, Any] | None = None) -> Any:
-    """The pooling ``"mean"`` or ``"attention"``.
+    """The pooling `"mean"` or `"attention"`.
 
     Args:
         name: which.
@@ -230,7 +230,7 @@ _PROJECTIONS: dict[str, dict[str, Any]] = {"linear": {"hidden": []}, "mlp": {}}
 
 
 def build_projection(spec: str | dict[str, Any], in_dim: int, out_dim: int) -> Projection:
-    """A projection from ``"linear"``, ``"mlp"`` or options of :class:`Projection`."""
+    """A projection from `"linear"`, `"mlp"` or options of [`Projection`][]."""
     if isinstance(spec, str):
         if spec not in _PROJECTIONS:
             near = closest(spec, _PROJECTIONS)

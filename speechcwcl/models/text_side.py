@@ -31,7 +31,7 @@ def describe_text(source: str | os.PathLike, pooling: str = "auto") -> TextInfo:
 
     Args:
         source: a transformers or sentence-transformers folder, one of our names, or a hub id.
-        pooling: ``auto`` (what modules.json says, else mean), ``mean``, ``cls``, ``max``, ``last``.
+        pooling: `auto` (what modules.json says, else mean), `mean`, `cls`, `max`, `last`.
 
     Raises:
         UserError: no such model, or a pipeline that needs more than pooling.
@@ -128,7 +128,7 @@ class TextEncoder(nn.Module):
 
         Args:
             source: a transformers or sentence-transformers folder, one of our names, or a hub id.
-            pooling: see :func:`describe_text`.
+            pooling: see [`describe_text`][].
 
         Raises:
             UserError: no such model, or it cannot be loaded.
@@ -288,7 +288,7 @@ class TextSide:
     Not a module: its weights are in no checkpoint and do not move with the model they belong to.
 
     Args:
-        text: a source (see :func:`describe_text`), a description,
+        text: a source (see [`describe_text`][]), a description,
             or a loaded encoder.
         pooling: of a source; see there.
 
@@ -332,7 +332,7 @@ class TextSide:
 
         Args:
             texts: any number.
-            mean: (dim,) of :func:`centred`; the encoder computes where it lies.
+            mean: (dim,) of [`centred`][]; the encoder computes where it lies.
             batch_size: texts a batch.
 
         Returns:
@@ -348,7 +348,7 @@ def is_unicode(text: str) -> bool:
 
 
 def centred(raw: Tensor | np.ndarray, mean: Tensor) -> Tensor:
-    """(texts, dim) of the encoder -> (texts, dim) ``raw - mean`` re-normalised: the aligned space.
+    """(texts, dim) of the encoder -> (texts, dim) `raw - mean` re-normalised: the aligned space.
 
     Args:
         raw: unit-norm embeddings.

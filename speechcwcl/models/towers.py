@@ -72,7 +72,7 @@ class WhisperSettings(SimpleNamespace):
 
 
 def whisper_settings(folder: Path) -> WhisperSettings | None:
-    """The settings in a folder, if :class:`WhisperEncoder` is that network."""
+    """The settings in a folder, if `WhisperEncoder` is that network."""
     config = _plain_config(folder, "whisper", _WHISPER_SIZES, _WHISPER_FIXED)
     if config is None or config["d_model"] % config["encoder_attention_heads"]:
         return None
@@ -144,7 +144,7 @@ class _WhisperLayer(nn.Module):
 
 
 class WhisperEncoder(nn.Module):
-    """Parameters of transformers' ``WhisperEncoder``; the family calls its parts.
+    """Parameters of transformers' `WhisperEncoder`; the family calls its parts.
 
     Args:
         config: its sizes.
@@ -169,7 +169,7 @@ def load_whisper(folder: Path, config: WhisperSettings) -> WhisperEncoder | None
 
 
 def _filled(model: Any, path: Path, prefixes: tuple[str, ...]) -> Any:
-    """``model`` (on meta) with the tensors of a file as float32, or None where one does not fit."""
+    """`model` (on meta) with the tensors of a file as float32, or None where one does not fit."""
     wanted = model.state_dict()
     try:
         with safe_open(path, "pt") as file:
@@ -263,7 +263,7 @@ class BertEncoder(nn.Module):
         attention_mask: Tensor,
         token_type_ids: Tensor | None = None,
     ) -> SimpleNamespace:
-        """``last_hidden_state`` (texts, tokens, dim) of (texts, tokens) ids."""
+        """`last_hidden_state` (texts, tokens, dim) of (texts, tokens) ids."""
         parts = self.embeddings
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(input_ids)

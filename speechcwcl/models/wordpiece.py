@@ -24,7 +24,7 @@ class WordPiece:
     """Texts to padded batches of token ids.
 
     Args:
-        tokenizer: of the library ``tokenizers``.
+        tokenizer: of the library `tokenizers`.
         pad: id and text of the padding token.
     """
 
@@ -33,7 +33,7 @@ class WordPiece:
         tokenizer.enable_padding(pad_id=pad[0], pad_token=pad[1])
 
     def encode(self, texts: Sequence[str], max_tokens: int) -> dict[str, np.ndarray]:
-        """``input_ids``, ``token_type_ids``, ``attention_mask``: (texts, tokens) int64 each."""
+        """`input_ids`, `token_type_ids`, `attention_mask`: (texts, tokens) int64 each."""
         self._tokenizer.enable_truncation(max_tokens)
         found = self._tokenizer.encode_batch(list(texts))
         columns = {

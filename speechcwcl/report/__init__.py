@@ -17,13 +17,13 @@ def build_report(
     *,
     dumpdir: str | Path | None = None,
 ) -> tuple[Path, Path]:
-    """Write ``RESULTS.md`` and ``report.html`` for one or more runs side by side.
+    """Write `RESULTS.md` and `report.html` for one or more runs side by side.
 
     Args:
-        runs: experiment folders ``exp/<tag>`` (or opened ones); differences are against the first.
+        runs: experiment folders `exp/<tag>` (or opened ones); differences are against the first.
         out: the folder that takes the two files.
         title: the heading.
-        dumpdir: where ``<set>/corpus.json`` is looked for, if the runs do not hold it; the cards
+        dumpdir: where `<set>/corpus.json` is looked for, if the runs do not hold it; the cards
             of sets that were not scored, such as the training set, are shown too.
 
     Returns:

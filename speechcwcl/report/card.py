@@ -42,15 +42,15 @@ def pack(
     Args:
         expdir: the experiment folder.
         out: the folder to write.
-        dumpdir: where the sets' ``corpus.json`` are.
+        dumpdir: where the sets' `corpus.json` are.
         sharing: what the card says.
-        model: a model folder; ``expdir/model`` by default.
+        model: a model folder; `expdir/model` by default.
 
     Returns:
         Bytes written.
 
     Raises:
-        UserError: no model, or ``out`` is the model itself or holds files that are not ours.
+        UserError: no model, or `out` is the model itself or holds files that are not ours.
     """
     from speechcwcl.models.aligner import Aligner
     from speechcwcl.models.folders import ours

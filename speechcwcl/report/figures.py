@@ -1,4 +1,4 @@
-"""What the page draws and plays, as ``data:`` addresses: curves, the heat map, recordings."""
+"""What the page draws and plays, as `data:` addresses: curves, the heat map, recordings."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def curves(series: Sequence[tuple[int, bool, Sequence[float], Sequence[float]]])
 
 
 def heat_map(matrix: np.ndarray, scale: tuple[float, float], largest: int) -> str:
-    """(s, s) cosines as the address of a PNG; more than ``largest`` rows are thinned out."""
+    """(s, s) cosines as the address of a PNG; more than `largest` rows are thinned out."""
     if len(matrix) > largest:
         keep = np.linspace(0, len(matrix) - 1, largest).round().astype(int)
         matrix = matrix[np.ix_(keep, keep)]
@@ -109,9 +109,9 @@ class Example:
 
     Attributes:
         id, text, label: the utterance, its words where known, its true label's text.
-        kind: ``"right"``, ``"split"`` (the runs disagree) or ``"wrong"``.
+        kind: `"right"`, `"split"` (the runs disagree) or `"wrong"`.
         tops: run number -> the best labels as (text, cosine, is it the true one?).
-        source: a ``data:`` address, or an empty string where the recording cannot be read.
+        source: a `data:` address, or an empty string where the recording cannot be read.
         cut: is it longer than what is kept?
     """
 
@@ -132,7 +132,7 @@ class Budget:
 
 
 def choose_examples(test: Test, budget: Budget, each: int = 3) -> list[Example]:
-    """Up to ``each`` that all runs have right, that they disagree on, that none has right.
+    """Up to `each` that all runs have right, that they disagree on, that none has right.
 
     The choice depends on the ids only (their hash), with a new class each time while there are
     any; it is the same for every order of the set.
@@ -162,7 +162,7 @@ def choose_examples(test: Test, budget: Budget, each: int = 3) -> list[Example]:
 
 
 def _spread(names: list[str], label: dict[str, str], count: int) -> list[str]:
-    """The first ``count`` names, no class twice before every class had its turn."""
+    """The first `count` names, no class twice before every class had its turn."""
     turns: Counter[str] = Counter()
 
     def turn(name: str) -> int:
@@ -182,7 +182,7 @@ def _tops(
 
 
 def embed_audio(row: dict[str, str], budget: Budget) -> tuple[str, bool]:
-    """The recording of a ``predictions.tsv`` row as FLAC in a ``data:`` address.
+    """The recording of a `predictions.tsv` row as FLAC in a `data:` address.
 
     Returns:
         (address, was it cut?); the address is empty where there is no recording or no room.
@@ -203,7 +203,7 @@ def embed_audio(row: dict[str, str], budget: Budget) -> tuple[str, bool]:
 
 
 def audio_address(wav: np.ndarray) -> str:
-    """(samples,) at 16 kHz as FLAC in a ``data:`` address, for a player inside a page."""
+    """(samples,) at 16 kHz as FLAC in a `data:` address, for a player inside a page."""
     stream = io.BytesIO()
     soundfile.write(stream, wav, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     return data_address("audio/flac", stream.getvalue())

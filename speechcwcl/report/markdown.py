@@ -18,17 +18,17 @@ Rows = tuple[list[str], list[list[str]]]  # header, rows
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """``0.1234`` -> ``12.3 %``; None -> a dash."""
+    """`0.1234` -> `12.3 %`; None -> a dash."""
     return "–" if value is None else f"{100 * value:.{digits}f} %"
 
 
 def interval(bounds: Sequence[float]) -> str:
-    """``[0.1, 0.2]`` -> ``[10.0, 20.0]``, in percent."""
+    """`[0.1, 0.2]` -> `[10.0, 20.0]`, in percent."""
     return f"[{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
 
 
 def speech_kind(card: Card) -> str:
-    """``synthetic speech``, ``recorded speech``, or an empty string where the card is silent."""
+    """`synthetic speech`, `recorded speech`, or an empty string where the card is silent."""
     synthetic = card.get("synthetic_speech", card.get("made_speech"))  # as older cards say it
     return "" if synthetic is None else "synthetic speech" if synthetic else "recorded speech"
 
@@ -55,7 +55,7 @@ def summary_rows(runs: Sequence[RunDir], tests: Sequence[Test]) -> Rows:
 
 
 def results_table(runs: Iterable[RunDir | str | Path]) -> str:
-    """:func:`summary_rows` as aligned text for a terminal."""
+    """`summary_rows` as aligned text for a terminal."""
     opened = open_runs(runs)
     header, rows = summary_rows(opened, gather_tests(opened))
     rule = ["-" * max(map(len, column)) for column in zip(header, *rows, strict=True)]
@@ -70,7 +70,7 @@ def results_markdown(
     *,
     whole: bool = True,
 ) -> str:
-    """The text of RESULTS.md; without the runs when not ``whole``."""
+    """The text of RESULTS.md; without the runs when not `whole`."""
     header, rows = summary_rows(runs, tests)
     for test, row in zip(tests, rows, strict=True):
         row[0] += f" ({kind})" if (kind := speech_kind(test.corpus)) else ""

@@ -32,7 +32,7 @@ def render_page(
 
     Args:
         runs: in the order in which they stand side by side.
-        tests: from :func:`.runs.gather_tests`.
+        tests: from `runs.gather_tests`.
         cards: set -> corpus card.
         title: the heading.
     """
@@ -67,7 +67,7 @@ def short(text: str, limit: int = 26) -> str:
 
 
 def _difference(test: Test, number: int) -> dict[str, Any] | None:
-    """Run ``number`` against the first run of the report, if both were scored alike."""
+    """Run `number` against the first run of the report, if both were scored alike."""
     found = test.difference(0, number) if number else None
     if found is None:
         return None
@@ -216,7 +216,7 @@ def _templates(test: Test) -> dict[str, Any] | None:
 
 
 def training_curves(runs: Sequence[RunDir]) -> list[dict[str, Any]]:
-    """One drawing for each quantity of ``metrics.jsonl``, all runs in it."""
+    """One drawing for each quantity of `metrics.jsonl`, all runs in it."""
     found: dict[str, list[tuple[int, bool, list[float], list[float]]]] = {}
     for number, run in enumerate(runs):
         for part in ("train", "valid"):

@@ -1,7 +1,7 @@
-"""Reading experiment folders ``exp/<tag>/``; nothing in one is required but scores.
+"""Reading experiment folders `exp/<tag>/`; nothing in one is required but scores.
 
-``metrics.jsonl`` (one JSON a finished epoch), ``hparams.json``, ``env.json`` and
-``eval/<set>/{corpus.json,<protocol>/scores.json}``.
+`metrics.jsonl` (one JSON a finished epoch), `hparams.json`, `env.json` and
+`eval/<set>/{corpus.json,<protocol>/scores.json}`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class RunDir:
     """One experiment.
 
     Attributes:
-        path: ``exp/<tag>``.
+        path: `exp/<tag>`.
         name: how the report calls it; the folder's name by default.
-        epochs: the lines of ``metrics.jsonl``, the last one of each epoch, in order.
+        epochs: the lines of `metrics.jsonl`, the last one of each epoch, in order.
         hparams, env: the JSON files, empty where absent.
         scores: (set, protocol) -> score folder.
         corpora: set -> its corpus card.
@@ -52,7 +52,7 @@ class RunDir:
         """Read an experiment folder.
 
         Args:
-            path: ``exp/<tag>``.
+            path: `exp/<tag>`.
             name: how to call it.
             must_be_scored: refuse a folder without scores.
 
@@ -98,7 +98,7 @@ class RunDir:
 
     @property
     def versions(self) -> list[str]:
-        """``name version`` of what it ran on."""
+        """`name version` of what it ran on."""
         value = self.env.get("versions", {})
         pairs = sorted(value.items()) if isinstance(value, dict) else []
         return [f"{name} {version}" for name, version in pairs]
@@ -123,7 +123,7 @@ class Test:
 
     @property
     def title(self) -> str:
-        """``set · protocol``."""
+        """`set · protocol`."""
         return f"{self.set_name} · {self.protocol}"
 
     @property
@@ -158,7 +158,7 @@ class Test:
         return scores["top1"], scores["top1_interval"]
 
     def difference(self, first: int, second: int) -> tuple[float, float, float] | None:
-        """Accuracy (or recall at 1) of run ``second`` minus that of ``first``, with its interval.
+        """Accuracy (or recall at 1) of run `second` minus that of `first`, with its interval.
 
         None where one is missing or the two are not comparable.
         """
@@ -203,7 +203,7 @@ def open_runs(runs: Iterable[RunDir | str | Path]) -> list[RunDir]:
 
 
 def corpus_cards(runs: Sequence[RunDir], dumpdir: str | Path | None = None) -> dict[str, Card]:
-    """Set name -> its ``corpus.json``, from the runs and from ``dumpdir``."""
+    """Set name -> its `corpus.json`, from the runs and from `dumpdir`."""
     paths = sorted(Path(dumpdir).glob("*/corpus.json")) if dumpdir else []
     cards = {path.parent.name: read_mapping(path) for path in paths}
     for run in runs:

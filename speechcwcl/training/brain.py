@@ -35,7 +35,7 @@ SHOWN = {"loss", "cwcl", "cl", "clip", "cosine", "accuracy"}
 
 
 class SpeechSide(nn.Module):
-    """The trained half as one module with a ``forward``, which is what DDP can wrap."""
+    """The trained half as one module with a `forward`, which is what DDP can wrap."""
 
     def __init__(self, aligner: Aligner, masks: Masks | None = None) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class SpeechSide(nn.Module):
         self.masks = nn.ModuleList(feature_masks(masks))
 
     def forward(self, inputs: torch.Tensor, lengths: torch.Tensor, cached: bool) -> torch.Tensor:
-        """Embed a batch of cached features or waveforms: ``(batch, dim)``, unit-norm."""
+        """Embed a batch of cached features or waveforms: `(batch, dim)`, unit-norm."""
         encoder = self.aligner.speech_encoder
         if not cached and self.training and len(self.masks) and encoder.cacheable:
             inputs, lengths = encoder.frozen_features(inputs, lengths)
@@ -80,12 +80,12 @@ class AlignBrain(sb.Brain):
 
     Args:
         aligner: the model; its speech side is trained.
-        objective: the loss (:func:`speechcwcl.losses.build_loss`).
+        objective: the loss (`speechcwcl.losses.build_loss`).
         data: the training set: frozen text embeddings, text bank, steps of one epoch.
         config: the training configuration.
-        expdir: where ``metrics.jsonl`` is written.
+        expdir: where `metrics.jsonl` is written.
         validate: called at the end of an epoch with the aligner; returns named scores, of which
-            ``score`` (higher is better) chooses the checkpoints to keep.
+            `score` (higher is better) chooses the checkpoints to keep.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class AlignBrain(sb.Brain):
 
     # ---- one step
     def compute_forward(self, batch: Batch, stage: sb.Stage) -> torch.Tensor:
-        """``(batch, dim)`` unit-norm speech embeddings."""
+        """`(batch, dim)` unit-norm speech embeddings."""
         batch = batch.to(self.device)
         return self.modules["speech"](batch.inputs, batch.lengths, batch.cached)
 
@@ -283,7 +283,7 @@ class RunningMeans:
 
 
 def lr_factor(step: int, total: int, warmup: float, schedule: str) -> float:
-    """Linear warm-up over ``warmup * total`` steps, then cosine, linear or constant."""
+    """Linear warm-up over `warmup * total` steps, then cosine, linear or constant."""
     ramp = max(1, round(warmup * total))
     if step < ramp:
         return (step + 1) / ramp

@@ -27,7 +27,7 @@ from speechcwcl.training.state import random_states, set_random_states
 
 
 def split_batch(batch: Any, size: int) -> list[Any]:
-    """Cut a batch into chunks of at most ``size`` items.
+    """Cut a batch into chunks of at most `size` items.
 
     Args:
         batch: a tensor, or a dataclass whose tensors and lists all hold the items along their first
@@ -52,7 +52,7 @@ class CachedGradients:
     Args:
         chunk_size: items embedded at a time.
 
-    Example (inside a SpeechBrain Brain, in the place of its own ``fit_batch``)::
+    Example (inside a SpeechBrain Brain, in the place of its own `fit_batch`):
 
         def fit_batch(self, batch):
             return self.cached_gradients.fit_batch(self, batch)
@@ -72,7 +72,7 @@ class CachedGradients:
         no_sync: Callable[[], AbstractContextManager] = contextlib.nullcontext,
         sync: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """Add the gradient of ``loss`` over all chunks to the parameters.
+        """Add the gradient of `loss` over all chunks to the parameters.
 
         Args:
             chunks: the batch in parts.
@@ -80,7 +80,7 @@ class CachedGradients:
             loss: the embeddings of all chunks, concatenated, to a 0-d tensor. It may gather over
                 ranks and have parameters of its own.
             to_scaled: what is differentiated, given the loss: gradient accumulation, a GradScaler.
-            autocast: entered around every ``embed`` and around ``loss``.
+            autocast: entered around every `embed` and around `loss`.
             no_sync: entered around what must not make DistributedDataParallel reduce gradients:
                 all chunks but the last. Ranks may have different numbers of chunks.
             sync: whether gradients are to be reduced at all (not on an accumulation step).
@@ -116,13 +116,13 @@ class CachedGradients:
         return value.detach(), leaf.detach()
 
     def fit_batch(self, brain: Any, batch: Any) -> Tensor:
-        """``Brain.fit_batch`` with cached gradients, under SpeechBrain's AMP, DDP and accumulation.
+        """`Brain.fit_batch` with cached gradients, under SpeechBrain's AMP, DDP and accumulation.
 
-        ``brain.compute_forward(chunk, stage)`` must return embeddings,
-        ``brain.compute_objectives(embeddings, batch, stage)`` the loss of the whole batch.
+        `brain.compute_forward(chunk, stage)` must return embeddings,
+        `brain.compute_objectives(embeddings, batch, stage)` the loss of the whole batch.
 
         Args:
-            brain: a ``speechbrain.Brain``.
+            brain: a `speechbrain.Brain`.
             batch: one batch.
 
         Returns:

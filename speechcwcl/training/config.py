@@ -36,7 +36,7 @@ Options = Annotated[dict[str, Any], AfterValidator(_dropouts)]
 
 
 class Mask(BaseModel):
-    """Of one axis of the features: at most ``count`` stretches of at most ``width`` are zeroed."""
+    """Of one axis of the features: at most `count` stretches of at most `width` are zeroed."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -50,9 +50,9 @@ Masks = dict[Literal["time", "dim"], Mask]
 class TrainConfig(BaseModel):
     """All that a training YAML may say. A key that is not here is refused.
 
-    A YAML may start from another one with ``base: other.yaml`` (relative to itself) and change a
-    few keys; anchors (``&x``, ``*x``) work, tags (``!ref``) do not. Keys can be overridden on the
-    command line (``--lr 1e-4``), as in SpeechBrain. The poolings and losses that there are stand
+    A YAML may start from another one with `base: other.yaml` (relative to itself) and change a
+    few keys; anchors (`&x`, `*x`) work, tags (`!ref`) do not. Keys can be overridden on the
+    command line (`--lr 1e-4`), as in SpeechBrain. The poolings and losses that there are stand
     with them; here is only what a training may not be asked for.
     """
 
@@ -139,7 +139,7 @@ def load_config(
     """Read a training YAML, its bases, and the overrides; or take keys and values as they are.
 
     Raises:
-        UserError: no such file, bad YAML, and what :class:`TrainConfig` does not allow: a line
+        UserError: no such file, bad YAML, and what [`TrainConfig`][] does not allow: a line
             each, with file, line and nearest name.
     """
     if isinstance(config, TrainConfig):
@@ -164,7 +164,7 @@ def load_config(
 
 
 def parse_overrides(words: list[str]) -> dict[str, Any]:
-    """``["--lr", "1e-4", "--loss=clip"]`` -> ``{"lr": 0.0001, "loss": "clip"}`` (YAML values)."""
+    """`["--lr", "1e-4", "--loss=clip"]` -> `{"lr": 0.0001, "loss": "clip"}` (YAML values)."""
     found: dict[str, Any] = {}
     rest = list(words)
     while rest:

@@ -32,11 +32,11 @@ class Batch:
     """One batch.
 
     Attributes:
-        inputs: ``(batch, frames, layers, dim)`` cached features, or ``(batch, samples)`` waveforms.
-        lengths: ``(batch,)`` in frames or samples.
-        rows: ``(batch,)`` row of each utterance's text among the unique texts; of a stream, whose
+        inputs: `(batch, frames, layers, dim)` cached features, or `(batch, samples)` waveforms.
+        lengths: `(batch,)` in frames or samples.
+        rows: `(batch,)` row of each utterance's text among the unique texts; of a stream, whose
             texts are not known before, a number that only equal texts share.
-        cached: whether ``inputs`` are cached features.
+        cached: whether `inputs` are cached features.
         texts: the texts themselves, of a stream.
     """
 
@@ -64,7 +64,7 @@ class TrainingData:
     """What a training set gives to the loop, whether it is a manifest or a stream.
 
     Attributes:
-        texts: ``(batch, device)`` -> ``(batch, dim)`` unit-norm frozen text embeddings.
+        texts: `(batch, device)` -> `(batch, dim)` unit-norm frozen text embeddings.
         steps_per_epoch: optimizer steps of an epoch.
         loader: makes the training loader, given the Brain.
         bank: text bank of the objective, or None.
@@ -82,7 +82,7 @@ class KnownTexts:
     """The embeddings of all texts of a manifest, looked up by row.
 
     Args:
-        matrix: ``(unique, dim)`` unit-norm.
+        matrix: `(unique, dim)` unit-norm.
     """
 
     def __init__(self, matrix: torch.Tensor) -> None:
@@ -98,7 +98,7 @@ class AlignmentSet(Dataset):
 
     Args:
         manifest: the utterances.
-        rows: ``(len(manifest),)`` row of each utterance's text among the unique texts.
+        rows: `(len(manifest),)` row of each utterance's text among the unique texts.
         cache: a FeatureCache of the frozen part, or None to decode waveforms.
         copies: how many augmented copies the cache holds beside the clean one.
         augment: an Augmenter, drawn anew every epoch, for waveforms; ignored with a cache.
@@ -230,7 +230,7 @@ def training_texts(
     The text tower is loaded only when the store lacks a text, and let go afterwards.
 
     Returns:
-        ``(unique, dim)`` unit-norm float32, and ``(len(manifest),)`` int64 rows.
+        `(unique, dim)` unit-norm float32, and `(len(manifest),)` int64 rows.
     """
     texts: list[str] = []
     for utterance in manifest:

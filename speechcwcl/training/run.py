@@ -39,20 +39,20 @@ class Experiment:
     """What a training run left in its folder.
 
     Attributes:
-        folder: holds ``checkpoints``, ``metrics.jsonl``, ``hparams.json``, ``inputs.json`` and
-            ``env.json``.
+        folder: holds `checkpoints`, `metrics.jsonl`, `hparams.json`, `inputs.json` and
+            `env.json`.
     """
 
     folder: Path
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """One dictionary a finished epoch: ``epoch``, ``step``, ``lr``, ``train``, ``valid``."""
+        """One dictionary a finished epoch: `epoch`, `step`, `lr`, `train`, `valid`."""
         lines = read_text(self.folder / "metrics.jsonl").splitlines()
         return [json.loads(line) for line in lines]
 
     def model(self, best: int = 1) -> Aligner:
-        """The mean of the ``best`` checkpoints, written to ``folder/model`` and loaded."""
+        """The mean of the `best` checkpoints, written to `folder/model` and loaded."""
         average_run(self.folder, best)
         return Aligner.from_pretrained(self.folder / "model")
 
@@ -71,13 +71,13 @@ def train(
 
     Args:
         config: what to train and how: a training YAML, or its keys and values.
-        train: ``dump/<set>/manifest.jsonl`` of the training set, or a ``stream.json``.
-        valid: what chooses the checkpoints, ``SET:PROTOCOL`` each; ``retrieval`` is a protocol.
+        train: `dump/<set>/manifest.jsonl` of the training set, or a `stream.json`.
+        valid: what chooses the checkpoints, `SET:PROTOCOL` each; `retrieval` is a protocol.
             Without any the latest checkpoint counts as the best.
-        expdir: the experiment folder; checkpoints go to ``expdir/checkpoints``.
+        expdir: the experiment folder; checkpoints go to `expdir/checkpoints`.
         dumpdir: holds the sets, the text store and the feature caches; left out: the folder of the
-            folder of the training set's manifest, ``dump`` with a stream.
-        device: ``cpu``, ``cuda:0``, ...; None lets SpeechBrain choose.
+            folder of the training set's manifest, `dump` with a stream.
+        device: `cpu`, `cuda:0`, ...; None lets SpeechBrain choose.
         **options: keys of the configuration that are to be other ones.
 
     Raises:
@@ -174,7 +174,7 @@ def _fit(
 
 
 def build_aligner(config: TrainConfig) -> Aligner:
-    """The model that a configuration describes, untrained, seeded by ``config.seed``."""
+    """The model that a configuration describes, untrained, seeded by `config.seed`."""
     torch.manual_seed(config.seed)
     return Aligner.build(
         config.speech_encoder,
@@ -281,7 +281,7 @@ def _backend() -> str:
 
 
 def write_run_files(config: TrainConfig, inputs: dict[str, Any], expdir: Path) -> None:
-    """``hparams.json``, ``inputs.json`` and ``env.json``: enough to run it again."""
+    """`hparams.json`, `inputs.json` and `env.json`: enough to run it again."""
     write_json(expdir / "hparams.json", config.as_dict())
     write_json(expdir / "inputs.json", inputs)
     import speechbrain
@@ -308,7 +308,7 @@ def write_run_files(config: TrainConfig, inputs: dict[str, Any], expdir: Path) -
 
 
 def average_run(expdir: Path, best: int = 1) -> str:
-    """Average the ``best`` checkpoints by validation score into ``expdir/model``.
+    """Average the `best` checkpoints by validation score into `expdir/model`.
 
     The learned logit scale of the loss becomes the model's temperature.
 

@@ -77,7 +77,7 @@ class WholeCheckpointer(Checkpointer):
         ckpt_predicate: Any = None,
         **_: Any,
     ) -> None:
-        """Delete all but the latest ``num_to_keep`` and as many of the best by each key."""
+        """Delete all but the latest `num_to_keep` and as many of the best by each key."""
 
         def delete() -> None:
             orders: list[dict[str, Any]] = [{}, *({"max_key": key} for key in max_keys or [])]

@@ -123,7 +123,7 @@ class TextMemory:
         self.known: OrderedDict[str, np.ndarray] = OrderedDict()
 
     def __call__(self, batch: Batch, device: Any) -> torch.Tensor:
-        """``(batch, dim)`` unit-norm, on the device."""
+        """`(batch, dim)` unit-norm, on the device."""
         texts = batch.texts or []
         encoder = self.aligner.text_encoder
         new = [text for text in dict.fromkeys(texts) if text not in self.known]
@@ -149,8 +149,8 @@ class TextMemory:
 class StreamSet(IterableDataset):
     """The batches of one rank, up to the end of the epoch, from where training is.
 
-    Each worker of the loader reads a share of its own (:func:`speechcwcl.data.stream.share`), and
-    gives every ``num_workers``-th batch.
+    Each worker of the loader reads a share of its own (`speechcwcl.data.stream.share`), and
+    gives every `num_workers`-th batch.
 
     Args:
         spec: the stream.
@@ -313,7 +313,7 @@ class StreamSet(IterableDataset):
 
 
 class StreamLoader(DataLoader):
-    """The batches of a :class:`StreamSet`; notes each that the training loop takes."""
+    """The batches of a `StreamSet`; notes each that the training loop takes."""
 
     def __init__(self, dataset: StreamSet, config: TrainConfig) -> None:
         self.stream_set = dataset

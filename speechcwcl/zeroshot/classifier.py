@@ -1,7 +1,7 @@
 """The classifier made of label texts, and the ranking by it: the one place that does either.
 
-``class vector = mean over templates and synonyms of the unit-norm text embeddings, re-normalised``
-(the prompt ensemble of CLIP); ``cosine = speech @ class vector``. Plain arrays: any model that
+`class vector = mean over templates and synonyms of the unit-norm text embeddings, re-normalised`
+(the prompt ensemble of CLIP); `cosine = speech @ class vector`. Plain arrays: any model that
 embeds speech and text into one space will do.
 """
 
@@ -21,7 +21,7 @@ EncodeText = Callable[[Sequence[str]], np.ndarray]  # texts -> (texts, dim)
 
 
 class Embedder(Protocol):
-    """What :func:`classify` needs of a model."""
+    """What [`classify`][] needs of a model."""
 
     @property
     def logit_scale(self) -> Any:
@@ -41,11 +41,11 @@ def prompt_means(
 
     Args:
         texts: a text, or several that mean the same, for each label.
-        templates: each with one ``{}``, where the text goes.
+        templates: each with one `{}`, where the text goes.
         encode_text: texts -> (texts, dim), of unit norm.
 
     Returns:
-        (templates, labels, dim) float64. :func:`unit_rows` of it is the classifier of each
+        (templates, labels, dim) float64. [`unit_rows`][] of it is the classifier of each
         template alone; of its mean over the templates, the classifier of them together.
     """
     if not templates:
@@ -69,12 +69,12 @@ def class_vectors(
     encode_text: EncodeText,
     templates: Sequence[str] = PLAIN,
 ) -> np.ndarray:
-    """(labels, dim) unit-norm float64: the classifier; see :func:`prompt_means`."""
+    """(labels, dim) unit-norm float64: the classifier; see [`prompt_means`][]."""
     return unit_rows(prompt_means(texts, templates, encode_text).mean(axis=0))
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:
-    """``rows`` (..., dim) at length one."""
+    """`rows` (..., dim) at length one."""
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
@@ -134,13 +134,13 @@ def rank(
             which counts for each label.
         rows: (labels, dim) unit norm.
         names: of the labels.
-        scale: 1 / temperature of the softmax, a number or a model's ``logit_scale``.
-        top_k: labels to return; all when ``None``.
-        threshold: the cosine of one more label, ``unknown``; none when ``None``.
+        scale: 1 / temperature of the softmax, a number or a model's `logit_scale`.
+        top_k: labels to return; all when `None`.
+        threshold: the cosine of one more label, `unknown`; none when `None`.
         unknown: its name.
 
     Returns:
-        For each recording ``[{"label", "score", "cosine"}, ...]``; ``score`` is the softmax over
+        For each recording `[{"label", "score", "cosine"}, ...]`; `score` is the softmax over
         the labels.
     """
     if top_k is not None and top_k < 1:
@@ -177,7 +177,7 @@ def encode_labels(
     Args:
         model: embeds texts.
         labels: a text, or several texts, for each label.
-        templates: each with one ``{}``.
+        templates: each with one `{}`.
     """
     return class_vectors(labels, model.encode_text, templates).astype(np.float32)
 
@@ -199,20 +199,21 @@ def classify(
 
     Args:
         model: embeds speech and text.
-        audio: files, or one-dimensional arrays or tensors; see ``encode_speech``.
-        labels: the texts, or ``{label: text or texts}``.
-        templates: sentences with one ``{}`` to put the label into; the label as it is when left
+        audio: files, or one-dimensional arrays or tensors; see `encode_speech`.
+        labels: the texts, or `{label: text or texts}`.
+        templates: sentences with one `{}` to put the label into; the label as it is when left
             out.
-        top_k: labels to return; all when ``None``.
+        top_k: labels to return; all when `None`.
         sample_rate: of the arrays, in Hz.
-        threshold: cosine that a label must reach, else the answer is ``unknown``: a number, or a
-            :class:`~speechcwcl.zeroshot.threshold.Threshold` (checked against model and labels).
+        threshold: cosine that a label must reach, else the answer is `unknown`: a number, or a
+            [`Threshold`][speechcwcl.zeroshot.threshold.Threshold], checked against model and
+            labels.
         unknown: the name of that answer.
-        candidate_labels: ``labels`` in the words of transformers' pipeline.
-        hypothesis_template: ``templates`` in the words of transformers' pipeline.
+        candidate_labels: `labels` in the words of transformers' pipeline.
+        hypothesis_template: `templates` in the words of transformers' pipeline.
 
     Returns:
-        See :func:`rank`. With a threshold, ``unknown`` competes as one more label, whose cosine is
+        See [`rank`][]. With a threshold, `unknown` competes as one more label, whose cosine is
         the threshold.
     """
     labels = _one_of("labels", labels, "candidate_labels", candidate_labels)

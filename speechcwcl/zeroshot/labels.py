@@ -26,10 +26,10 @@ def choose_labels(
     """The labels that one of the first three says.
 
     Args:
-        labels: texts, separated by ``;``.
-        file: labels one a line, or a ``.yaml``: ``label: text`` lines, or a protocol.
-        protocol: a name in ``packed`` or of the package, or the path of a ``.yaml``.
-        templates: template files by name or path, or sentences with ``{}``; when there are none,
+        labels: texts, separated by `;`.
+        file: labels one a line, or a `.yaml`: `label: text` lines, or a protocol.
+        protocol: a name in `packed` or of the package, or the path of a `.yaml`.
+        templates: template files by name or path, or sentences with `{}`; when there are none,
             the protocol's, or the label alone.
         packed: name -> what the model's folder brings along.
 

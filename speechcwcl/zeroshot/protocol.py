@@ -1,6 +1,6 @@
 """Zero-shot protocols: which labels, which words stand for them, in which templates.
 
-A protocol is a YAML file (one of the package's, by name, or yours, by path)::
+A protocol is a YAML file (one of the package's, by name, or yours, by path):
 
     name: my_rooms                  # a folder of this name takes the scores
     corpus: mycorpus                # for readers
@@ -15,7 +15,7 @@ A protocol is a YAML file (one of the package's, by name, or yours, by path)::
     ignore: [garden]                # utterances with these labels are left out, optional
 
 An unknown key, a repeated label, or two labels with the same text is an error with its line. Every
-scalar is text: ``yes``, ``no``, ``on``, ``off`` and ``0`` are words here.
+scalar is text: `yes`, `no`, `on`, `off` and `0` are words here.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class _TemplateFile(BaseModel, extra="forbid"):
 
 
 class Labelled(Shape):
-    """What :meth:`Protocol.assign` needs of an utterance."""
+    """What [`Protocol.assign`][] needs of an utterance."""
 
     id: str
     labels: dict[str, str]
@@ -127,12 +127,12 @@ class Protocol:
     Attributes:
         name: name of the protocol and of its score folder.
         labels: label id -> the texts that stand for it, in file order.
-        templates: each holds ``{}`` once, where the text goes.
-        label_field: field of :attr:`Utterance.labels` that is scored.
-        mapping: label in the data -> label id; key ``"*"`` takes every label not named elsewhere.
+        templates: each holds `{}` once, where the text goes.
+        label_field: field of `Utterance.labels` that is scored.
+        mapping: label in the data -> label id; key `"*"` takes every label not named elsewhere.
         ignore: labels in the data whose utterances are left out.
         corpus, split, description: for readers.
-        templates_name: name of the template file, or ``""`` for a list given in place.
+        templates_name: name of the template file, or `""` for a list given in place.
         path: the file it came from, if any.
     """
 
@@ -172,7 +172,7 @@ class Protocol:
         )
 
     def prompts(self, template: str) -> list[list[str]]:
-        """The template filled with every text: one list a label, in the order of :attr:`ids`."""
+        """The template filled with every text: one list a label, in the order of [`ids`][]."""
         return [[template.replace("{}", text) for text in texts] for texts in self.labels.values()]
 
     def every_prompt(self) -> list[str]:
@@ -197,11 +197,11 @@ class Protocol:
         """Find the class of every utterance.
 
         Args:
-            utterances: anything with ``id`` and ``labels``.
+            utterances: anything with `id` and `labels`.
 
         Returns:
-            ``(kept, targets)``, both int64 ``(n_kept,)``: positions in ``utterances`` of those
-            that are not ignored, and their columns in :attr:`ids`.
+            `(kept, targets)`, both int64 `(n_kept,)`: positions in `utterances` of those
+            that are not ignored, and their columns in [`ids`][].
 
         Raises:
             UserError: an utterance lacks the field or has a label unknown to the protocol (the
@@ -265,7 +265,7 @@ def list_templates() -> list[str]:
 
 
 def load_protocol(name_or_path: str | Path) -> Protocol:
-    """Read a protocol: a name from :func:`list_protocols`, or a path to a YAML file.
+    """Read a protocol: a name from [`list_protocols`][], or a path to a YAML file.
 
     Raises:
         UserError: unknown name, or a fault in the file (with its line).
@@ -299,7 +299,7 @@ def load_protocol(name_or_path: str | Path) -> Protocol:
 
 
 def load_labels(path: str | Path) -> tuple[LabelTexts, tuple[str, ...] | None]:
-    """Labels from a YAML file: a whole protocol, or nothing but ``label: text`` lines.
+    """Labels from a YAML file: a whole protocol, or nothing but `label: text` lines.
 
     Returns:
         Label -> its texts, and the protocol's templates (None where the file is not a protocol).
@@ -317,9 +317,9 @@ def load_labels(path: str | Path) -> tuple[LabelTexts, tuple[str, ...] | None]:
 
 
 def load_templates(name_or_path: str | Path) -> tuple[str, ...]:
-    """Read a template file: a name from :func:`list_templates`, or a path.
+    """Read a template file: a name from [`list_templates`][], or a path.
 
-    The file has the keys ``name``, ``description`` (optional) and ``templates`` (a list).
+    The file has the keys `name`, `description` (optional) and `templates` (a list).
     """
     path = _resolve(name_or_path, TEMPLATES, list_templates(), "template file")
     document = read_yaml(path)

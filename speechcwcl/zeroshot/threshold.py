@@ -3,13 +3,13 @@
 A recording that says none of the labels still has a best label. Its cosine is what tells: on 249
 real clips of single words (ten of the thirty words as labels, fifty draws, the demo's model) the
 area under the ROC curve, said words against unsaid ones, was 0.962 for the plain cosine, 0.944 for
-the softmax score and 0.932 for the lead over the second label (``tools/unknown_threshold.py``).
+the softmax score and 0.932 for the lead over the second label (`tools/unknown_threshold.py`).
 Comparing the cosine with those of 241 unrelated texts did not help either.
 
-The threshold is the cosine that at most a share ``far`` (false accept rate) of the negatives
-reaches: the ``ceil((n + 1) (1 - far))``-th smallest best cosine of ``n`` negatives, for each kind
+The threshold is the cosine that at most a share `far` (false accept rate) of the negatives
+reaches: the `ceil((n + 1) (1 - far))`-th smallest best cosine of `n` negatives, for each kind
 of them, and the highest of these. For a further recording like the negatives the expected false
-accept rate is then at most ``far``.
+accept rate is then at most `far`.
 
 The best negatives are the user's own: recordings of the place and the voices that say none of the
 labels. Without them, two kinds are made. Noises show nothing about other words. Speech played
@@ -55,8 +55,8 @@ class Threshold:
     Attributes:
         cosine: what the best label must reach.
         far: the false accept rate aimed at.
-        negatives: kind -> ``{"n", "threshold", "accepted"}``; ``accepted`` is the share of these
-            negatives at or above ``cosine``.
+        negatives: kind -> `{"n", "threshold", "accepted"}`; `accepted` is the share of these
+            negatives at or above `cosine`.
         labels: the names.
         templates: as used.
         probe: (labels,) cosines of a made sound with the labels: they tell model and wording.
@@ -82,15 +82,15 @@ class Threshold:
         """Set the threshold.
 
         Args:
-            model: an aligner, or anything with its ``encode_speech``.
+            model: an aligner, or anything with its `encode_speech`.
             names: of the labels.
-            rows: (labels, dim) of ``encode_labels``.
+            rows: (labels, dim) of `encode_labels`.
             templates: for the record.
-            best: kind of negatives -> (n,) their best cosines (:func:`best_cosines`).
+            best: kind of negatives -> (n,) their best cosines ([`best_cosines`][]).
             far: false accept rate to aim at.
 
         Raises:
-            UserError: ``far`` is no share, or too few negatives to tell.
+            UserError: `far` is no share, or too few negatives to tell.
         """
         require(0 < far < 1, f"far: {far} is not between 0 and 1, such as 0.05")
         least = math.ceil((1 - far) / far)
@@ -120,7 +120,7 @@ class Threshold:
 
     @classmethod
     def load(cls, path: str | Path) -> Threshold:
-        """Read a file of :meth:`save`.
+        """Read a file of [`save`][].
 
         Raises:
             UserError: it is no such file.
@@ -169,12 +169,12 @@ def calibrate(
     recordings: Iterable[Any] = (),
     far: float = 0.05,
 ) -> Threshold:
-    """Set a threshold from Python; the verb ``classify --calibrate`` does the same.
+    """Set a threshold from Python; the verb `classify --calibrate` does the same.
 
     Args:
         model: an aligner.
-        labels: see ``classify``.
-        templates: see ``classify``.
+        labels: see `classify`.
+        templates: see `classify`.
         negatives: recordings that say none of the labels (files or 16 kHz arrays).
         recordings: where there are none: recordings like those to come, to be played backwards.
         far: false accept rate to aim at.

@@ -22,7 +22,7 @@ print(json.dumps({{"all": used, "own": used - begun, "heavy": found}}), file=sys
 
 
 def measured(code):
-    """Processor seconds of an interpreter that runs ``code``, and the heavy packages in it."""
+    """Processor seconds of an interpreter that runs `code`, and the heavy packages in it."""
     script = _RUN.format(code=code, heavy=sorted(HEAVY))
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True,

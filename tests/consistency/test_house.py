@@ -157,6 +157,22 @@ def test_no_unsafe_loading():
             assert "weights_only=True" in call, f"{path}: {call}"
 
 
+def test_docstrings_speak_one_dialect():
+    """Google sections and Markdown: no roles, no double backticks, no fields of Sphinx."""
+    sphinx = re.compile(
+        r":(?:func|class|meth|mod|data|attr|exc):`|``|^\s*:(?:param|return)|::$", re.M
+    )
+    wrong = []
+    for path in tracked("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                found = sphinx.search(ast.get_docstring(node) or "")
+                if found and "```" not in (ast.get_docstring(node) or ""):
+                    where = getattr(node, "lineno", 1)
+                    wrong.append(f"{path.relative_to(ROOT)}:{where}: {found[0].strip()}")
+    assert not wrong
+
+
 def test_links_in_markdown_lead_somewhere():
     broken = []
     for path in tracked("*.md"):

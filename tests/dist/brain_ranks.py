@@ -30,7 +30,7 @@ class Pairs:
 
 
 class Brain(sb.Brain):
-    """``chunk`` turns on cached gradients."""
+    """`chunk` turns on cached gradients."""
 
     chunk, embedded = None, 0
 
@@ -48,7 +48,7 @@ class Brain(sb.Brain):
 
 
 def fit(part, chunk, distributed, accumulation):
-    """The weights after training on ``part`` of every batch."""
+    """The weights after training on `part` of every batch."""
     batches = []
     for step in range(STEPS):
         text = rows(COUNT, DIM, seed=10 + step)

@@ -1,4 +1,4 @@
-"""What every rank of ``test_ranks.py`` runs: python -m torch.distributed.run ... ranks.py OUT.
+"""What every rank of `test_ranks.py` runs: python -m torch.distributed.run ... ranks.py OUT.
 
 Each case computes the gradient of one batch that is spread unevenly over the ranks, and in the same
 process that of the whole batch; rank 0 writes how far apart the two are.
@@ -57,7 +57,7 @@ def wrapped(module):
 
 
 def error(spec, count=23, dim=8, ids=None, with_bank=False, chunk=None, **options):
-    """Relative error of the gradient; ``chunk`` turns on cached gradients."""
+    """Relative error of the gradient; `chunk` turns on cached gradients."""
     bank = TextBank(rows(60, dim, seed=7)) if with_bank else None
     text = rows(count, dim, seed=2) if bank is None else bank.matrix[:count]
     text = text if ids is None else text[ids]

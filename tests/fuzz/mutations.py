@@ -17,7 +17,7 @@ TOKENS = [
 
 @st.composite
 def damaged(draw: st.DrawFn, seed: bytes) -> bytes:
-    """``seed`` with one to four pieces replaced, repeated or cut off."""
+    """`seed` with one to four pieces replaced, repeated or cut off."""
     data = bytearray(seed)
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(data)))

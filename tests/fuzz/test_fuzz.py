@@ -1,7 +1,7 @@
 """Whatever a file holds, a reader reads it or refuses it with a UserError, in bounded memory.
 
 One row a reader: a valid file of it, the function that opens it, and the file's name. Its bytes are
-damaged by hypothesis (:mod:`mutations`); anything that is not a UserError fails.
+damaged by hypothesis (`mutations`); anything that is not a UserError fails.
 """
 
 from __future__ import annotations

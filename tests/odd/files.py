@@ -34,7 +34,7 @@ KINDS = {
 
 
 def tones(*hertz: int, rate: int = RATE) -> np.ndarray:
-    """Half a second of each tone, one after the other, ``(samples,)`` float32."""
+    """Half a second of each tone, one after the other, `(samples,)` float32."""
     time = np.arange(rate // 2) / rate
     return np.concatenate([0.5 * np.sin(2 * np.pi * f * time) for f in hertz]).astype(np.float32)
 
@@ -61,7 +61,7 @@ def holding(name: str, data: bytes | Callable[[], bytes]) -> Maker:
 
 
 def patched(data: bytes, at: int, new: bytes) -> bytes:
-    """``data`` with other bytes from ``at`` on."""
+    """`data` with other bytes from `at` on."""
     return data[:at] + new + data[at + len(new) :]
 
 
@@ -90,7 +90,7 @@ def flac_of_frames(frames: int) -> Maker:
 
 
 def flac_with_foreign_header() -> Maker:
-    """What ``flac --keep-foreign-metadata`` makes of a WAV: its header in a metadata block."""
+    """What `flac --keep-foreign-metadata` makes of a WAV: its header in a metadata block."""
 
     def data() -> bytes:
         raw, kept = sound("flac", 300, 600), b"riff" + sound("wav", 300)[:44]
@@ -132,7 +132,7 @@ def shard_address(size: int) -> Maker:
 
 
 def joined(suffix: str, *others: str) -> Maker:
-    """``cat a b > c``: files of 300, 600 and of 900, 1200, 1500 Hz one after the other."""
+    """`cat a b > c`: files of 300, 600 and of 900, 1200, 1500 Hz one after the other."""
     parts = [sound(suffix, 300, 600), *(sound(other, 900, 1200, 1500) for other in others)]
     return holding(f"joined.{suffix}", b"".join(parts))
 
@@ -143,7 +143,7 @@ def with_id3(suffix: str) -> Maker:
 
 
 def id3(size: int = 2048) -> bytes:
-    """An ID3v2 tag of ``size`` bytes of padding."""
+    """An ID3v2 tag of `size` bytes of padding."""
     length = bytes([size >> 21 & 127, size >> 14 & 127, size >> 7 & 127, size & 127])
     return b"ID3\x03\0\0" + length + b"\0" * size
 
@@ -190,7 +190,7 @@ def empty_wav_with_a_chunk() -> Maker:
 
 
 def float_wav(scale: float, subtype: str = "FLOAT") -> Maker:
-    """A WAV of floats whose full scale is ``scale``."""
+    """A WAV of floats whose full scale is `scale`."""
     stream = io.BytesIO()
     soundfile.write(stream, tones(300, 600) * scale, RATE, format="WAV", subtype=subtype)
     return holding("floats.wav", stream.getvalue())
@@ -241,9 +241,9 @@ def folder_with_links() -> Maker:
 
 
 def data_folder(**tables: str | bytes) -> Maker:
-    """A Kaldi folder of two clips, ``a`` and ``b``, with some tables replaced or added.
+    """A Kaldi folder of two clips, `a` and `b`, with some tables replaced or added.
 
-    ``AUDIO`` in a table is the folder of the clips (a second each).
+    `AUDIO` in a table is the folder of the clips (a second each).
     """
 
     def make(folder: Path) -> Path:

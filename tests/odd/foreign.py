@@ -1,4 +1,4 @@
-"""Odd lists and datasets of others: what :data:`ROWS` says is read, or refused with its line."""
+"""Odd lists and datasets of others: what `ROWS` says is read, or refused with its line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ AUDIO = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())]
 
 
 def tree(**contents: str | bytes) -> Maker:
-    """A folder of files; ``/`` and ``.`` of their names are written ``__`` and ``_D``."""
+    """A folder of files; `/` and `.` of their names are written `__` and `_D`."""
 
     def make(folder: Path) -> Path:
         for name, data in contents.items():
@@ -39,7 +39,7 @@ def tree(**contents: str | bytes) -> Maker:
 
 
 def listed(name: str, data: str | bytes, encoding: str = "utf-8") -> Maker:
-    """A list of that name beside ``a.wav``, ``b.wav`` and ``c.wav``."""
+    """A list of that name beside `a.wav`, `b.wav` and `c.wav`."""
 
     def make(folder: Path) -> Path:
         for letter in "abc":
@@ -57,7 +57,7 @@ def line(**values: Any) -> Maker:
 
 
 def converted(**options: Any) -> Callable[[Path], list[Any]]:
-    """What ``convert`` makes of a list: texts, or labels where there are none."""
+    """What `convert` makes of a list: texts, or labels where there are none."""
 
     def read(path: Path) -> list[Any]:
         folder = import_datadir(path, path.parent / "out", options=Options(**options))
@@ -67,12 +67,12 @@ def converted(**options: Any) -> Callable[[Path], list[Any]]:
 
 
 def ids(path: Path) -> list[str]:
-    """The ids that ``convert`` gives."""
+    """The ids that `convert` gives."""
     return [u.id for u in read_datadir(import_datadir(path, path.parent / "out"))]
 
 
 def prepared(*sets: str, **options: Any) -> Callable[[Path], dict[str, Any]]:
-    """What ``prepare huggingface --data`` makes of a folder: set -> texts, or labels."""
+    """What `prepare huggingface --data` makes of a folder: set -> texts, or labels."""
 
     def read(folder: Path) -> dict[str, Any]:
         out = folder.parent / f"{folder.name}-out"
@@ -118,7 +118,7 @@ def parquet(**columns: Any) -> Maker:
 
 
 def shard(**facts: Any) -> Maker:
-    """A WebDataset tar of one clip and its ``.json``."""
+    """A WebDataset tar of one clip and its `.json`."""
 
     def make(folder: Path) -> Path:
         with tarfile.open(folder / "s.tar", "w") as made:
@@ -137,7 +137,7 @@ def in_shard(folder: Path) -> list[Any]:
 
 
 def cut(**recording: Any) -> Maker:
-    """A lhotse cut of the whole of ``a.wav``."""
+    """A lhotse cut of the whole of `a.wav`."""
     source = {"type": "file", "channels": [0], "source": "a.wav"}
     facts = {"id": "r", "sources": [source], "sampling_rate": 16000, "duration": 0.5}
     supervisions = [{"id": "s", "start": 0, "duration": 0.5, "text": "yes"}]

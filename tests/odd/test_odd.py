@@ -1,6 +1,6 @@
 """Every odd file is read with the right content, or refused with the right line.
 
-One table: name, maker (see :mod:`files`), reader, what must come out. A new odd file is one row.
+One table: name, maker (see `files`), reader, what must come out. A new odd file is one row.
 """
 
 from __future__ import annotations

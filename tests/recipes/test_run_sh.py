@@ -16,7 +16,7 @@ RECIPES = sorted(path.parent for path in ROOT.glob("egs/*/cwcl1/run.sh"))
 
 
 def command(recipe, root, *words):
-    """The words and the environment that run a recipe with all its output under ``root``."""
+    """The words and the environment that run a recipe with all its output under `root`."""
     tools = root / "bin"
     tools.mkdir(exist_ok=True)
     script = tools / "speechcwcl"
@@ -31,7 +31,7 @@ def command(recipe, root, *words):
 
 
 def run(recipe, root, *words, timeout=600):
-    """Run a recipe with all its output under ``root``."""
+    """Run a recipe with all its output under `root`."""
     words, environment = command(recipe, root, *words)
     return subprocess.run(
         words, env=environment, capture_output=True, text=True, timeout=timeout, cwd=root

@@ -154,7 +154,7 @@ TEXT_MODELS = {
 
 
 def save_text(name, folder, tokenizer):
-    """Save a tiny text encoder of a family; its tokenizer is that of the folder ``tokenizer``."""
+    """Save a tiny text encoder of a family; its tokenizer is that of the folder `tokenizer`."""
     torch.manual_seed(0)
     cls, config = TEXT_MODELS[name]
     words = hf.AutoTokenizer.from_pretrained(tokenizer)

@@ -23,7 +23,7 @@ AUDIO = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())]
 
 
 def make_set(root):
-    """``root/parquet`` (three files), ``root/folder``, ``root/shards`` (five); the audio files."""
+    """`root/parquet` (three files), `root/folder`, `root/shards` (five); the audio files."""
     files = []
     for number, word in enumerate(WORDS):
         path = root / "folder" / f"c{number:02d}.flac"

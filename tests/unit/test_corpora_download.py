@@ -41,7 +41,7 @@ BODY = tar_bytes(MEMBERS)
 
 
 class Server:
-    """Serves BODY; ``mode`` chooses how, ``log`` has (path, Range header, bytes sent)."""
+    """Serves BODY; `mode` chooses how, `log` has (path, Range header, bytes sent)."""
 
     def __init__(self) -> None:
         self.body, self.mode, self.etag = BODY, "good", '"v1"'

@@ -29,7 +29,7 @@ SUFFIX = {
 
 @pytest.fixture
 def clips(tmp_path):
-    """Two clips of a second and one of three, in ``wavs/`` beside the manifests."""
+    """Two clips of a second and one of three, in `wavs/` beside the manifests."""
     for name, seconds in (("a", 1.0), ("b", 1.0), ("long", 3.0)):
         write_spoken(tmp_path / "wavs" / f"{name}.wav", name, seconds=seconds)
     return tmp_path

@@ -28,7 +28,7 @@ print(peak() - start)
 
 
 def growth(tmp_path, count):
-    """MB of memory that preparing ``count`` utterances adds."""
+    """MB of memory that preparing `count` utterances adds."""
     done = subprocess.run(
         [sys.executable, "-c", SCALE, str(count), str(tmp_path)],
         capture_output=True, text=True, check=True,

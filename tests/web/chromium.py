@@ -27,7 +27,7 @@ def command(profile: Path, *more: str) -> list[str]:
 
 
 class Page:
-    """One tab; ``with Page(folder) as page``.
+    """One tab; `with Page(folder) as page`.
 
     Args:
         folder: an empty folder for the profile.

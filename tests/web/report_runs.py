@@ -59,7 +59,7 @@ def heard(texts: list[str], noise: float, seed: int) -> np.ndarray:
 
 
 def utterances(protocol: Protocol, each: int, audio: Path | None) -> list[Said]:
-    """``each`` utterances a label; in ``audio`` each label gets a recording (a tone)."""
+    """`each` utterances a label; in `audio` each label gets a recording (a tone)."""
     said = []
     for number, (label, texts) in enumerate(protocol.labels.items()):
         if audio is not None:
@@ -93,7 +93,7 @@ def make_run(
     epochs: int = 6,
     seed: int = 0,
 ) -> Path:
-    """Write ``exp/<name>`` as the training and evaluation stages would."""
+    """Write `exp/<name>` as the training and evaluation stages would."""
     run = exp / name
     said: list[Said] = []
     for word in protocols:

@@ -24,7 +24,7 @@ ANSWER = "document.querySelector('#cw-answer')"
 
 
 class Server:
-    """The running command; its temporary folder and its working folder are below ``folder``."""
+    """The running command; its temporary folder and its working folder are below `folder`."""
 
     def __init__(self, folder, models, repository):
         with socket.socket() as probe:

@@ -49,7 +49,7 @@ CONTENDERS = {
 
 
 def utterances(name: str, data: Path | None, limit: int | None) -> list[Any]:
-    """The clips of a set, shuffled with a fixed seed; with ``limit`` the first of them."""
+    """The clips of a set, shuffled with a fixed seed; with `limit` the first of them."""
     if name.startswith("mini"):
         corpus, problems = Mini(), Problems()
         found = list(corpus.utterances(corpus.download(Path()), f"test_{name[5:]}", problems))
@@ -81,7 +81,7 @@ def figures(speech: np.ndarray, clips: Sequence[Any], protocol: str, encode_text
 def transcribe(
     cascade: Cascade, clips: Sequence[Any], known: dict[str, str], save: Callable[[], None]
 ) -> list[str]:
-    """The cascade's transcripts; those that ``known`` holds (by clip) are not made again."""
+    """The cascade's transcripts; those that `known` holds (by clip) are not made again."""
     missing = [clip for clip in clips if clip.id not in known]
     for number, clip in enumerate(tqdm(missing, desc="transcribe", mininterval=30), 1):
         known[clip.id] = cascade.transcribe(load([clip])[0])
@@ -91,7 +91,7 @@ def transcribe(
 
 
 def score_cascade(name: str, clips: list[Any], heard: list[str], cascade: Cascade) -> dict:
-    """Score the cascade: transcripts as they are, and spelt as labels are (see ``spell``)."""
+    """Score the cascade: transcripts as they are, and spelt as labels are (see `spell`)."""
     protocol = SETS[name][1]
     row = figures(cascade.encode_text(heard), clips, protocol, cascade.encode_text)
     spelt = cascade.encode_text([spell(text) for text in heard])

@@ -21,10 +21,10 @@ def machine() -> str:
 
 
 def write_section(name: str, title: str, text: str, page: Path = README) -> None:
-    """Put ``text`` between the marks of a section; a new section goes to the end, with a title.
+    """Put `text` between the marks of a section; a new section goes to the end, with a title.
 
     Args:
-        name: of the marks, ``<!-- name -->`` and ``<!-- /name -->``.
+        name: of the marks, `<!-- name -->` and `<!-- /name -->`.
         title: Markdown heading of a new section.
         text: Markdown.
         page: the file.

@@ -45,7 +45,7 @@ def measure(code: list[str], tree: Path) -> tuple[float, float]:
 
 
 def table(ways: dict[str, tuple[list[str], Path]], rounds: int) -> list[str]:
-    """Markdown lines, the least of ``rounds`` runs of each way, taken in turn."""
+    """Markdown lines, the least of `rounds` runs of each way, taken in turn."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, (code, tree) in ways.items():

@@ -94,7 +94,7 @@ def clap(tiny: bool) -> tuple[Classify, Classify]:
 
 
 def contenders(args: argparse.Namespace, threads: int) -> dict[str, Classify]:
-    """Open every contender that is asked for; torch has ``threads`` already."""
+    """Open every contender that is asked for; torch has `threads` already."""
     found: dict[str, Classify] = {}
     if args.model:
         found["ours"] = ours(Aligner.from_pretrained(args.model))
@@ -112,13 +112,13 @@ def contenders(args: argparse.Namespace, threads: int) -> dict[str, Classify]:
 
 
 def measure(run: dict[str, Classify], wav: np.ndarray, rounds: int, seconds: float) -> dict:
-    """Seconds a clip, wall and processor: ``{contender: {"wall": [...], "cpu": [...]}}``.
+    """Seconds a clip, wall and processor: `{contender: {"wall": [...], "cpu": [...]}}`.
 
     Args:
         run: the contenders.
         wav: the clip.
-        rounds: in each, every contender runs until ``seconds`` of its processor time are over.
-        seconds: see ``rounds``.
+        rounds: in each, every contender runs until `seconds` of its processor time are over.
+        seconds: see `rounds`.
     """
     for classify in run.values():
         classify(wav)  # memory, graphs, tokenizers

@@ -20,7 +20,7 @@ TOLERANCE = 0.3
 
 @dataclass(frozen=True)
 class Clip:
-    """A piece of speech; ``word`` is None for a sentence."""
+    """A piece of speech; `word` is None for a sentence."""
 
     word: str | None
     text: str
@@ -51,7 +51,7 @@ def mini_clips(source: Path, split: str, words: int, sentences: int, seed: int) 
 
 
 def real_clips(data: Path, words: int, sentences: int, seed: int) -> list[Clip]:
-    """A random choice of Speech Commands clips and of LibriSpeech utterances in ``data``."""
+    """A random choice of Speech Commands clips and of LibriSpeech utterances in `data`."""
     draw = np.random.default_rng(seed)
     paths = sorted((data / "gsc_v1_mini").glob("*/*.wav"))
     clips = [
@@ -102,7 +102,7 @@ def scene(clips: Iterable[Clip], seed: int, snr: float = 25.0) -> tuple[np.ndarr
 
 
 def groups(said: Sequence[Said], size: int, seed: int = 0) -> Iterator[list[str]]:
-    """The words of a scene in groups of about ``size``: one group's labels at a time."""
+    """The words of a scene in groups of about `size`: one group's labels at a time."""
     words = sorted({item.word for item in said if item.word})
     words = [words[i] for i in np.random.default_rng(seed).permutation(len(words))]
     count = max(1, round(len(words) / size))

@@ -73,7 +73,7 @@ def measure(rows: int, dim: int, names: list[str], options: argparse.Namespace) 
 
 
 def ratio(row: dict, name: str, other: str) -> float | None:
-    """Median over rounds of how many times longer ``name`` took than ``other`` in the same one."""
+    """Median over rounds of how many times longer `name` took than `other` in the same one."""
     if name not in row["seconds"] or other not in row["seconds"]:
         return None
     pairs = zip(row["seconds"][name], row["seconds"][other], strict=True)

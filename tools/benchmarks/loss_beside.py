@@ -90,7 +90,7 @@ def step(
 
 
 def compare(options: argparse.Namespace) -> str:
-    """Measure this checkout and ``options.beside`` in turns; a Markdown table."""
+    """Measure this checkout and `options.beside` in turns; a Markdown table."""
     ours, theirs = HERE.parents[2], options.beside
     here, there = Checkout(ours, options), Checkout(theirs, options)
     about = describe(options, [])

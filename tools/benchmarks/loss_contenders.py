@@ -51,8 +51,8 @@ def _products(case: Case, again: int, target: bool) -> None:
     Args:
         case: the matrices.
         again: how many rows of logits are computed a second time in the backward pass.
-        target: whether to add those of linear CWCL's target: ``Q Q^T`` (N x N x dim), or where
-            that is less ``Q^T Q`` and its product with ``Q`` (N x dim x dim each).
+        target: whether to add those of linear CWCL's target: `Q Q^T` (N x N x dim), or where
+            that is less `Q^T Q` and its product with `Q` (N x dim x dim each).
     """
     speech, text = case.speech.detach(), case.text
     rows, dim = speech.shape

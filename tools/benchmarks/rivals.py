@@ -1,8 +1,8 @@
 """What users would take instead: Whisper, then a text encoder; or a CLAP.
 
-``Cascade`` transcribes with Whisper tiny.en as transformers does it (the clip inside 30 s of
+`Cascade` transcribes with Whisper tiny.en as transformers does it (the clip inside 30 s of
 silence, greedy decoding) and takes the label whose text lies nearest to the transcript's in
-all-MiniLM-L6-v2. ``build_clap`` gives the zero-shot-audio-classification pipeline around a CLAP of
+all-MiniLM-L6-v2. `build_clap` gives the zero-shot-audio-classification pipeline around a CLAP of
 random weights, whose cost is that of a trained one.
 """
 
@@ -33,7 +33,7 @@ class Cascade:
     Args:
         whisper: folder or name of a Whisper with its decoder.
         tokenizer: folder or name of its tokenizer.json, with a config.json that lists the tokens
-            never to say (``suppress_ids``, ``suppress_ids_begin``).
+            never to say (`suppress_ids`, `suppress_ids_begin`).
         text: text encoder.
     """
 
@@ -86,7 +86,7 @@ class Cascade:
         return self.text_encoder.encode([text.strip() or "." for text in texts])
 
     def classify(self, wav: np.ndarray, labels: np.ndarray) -> int:
-        """The number of the nearest label; ``labels`` (labels, dim) are embedded beforehand."""
+        """The number of the nearest label; `labels` (labels, dim) are embedded beforehand."""
         return int(np.argmax(labels @ self.encode_text([self.transcribe(wav)])[0]))
 
 

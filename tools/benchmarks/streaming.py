@@ -30,7 +30,7 @@ PER_SHARD, DIFFERENT = 1000, 400
 
 
 def make_shards(folder: Path, clips: int) -> None:
-    """``clips`` samples in shards; what differs is their keys and texts."""
+    """`clips` samples in shards; what differs is their keys and texts."""
     folder.mkdir()
     draw = np.random.default_rng(0)
     waves = [encode_audio(0.1 * draw.standard_normal(16000)) for _ in range(DIFFERENT)]

@@ -41,7 +41,7 @@ SPEECH, TEXT = "whisper-tiny.en", "all-MiniLM-L6-v2"
 
 
 def utterances(count: int) -> list[Utterance]:
-    """``count`` utterances spread evenly over the training set of the mini corpus."""
+    """`count` utterances spread evenly over the training set of the mini corpus."""
     corpus = get_corpus("mini")
     source = corpus.download(Path("."))
     everything = list(corpus.utterances(source, "train", Problems()))
@@ -49,7 +49,7 @@ def utterances(count: int) -> list[Utterance]:
 
 
 def ours(manifest: Path, work: Path, args: argparse.Namespace) -> Callable[[int], None]:
-    """Our loop, as ``speechcwcl train`` runs it; the function trains so many epochs."""
+    """Our loop, as `speechcwcl train` runs it; the function trains so many epochs."""
     number = iter(range(1000))
 
     def run(epochs: int) -> None:

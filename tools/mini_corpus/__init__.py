@@ -1,4 +1,4 @@
-"""Parts of ``tools/make_mini_corpus.py``: plan, voices, synthesis, packing and checking."""
+"""Parts of `tools/make_mini_corpus.py`: plan, voices, synthesis, packing and checking."""
 
 
 class UserError(Exception):

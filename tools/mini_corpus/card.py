@@ -1,4 +1,4 @@
-"""Writes ``corpus.json`` and the data card ``README.md`` of the corpus."""
+"""Writes `corpus.json` and the data card `README.md` of the corpus."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def summary(segments: list[Segment]) -> dict[str, dict[str, Any]]:
 def write_corpus_json(
     out: Path, lists: Path, segments: list[Segment], settings: Settings, bitrate: int
 ) -> dict[str, Any]:
-    """Writes ``corpus.json``; the sha256 of the lists are included when they lie in ``out``."""
+    """Writes `corpus.json`; the sha256 of the lists are included when they lie in `out`."""
     files = [out / "segments.tsv", *sorted((out / "audio").rglob("*.ogg"))]
     if lists.is_relative_to(out):
         files += [lists / name for name in LIST_FILES.values()]
@@ -150,7 +150,7 @@ WORDS_NOTE = """Whisper tiny.en (4 s windows, after coding)
 
 
 def write_card(out: Path, corpus: dict[str, Any], segments: list[Segment]) -> None:
-    """Writes the data card ``README.md``."""
+    """Writes the data card `README.md`."""
     sets, settings = corpus["sets"], corpus["settings"]
     kinds: dict[str, int] = defaultdict(int)
     for row in segments:

@@ -79,7 +79,7 @@ def _disjoint(segments: list[Segment]) -> Iterator[str]:
 
 
 def _sound(out: Path, file: str, rows: list[Segment], thorough: bool) -> Iterator[str]:
-    """Checks one audio file; ``thorough`` decodes all of it instead of its first clip."""
+    """Checks one audio file; `thorough` decodes all of it instead of its first clip."""
     with soundfile.SoundFile(str(out / file)) as sound:
         rate, channels, frames = sound.samplerate, sound.channels, sound.frames
     if (rate, channels) != (SAMPLE_RATE, 1):
@@ -114,10 +114,10 @@ def _sound(out: Path, file: str, rows: list[Segment], thorough: bool) -> Iterato
 
 
 def check_corpus(out: Path, thorough: bool = False) -> list[str]:
-    """All that is wrong with the corpus in ``out``; an empty list means that it is sound.
+    """All that is wrong with the corpus in `out`; an empty list means that it is sound.
 
     Args:
-        out: folder with ``corpus.json``, ``segments.tsv`` and ``audio``.
+        out: folder with `corpus.json`, `segments.tsv` and `audio`.
         thorough: decode every clip of every file (about 250 x real time), not one a file.
     """
     corpus = read_corpus_json(out)

@@ -16,7 +16,7 @@ PHONEME_SECONDS = (0.025, 0.30)  # speech seconds for each phoneme, at any speed
 
 
 def resample(audio: np.ndarray, pitch: int = 100, rate: int = SYNTHESIS_RATE) -> np.ndarray:
-    """To 16 kHz; ``pitch`` other than 100 also shifts pitch and formants (percent).
+    """To 16 kHz; `pitch` other than 100 also shifts pitch and formants (percent).
 
     Args:
         audio: (samples,) float32.

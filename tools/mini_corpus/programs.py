@@ -39,7 +39,7 @@ def check_programs(voices: set[str]) -> None:
 
 
 def mbrola_database(voice: str) -> str:
-    """``fr1`` for ``espeak_mb-fr1-en``; nothing for a voice that needs none."""
+    """`fr1` for `espeak_mb-fr1-en`; nothing for a voice that needs none."""
     head, _, rest = voice.partition("_mb-")
     return rest.partition("-")[0] if head == "espeak" else ""
 
@@ -49,7 +49,7 @@ def command_of(engine: str, voice: str, text: str, speed: float, path: str) -> l
 
     Args:
         engine: a key of PROGRAMS.
-        voice: such as ``flite_slt``, ``espeak_en-us+m3``, ``pico_en-US_p088`` or ``rhvoice_bdl``.
+        voice: such as `flite_slt`, `espeak_en-us+m3`, `pico_en-US_p088` or `rhvoice_bdl`.
         text: what to say; no markup.
         speed: a factor; 1.25 is a quarter faster.
         path: the WAV file.
@@ -68,9 +68,9 @@ def command_of(engine: str, voice: str, text: str, speed: float, path: str) -> l
 
 
 def speak_by_program(engine: str, voice: str, text: str, speed: float) -> np.ndarray:
-    """(samples,) float32 at 16 kHz; see :func:`command_of`.
+    """(samples,) float32 at 16 kHz; see `command_of`.
 
-    A voice whose name ends in ``_pNNN`` is moved in pitch and formants, its speed kept.
+    A voice whose name ends in `_pNNN` is moved in pitch and formants, its speed kept.
     """
     import soundfile
 

@@ -27,7 +27,7 @@ TAKES = 4
 
 
 def spoken_text(text: str, kind: str) -> str:
-    """The text as the voice gets it: ``I`` in upper case and a mark at the end."""
+    """The text as the voice gets it: `I` in upper case and a mark at the end."""
     text = re.sub(r"\bi\b", "I", text)
     if text[-1] in ".?!":
         return text

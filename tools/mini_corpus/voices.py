@@ -37,7 +37,7 @@ def rng_for(seed: int, *parts: object) -> random.Random:
 
 
 def blended_voices(seed: int, count: int) -> list[str]:
-    """``count`` names such as ``af_bella+am_puck``: pairs of training voices, each pair once."""
+    """`count` names such as `af_bella+am_puck`: pairs of training voices, each pair once."""
     pairs = [(a, b) for a in TRAIN_VOICES for b in TRAIN_VOICES if a != b]
     rng_for(seed, "blends").shuffle(pairs)
     chosen: list[str] = []
@@ -64,7 +64,7 @@ def is_british(voice: str) -> bool:
 
 
 def pitch_factor(voice: str) -> int:
-    """Percent by which a voice is moved in pitch, e.g. 80 for ``hibari_p080``; mostly 100."""
+    """Percent by which a voice is moved in pitch, e.g. 80 for `hibari_p080`; mostly 100."""
     found = re.search(r"_p(\d+)$", voice)
     return int(found[1]) if found else 100
 
@@ -87,7 +87,7 @@ def timbre_cosines(styles: dict[str, np.ndarray]) -> dict[tuple[str, str], float
 
 
 def closest_across(styles: dict[str, np.ndarray], split: str) -> tuple[float, str, str]:
-    """The closest same-sex pair with one voice in ``split`` (test or valid) and one outside."""
+    """The closest same-sex pair with one voice in `split` (test or valid) and one outside."""
     inside = set(TEST_VOICES if split == "test" else VALID_VOICES)
     pairs = timbre_cosines(styles).items()
     cosine, pair = max((c, p) for p, c in pairs if (p[0] in inside) != (p[1] in inside))

@@ -37,7 +37,7 @@ _WHISPER_BASE_PARTS = (
 
 
 def npm_download(package: str, folder: Path, title: str) -> Path:
-    """The package ``name==version`` of npm, packed anew as a zip."""
+    """The package `name==version` of npm, packed anew as a zip."""
     npm = shutil.which("npm")
     if npm is None:
         raise UserError(
@@ -58,7 +58,7 @@ def npm_download(package: str, folder: Path, title: str) -> Path:
 
 
 def _joined(found: dict[str, Path], name: str) -> Path:
-    """Put numbered parts (``name.1``, ``name.2``, ...) together, deleting them on the way."""
+    """Put numbered parts (`name.1`, `name.2`, ...) together, deleting them on the way."""
     parts = sorted(path for to, path in found.items() if to.rpartition(".")[0] == name)
     whole = parts[0].with_name(name)
     with whole.open("wb") as out:

@@ -34,7 +34,7 @@ _CTRANSLATE2_WHISPER = (
 
 
 def ctranslate2_whisper_folder(model: Path, folder: Path) -> None:
-    """Write a CTranslate2 Whisper (``model.bin``) as a transformers ``WhisperModel`` folder.
+    """Write a CTranslate2 Whisper (`model.bin`) as a transformers `WhisperModel` folder.
 
     Args:
         model: CTranslate2's binary file.
@@ -80,7 +80,7 @@ def onnx_moonshine_folder(model: Path, folder: Path) -> None:
     """Write Moonshine's exported encoder (ONNX) as a transformers folder of the encoder alone.
 
     Args:
-        model: ``encoder_model.onnx`` in float32.
+        model: `encoder_model.onnx` in float32.
         folder: an existing folder.
     """
     from transformers import MoonshineConfig

@@ -35,7 +35,7 @@ class _Cursor:
 
 
 def read_ctranslate2(path: Path) -> dict[str, torch.Tensor]:
-    """The variables of a CTranslate2 ``model.bin`` (format 6), scalars included."""
+    """The variables of a CTranslate2 `model.bin` (format 6), scalars included."""
     cursor = _Cursor(path.read_bytes())
     tensors = {}
     try:

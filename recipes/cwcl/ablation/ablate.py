@@ -51,7 +51,7 @@ class Grid:
         intents: the pairs whose mean is its vertical axis.
         seeds: each variant runs once a seed.
         average: how many checkpoints are averaged.
-        variants: name -> the keys of the training YAML that it changes; ``train`` names another
+        variants: name -> the keys of the training YAML that it changes; `train` names another
             training set.
     """
 
@@ -136,7 +136,7 @@ def mean_and_half_width(values: np.ndarray) -> tuple[float, float]:
 
 
 def cell(values: np.ndarray) -> str:
-    """``mean ± half width``."""
+    """`mean ± half width`."""
     mean, half = mean_and_half_width(values)
     return f"{mean:.1f}" + ("" if np.isnan(half) else f" ± {half:.1f}")
 

@@ -1,4 +1,4 @@
-"""The page of ``speechcwcl demo``: what is asked, what is answered, how it looks, how it is served.
+"""The page of `speechcwcl demo`: what is asked, what is answered, how it looks, how it is served.
 
-Only :mod:`speechcwcl.apps.demo.page` and :mod:`speechcwcl.apps.demo.serve` know gradio.
+Only `speechcwcl.apps.demo.page` and `speechcwcl.apps.demo.serve` know gradio.
 """

@@ -117,15 +117,15 @@ class Judge:
         """Rank the labels for an embedded recording.
 
         Args:
-            speech: (dim,) of :meth:`embed`.
+            speech: (dim,) of `embed`.
             labels: label -> texts.
-            templates: each with one ``{}``.
+            templates: each with one `{}`.
             unknown_below: the answer is None when no label is at least so similar (cosine).
 
         Returns:
-            ``{"model", "speech_encoder", "text_encoder", "dim", "answer", "labels": [{"label",
-            "score", "cosine", "by_template"}]}``, the best label first; ``answer`` is None for
-            "unknown", ``score`` the softmax over the labels, ``by_template`` the cosine with each
+            `{"model", "speech_encoder", "text_encoder", "dim", "answer", "labels": [{"label",
+            "score", "cosine", "by_template"}]}`, the best label first; `answer` is None for
+            "unknown", `score` the softmax over the labels, `by_template` the cosine with each
             template alone.
         """
         whole, parts = self._rows(tuple(labels.values()), tuple(templates))
@@ -186,14 +186,14 @@ def decide_all(
     unknown_below: float,
     limits: Limits,
 ) -> list[dict[str, Any]]:
-    """What each model says of a recording that it has embedded, see :meth:`Judge.decide`.
+    """What each model says of a recording that it has embedded, see `Judge.decide`.
 
     Args:
         judges: the models.
         vectors: the recording's embedding by each of them.
-        typed_labels: see :func:`~speechcwcl.apps.demo.ask.parse_labels`.
+        typed_labels: see `parse_labels`.
         typed_templates: one a line.
-        unknown_below: see :meth:`Judge.decide`.
+        unknown_below: see `Judge.decide`.
         limits: what may be asked.
 
     Raises:
@@ -216,13 +216,13 @@ def classify(
     unknown_below: float = 0.0,
     limits: Limits | None = None,
 ) -> dict[str, Any]:
-    """One recording by labels in words, as plain JSON: what the endpoint ``/classify`` returns.
+    """One recording by labels in words, as plain JSON: what the endpoint `/classify` returns.
 
     Returns:
-        ``{"name", "seconds", "templates", "models": [...]}``, see :meth:`Judge.decide`.
+        `{"name", "seconds", "templates", "models": [...]}`, see `Judge.decide`.
 
     Raises:
-        UserError: see :func:`read_upload` and :func:`decide_all`.
+        UserError: see `read_upload` and `decide_all`.
     """
     limits = limits or Limits()
     parse_labels(typed_labels, limits, unknown_below)  # before the costly part

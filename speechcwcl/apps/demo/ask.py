@@ -59,10 +59,10 @@ class Limits:
 
 
 def parse_labels(typed: str, limits: Limits, unknown_below: float = 0.0) -> Labels:
-    """Read labels as typed: one a line or separated by ``;``.
+    """Read labels as typed: one a line or separated by `;`.
 
-    ``lights on = turn on the light | switch the lamp on`` is one label with two texts; without
-    ``=`` the (first) text is the label.
+    `lights on = turn on the light | switch the lamp on` is one label with two texts; without
+    `=` the (first) text is the label.
 
     Args:
         typed: what stands in the box.
@@ -100,7 +100,7 @@ def parse_labels(typed: str, limits: Limits, unknown_below: float = 0.0) -> Labe
 
 
 def _one_label(piece: str) -> tuple[str, tuple[str, ...]]:
-    """``label = text | text`` or ``text | text`` -> label and its distinct texts."""
+    """`label = text | text` or `text | text` -> label and its distinct texts."""
     name, equals, right = piece.partition("=")
     given = [text.strip() for text in (right if equals else piece).split("|")]
     texts = tuple(dict.fromkeys(filter(None, given)))
@@ -124,7 +124,7 @@ def parse_templates(typed: str) -> tuple[str, ...]:
     """Read templates, one a line; an empty box is the label's own text.
 
     Raises:
-        UserError: one has not exactly one ``{}``, is too long, or there are too many.
+        UserError: one has not exactly one `{}`, is too long, or there are too many.
     """
     lines = [line.strip() for line in (typed or "").splitlines()]
     templates = tuple(dict.fromkeys(filter(None, lines))) or ("{}",)
@@ -149,7 +149,7 @@ def check_size(labels: Labels, templates: tuple[str, ...]) -> None:
     """Refuse what would keep the text encoder busy for too long.
 
     Raises:
-        UserError: texts times templates exceed :data:`MOST_SENTENCES`.
+        UserError: texts times templates exceed `MOST_SENTENCES`.
     """
     texts = sum(map(len, labels.values()))
     if texts * len(templates) > MOST_SENTENCES:

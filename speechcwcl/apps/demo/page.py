@@ -26,7 +26,7 @@ class Desk:
     """What the page calls: each method takes what the components hold, returns what they show.
 
     What is shown is a message, then for each model its labels with their scores
-    (:class:`gradio.Label`) and the table of cosines by template (:class:`gradio.Dataframe`).
+    (`gradio.Label`) and the table of cosines by template (`gradio.Dataframe`).
 
     Args:
         judges: the models.
@@ -77,7 +77,7 @@ class Desk:
     def refresh(
         self, heard: list[np.ndarray] | None, labels: str, templates: str, unknown_below: float
     ) -> tuple[Any, ...]:
-        """As :meth:`answer`, where nobody has asked: no recording is no error."""
+        """As `answer`, where nobody has asked: no recording is no error."""
         if heard is None:
             return _BEFORE, *self._nothing("")[1:]
         return self.answer(heard, labels, templates, unknown_below)
@@ -89,7 +89,7 @@ class Desk:
     def endpoint(
         self, audio: str | None, labels: str, templates: str, unknown_below: float
     ) -> dict[str, Any]:
-        """``/classify``: see :func:`speechcwcl.apps.demo.answer.classify`."""
+        """`/classify`: see `speechcwcl.apps.demo.answer.classify`."""
         try:
             return classify(self.judges, audio, labels, templates, unknown_below, self.limits)
         except UserError as error:
@@ -133,7 +133,7 @@ def _shown(said: dict[str, Any], templates: Sequence[str]) -> tuple[Any, Any]:
 
 
 def build(judges: Sequence[Judge], limits: Limits, unknown_below: float = 0.0) -> gr.Blocks:
-    """The page, ready to launch with :func:`theme`."""
+    """The page, ready to launch with `theme`."""
     desk = Desk(judges, limits)
     sets = label_sets(limits)
     labels, templates = fill_in(sets[0]) if sets else ("", "{}")
@@ -248,7 +248,7 @@ def _quietly(shown_on: gr.components.Component) -> dict[str, Any]:
 
 
 def _endpoint(desk: Desk, limits: Limits, unknown_below: float) -> None:
-    """Offer ``/classify`` to gradio's clients; nothing of it is seen on the page."""
+    """Offer `/classify` to gradio's clients; nothing of it is seen on the page."""
     with gr.Group(visible=False):
         gr.Button().click(
             desk.endpoint,

@@ -139,7 +139,7 @@ def serve(
     Args:
         judges: the models, warmed up.
         limits: what may be asked.
-        page: of :func:`import_page`.
+        page: of `import_page`.
         folder: the temporary folder.
         host: address to listen on.
         port: port to listen on.

@@ -41,7 +41,7 @@ class EnergyGate:
         self._rest = np.zeros(0, dtype=np.float32)
 
     def push(self, wav: np.ndarray) -> np.ndarray:
-        """Judge the frames that ``wav`` completes.
+        """Judge the frames that `wav` completes.
 
         Args:
             wav: (samples,) float32 at 16 kHz, any number of them.
@@ -88,9 +88,9 @@ class Peak:
 class Detector:
     """Feed the scores step by step; get at most one decision a step.
 
-    A label's score must reach ``threshold``; the highest within ``patience`` steps after it wins
-    over all labels. Then nothing is said until ``refractory`` steps after that peak, and the same
-    label again only once its score has fallen below ``release * threshold`` in between.
+    A label's score must reach `threshold`; the highest within `patience` steps after it wins
+    over all labels. Then nothing is said until `refractory` steps after that peak, and the same
+    label again only once its score has fallen below `release * threshold` in between.
 
     Args:
         labels: how many.
@@ -217,7 +217,7 @@ class Options:
 
 
 class Listener:
-    """Feed audio with :meth:`push` in blocks of any size; the events do not depend on them.
+    """Feed audio with `push` in blocks of any size; the events do not depend on them.
 
     Each window is embedded as if it were a clip by itself, which is what the model was trained
     on; windows in which nothing stands out of the noise are not embedded at all.
@@ -347,7 +347,7 @@ def listen(
         blocks: (samples,) float32 at 16 kHz each, of any size.
         labels: the words to listen for.
         options: how to listen.
-        templates: sentences with one ``{}`` to put a label into.
+        templates: sentences with one `{}` to put a label into.
     """
     listener = Listener(aligner, Scorer(aligner, labels, templates), options)
     for block in blocks:

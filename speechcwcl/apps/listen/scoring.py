@@ -44,8 +44,8 @@ class Scorer:
     Args:
         aligner: the model.
         labels: the texts, none twice.
-        templates: sentences with one ``{}`` to put the label into.
-        background: other texts; the built-in ones when ``None``.
+        templates: sentences with one `{}` to put the label into.
+        background: other texts; the built-in ones when `None`.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ def microphone(device: int | str | None = None) -> Iterator[np.ndarray]:
     """Open a microphone.
 
     Args:
-        device: number or part of the name of an input device; the system's own when ``None``.
+        device: number or part of the name of an input device; the system's own when `None`.
 
     Returns:
         Blocks of (samples,) float32 at 16 kHz, without end.

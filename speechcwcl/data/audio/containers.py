@@ -1,7 +1,7 @@
 """Files that are not what decoders take them for: joined, with tags in front, never finished.
 
 Decoders stop where the first header says that the audio ends, and refuse what a recorder that lost
-its power left behind. :func:`whole_files` cuts such a file into whole ones. MP3 files, which have
+its power left behind. `whole_files` cuts such a file into whole ones. MP3 files, which have
 no header of their own, are walked frame by frame: how long they are, and where another one begins.
 """
 
@@ -50,7 +50,7 @@ class _Frame(NamedTuple):
 
 
 def behind_tags(data: Buffer, at: int = 0) -> int:
-    """The first byte behind ID3 tags that begin at ``at``."""
+    """The first byte behind ID3 tags that begin at `at`."""
     while data[at : at + 3] == b"ID3" and len(head := data[at : at + 10]) == 10:
         size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
         at += 10 + size + (10 if head[5] & 0x10 else 0)
@@ -58,7 +58,7 @@ def behind_tags(data: Buffer, at: int = 0) -> int:
 
 
 def mp3_parts(data: Buffer, at: int = 0) -> list[Part]:
-    """The parts of an MP3 file; none if there is no frame at byte ``at``.
+    """The parts of an MP3 file; none if there is no frame at byte `at`.
 
     A new part begins with a length header, behind tags, where rate or version change, and where
     there are more frames than a length header announced.
@@ -165,7 +165,7 @@ def is_container(head: bytes) -> bool:
 
 
 def whole_files(data: Buffer) -> list[bytes] | None:
-    """The whole files in ``data``, one after the other; None where it is one as its header says.
+    """The whole files in `data`, one after the other; None where it is one as its header says.
 
     Bytes behind a file that begin no other (tags, padding) are left to the decoder.
 
@@ -194,7 +194,7 @@ def whole_files(data: Buffer) -> list[bytes] | None:
 
 
 def _further(data: Buffer, start: int, kind: bytes) -> Iterator[int]:
-    """Where further files begin behind the one at ``start``."""
+    """Where further files begin behind the one at `start`."""
     last = -1  # the end of a page that begins a stream: the next one is of the same file
     for found in _BEGINNINGS[kind].finditer(data, _search_from(data, start, kind)):
         here = found.start()
@@ -206,7 +206,7 @@ def _further(data: Buffer, start: int, kind: bytes) -> Iterator[int]:
 
 
 def _search_from(data: Buffer, start: int, kind: bytes) -> int:
-    """From where on another file may begin behind the one at ``start``."""
+    """From where on another file may begin behind the one at `start`."""
     at = start + 4
     if kind == b"RIFF":  # where it ends with the file, as a rule, nothing needs to be searched
         end = _told_end(data, start)
@@ -302,7 +302,7 @@ def _chunk(data: Buffer, at: int, end: int, name: bytes, order: str) -> tuple[in
 
 
 def _caf_samples(data: Buffer, at: int, end: int) -> tuple[int, int]:
-    """As :func:`_chunk` for the samples of a CAF, whose sizes have eight bytes."""
+    """As `_chunk` for the samples of a CAF, whose sizes have eight bytes."""
     while at + 12 <= end:
         size = int.from_bytes(data[at + 4 : at + 12], "big")
         if data[at : at + 4] == b"data":

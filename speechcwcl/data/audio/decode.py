@@ -1,7 +1,7 @@
 """Decoding audio: the only place that does it (soundfile: wav, flac, ogg/opus, mp3, ...);
 and writing audio.
 
-A path is a file, or a member of a tar shard (see :mod:`speechcwcl.data.audio.opening`).
+A path is a file, or a member of a tar shard (see `speechcwcl.data.audio.opening`).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def audio_info(path: str | Path, data: bytes | None = None) -> AudioInfo:
 
     Args:
         path: an audio file.
-        data: its bytes, where there is no file; ``path`` is for messages then.
+        data: its bytes, where there is no file; `path` is for messages then.
 
     Raises:
         UserError: the file is missing, empty, not audio, corrupt or truncated.
@@ -92,7 +92,7 @@ def load_audio(
         sample_rate: rate of the result in Hz; resampled when the file has another.
 
     Returns:
-        ``(samples,)`` float32, the mean of the channels.
+        `(samples,)` float32, the mean of the channels.
 
     Raises:
         UserError: the file is missing, empty, corrupt or truncated, has NaN or infinite samples,
@@ -103,12 +103,12 @@ def load_audio(
 
 
 def decode_audio(data: bytes, name: str, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
-    """Decode an audio file's bytes to mono, as :func:`load_audio` does a file.
+    """Decode an audio file's bytes to mono, as `load_audio` does a file.
 
     Args:
         data: the whole file.
         name: for messages.
-        sample_rate: see :func:`load_audio`.
+        sample_rate: see `load_audio`.
     """
     with opened(name, data) as stream:
         return _decoded(name, stream, None, None, sample_rate)
@@ -133,17 +133,17 @@ def _decoded(
 def audio_blocks(path: str | Path, seconds: float = 10.0) -> Iterator[np.ndarray]:
     """Decode a file of any length block by block, to mono at 16 kHz.
 
-    The blocks joined are what :func:`load_audio` gives, with a block's memory.
+    The blocks joined are what `load_audio` gives, with a block's memory.
 
     Args:
         path: an audio file.
         seconds: of audio in a block.
 
     Yields:
-        ``(samples,)`` float32.
+        `(samples,)` float32.
 
     Raises:
-        UserError: as :func:`load_audio`; what comes before the fault has been given by then.
+        UserError: as `load_audio`; what comes before the fault has been given by then.
     """
     with opened(path) as stream:
         rate, resampler = stream.samplerate, BlockResampler(stream.samplerate, SAMPLE_RATE)
@@ -193,7 +193,7 @@ def _stretch(
 
 
 def _check_whole(path: str | Path, stream: soundfile.SoundFile, seek: bool = True) -> None:
-    """Raise a UserError for a file that ends before its header says; with ``seek`` look there."""
+    """Raise a UserError for a file that ends before its header says; with `seek` look there."""
     refuse_cut(path, stream)
     if seek and stream.subtype in ("FLOAT", "DOUBLE"):
         _check_finite(path, stream)
@@ -218,7 +218,7 @@ def check_samples(name: str | Path, wav: np.ndarray, offset: int = 0, rate: int 
 
     Args:
         name: for messages.
-        wav: ``(samples,)`` float.
+        wav: `(samples,)` float.
         offset, rate: samples before these, and their rate in Hz, where a message can say when.
 
     Raises:
@@ -249,9 +249,9 @@ def write_audio(path: str | Path, wav: np.ndarray, sample_rate: int = SAMPLE_RAT
     """Write mono audio atomically, in the format that the suffix names.
 
     Args:
-        path: ends in ``.wav`` (16 bit), ``.flac`` (16 bit), ``.ogg`` (Vorbis), ``.opus`` or
-            ``.mp3``.
-        wav: ``(samples,)`` float, finite; values beyond -1..1 are clipped.
+        path: ends in `.wav` (16 bit), `.flac` (16 bit), `.ogg` (Vorbis), `.opus` or
+            `.mp3`.
+        wav: `(samples,)` float, finite; values beyond -1..1 are clipped.
         sample_rate: in Hz.
 
     Raises:
@@ -268,10 +268,10 @@ def write_audio(path: str | Path, wav: np.ndarray, sample_rate: int = SAMPLE_RAT
 def encode_audio(
     wav: np.ndarray, suffix: str = ".flac", sample_rate: int = SAMPLE_RATE, name: str = "audio"
 ) -> bytes:
-    """The bytes of an audio file; see :func:`write_audio`, whose suffixes it takes.
+    """The bytes of an audio file; see `write_audio`, whose suffixes it takes.
 
     Args:
-        wav: ``(samples,)`` float, finite; values beyond -1..1 are clipped.
+        wav: `(samples,)` float, finite; values beyond -1..1 are clipped.
         suffix: the format.
         sample_rate: in Hz.
         name: for messages.

@@ -1,8 +1,8 @@
 """Opening audio files of every kind, whole, joined or unfinished, and reading samples from them.
 
-Audio inside a tar shard has an address, ``shard-000012.tar::utt.flac@1536+32044``: 32,044 bytes
+Audio inside a tar shard has an address, `shard-000012.tar::utt.flac@1536+32044`: 32,044 bytes
 from 1,536 on. It says where the bytes are, so that a clip costs one read, in any order, with
-nothing extracted and no index in memory. :mod:`speechcwcl.data.shards` writes such addresses.
+nothing extracted and no index in memory. `speechcwcl.data.shards` writes such addresses.
 """
 
 from __future__ import annotations
@@ -260,7 +260,7 @@ def refuse_cut(path: str | Path, stream: soundfile.SoundFile) -> None:
 
 
 def _forward(path: str, stream: soundfile.SoundFile, most: int) -> np.ndarray:
-    """Mono samples from here to the end, or ``most`` of them, whatever length the header says."""
+    """Mono samples from here to the end, or `most` of them, whatever length the header says."""
     try:
         with quiet(stream):
             return next_mono(stream, most)
@@ -304,7 +304,7 @@ def _neighbour(path: str) -> str:
 
 
 def read_mono(path: str | Path, stream: soundfile.SoundFile, first: int, last: int) -> np.ndarray:
-    """Samples ``first:last`` as ``(samples,)`` float32, mean of the channels."""
+    """Samples `first:last` as `(samples,)` float32, mean of the channels."""
     lossy = stream.format in ("OGG", "MP3")
     seek_to = max(0, first - int(_PREROLL * stream.samplerate)) if lossy else first
     try:
@@ -326,7 +326,7 @@ def read_mono(path: str | Path, stream: soundfile.SoundFile, first: int, last: i
 
 
 def next_mono(stream: soundfile.SoundFile, frames: int) -> np.ndarray:
-    """The next ``frames`` samples or what there is of them, ``(samples,)``: mean of the channels.
+    """The next `frames` samples or what there is of them, `(samples,)`: mean of the channels.
 
     Block by block, so that memory follows what is there and not what a header promises.
     """

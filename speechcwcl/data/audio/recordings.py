@@ -27,10 +27,10 @@ def find_recordings(
     lines: Iterable[str] | None = None,
     on_omitted: Callable[[str], None] | None = None,
 ) -> Iterator[str]:
-    """Paths of audio files, in order; folders as :func:`audio_files` reads them.
+    """Paths of audio files, in order; folders as `audio_files` reads them.
 
     Args:
-        items: files; folders; ``-`` for ``lines``.
+        items: files; folders; `-` for `lines`.
         lines: one path a line, such as standard input; read as they are needed.
         on_omitted: called with the line that says which files of a folder are left out.
 
@@ -48,7 +48,7 @@ def find_recordings(
 
 
 def is_audio_name(name: str) -> bool:
-    """Whether a file's name has an ending of audio and is not hidden (``._x.wav`` of macOS)."""
+    """Whether a file's name has an ending of audio and is not hidden (`._x.wav` of macOS)."""
     return not name.startswith(".") and name.lower().endswith(AUDIO_SUFFIXES)
 
 

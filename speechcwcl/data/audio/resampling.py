@@ -26,12 +26,12 @@ def resample(wav: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
     """Resample with torchaudio's windowed sinc; exact, and in bounded memory, for every rate.
 
     Args:
-        wav: ``(samples,)`` float32.
+        wav: `(samples,)` float32.
         rate: its rate in Hz, from 1 kHz to 1 MHz.
         new_rate: the wanted rate in Hz, likewise.
 
     Returns:
-        ``(ceil(samples * new_rate / rate),)`` float32.
+        `(ceil(samples * new_rate / rate),)` float32.
 
     Raises:
         UserError: a rate outside these limits.
@@ -92,9 +92,9 @@ def _resampler(rate: int, new_rate: int) -> Any:
 
 
 class BlockResampler:
-    """Feed blocks of any size with :meth:`push`, then call :meth:`finish` once.
+    """Feed blocks of any size with `push`, then call `finish` once.
 
-    The joined result is that of :func:`resample` on the joined input.
+    The joined result is that of `resample` on the joined input.
 
     Args:
         rate: of the input, in Hz.
@@ -114,7 +114,7 @@ class BlockResampler:
         self._whole = rate == new_rate
 
     def push(self, block: np.ndarray) -> np.ndarray:
-        """The output samples that this block settles, ``(samples,)`` float32; may be none."""
+        """The output samples that this block settles, `(samples,)` float32; may be none."""
         block = np.asarray(block, dtype=np.float32)
         if self._whole:
             return block
@@ -130,7 +130,7 @@ class BlockResampler:
         return self._give(left)
 
     def _give(self, count: int) -> np.ndarray:
-        """Resample ``count`` samples after the context; a multiple of the period, or all."""
+        """Resample `count` samples after the context; a multiple of the period, or all."""
         done = resample(self._buffer[: self._before + count + self._context], *self._rates)
         skip = self._before // self._in * self._out
         result = done[skip : skip + -(-count * self._out // self._in)]

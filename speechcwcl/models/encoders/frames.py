@@ -16,7 +16,7 @@ def valid(lengths: Tensor, size: int) -> Tensor:
 
 
 def zero_beyond(values: Tensor, lengths: Tensor, axis: int = 1) -> Tensor:
-    """``values`` (batch, ...) with zeros beyond ``lengths`` along ``axis``."""
+    """`values` (batch, ...) with zeros beyond `lengths` along `axis`."""
     mask = valid(lengths, values.shape[axis])
     before = axis % values.dim() - 1
     after = values.dim() - 2 - before
@@ -41,7 +41,7 @@ def masked_moments(values: Tensor, lengths: Tensor, over_channels: bool) -> tupl
     """Mean and biased variance of (batch, channels, time) over the true time steps.
 
     Args:
-        values: (batch, channels, time), anything beyond ``lengths``.
+        values: (batch, channels, time), anything beyond `lengths`.
         lengths: (batch,) true time steps.
         over_channels: pool the channels too.
 
@@ -59,7 +59,7 @@ def masked_moments(values: Tensor, lengths: Tensor, over_channels: bool) -> tupl
 
 
 def masked_group_norm(norm: nn.GroupNorm, values: Tensor, lengths: Tensor) -> Tensor:
-    """``norm`` with its statistics over the true length only.
+    """`norm` with its statistics over the true length only.
 
     Args:
         norm: one group a channel (wav2vec2, HuBERT) or one group in all (Moonshine).
@@ -95,7 +95,7 @@ class Windows:
     Args:
         frame_lengths: (batch,) true frames.
         frames: padded frames of the batch.
-        size: frames a window; ``None`` or anything not below ``frames`` leaves the batch alone.
+        size: frames a window; `None` or anything not below `frames` leaves the batch alone.
     """
 
     def __init__(self, frame_lengths: Tensor, frames: int, size: int | None):
@@ -131,10 +131,10 @@ class Windows:
 
 
 def stride_mean(frames: Tensor, frame_lengths: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """Mean over every ``stride`` true frames; the last group may be smaller.
+    """Mean over every `stride` true frames; the last group may be smaller.
 
     Args:
-        frames: (batch, frames, dim), zero beyond ``frame_lengths``.
+        frames: (batch, frames, dim), zero beyond `frame_lengths`.
         frame_lengths: (batch,).
         stride: frames a group.
 
@@ -172,7 +172,7 @@ class LayerMix(nn.Module):
 def by_length(
     function: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, lengths: Tensor, least: int = 16
 ) -> Tensor:
-    """``function(inputs, lengths)``, row by row the same, without computing on most of the padding.
+    """`function(inputs, lengths)`, row by row the same, without computing on most of the padding.
 
     Rows of like length go through together, padded to the longest among them only; a batch that
     mixes all lengths, as a contrastive loss wants it, costs little more than a sorted one.

@@ -24,24 +24,24 @@ _FEATURE_VERSION = 1
 class SpeechEncoder(nn.Module):
     """A pretrained speech encoder between waveforms and frames.
 
-    Hidden states are numbered as in transformers: 0 is the front end's output, ``i`` the output of
-    layer ``i``, and the top one has the final norm applied. Layer drop and transformers' own
+    Hidden states are numbered as in transformers: 0 is the front end's output, `i` the output of
+    layer `i`, and the top one has the final norm applied. Layer drop and transformers' own
     masking are off; dropout works in the layers that are trained.
 
     Args:
         family: the model, cut into front end, layers and final norm.
-        freeze: ``"all"``; ``"none"``; or N: the front end and the N lowest layers.
-        layers: ``"last"``: the top hidden state; ``"mix"``: all of them, each normalised to zero
+        freeze: `"all"`; `"none"`; or N: the front end and the N lowest layers.
+        layers: `"last"`: the top hidden state; `"mix"`: all of them, each normalised to zero
             mean and unit variance, in a learned weighted sum; a list: a mix of those.
-        combine: ``"mix"`` or ``"concat"`` (side by side) for more than one layer.
+        combine: `"mix"` or `"concat"` (side by side) for more than one layer.
         frame_stride: mean over that many frames, after the encoder.
         silence: seconds of digital silence before and after every clip while it is encoded (one
-            number, or two); its frames are not given out. ``None``: what suits the family.
+            number, or two); its frames are not given out. `None`: what suits the family.
         gradient_checkpointing: recompute the trained layers in the backward pass.
-        lora: ``None`` or options of :func:`speechcwcl.models.encoders.lora.check_lora`; the layers
+        lora: `None` or options of `speechcwcl.models.encoders.lora.check_lora`; the layers
             above the frozen ones then keep their weights and learn low-rank updates.
         source: what it was loaded from, for the record.
-        source_hash: hash of the pretrained weights; computed when ``None``.
+        source_hash: hash of the pretrained weights; computed when `None`.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class SpeechEncoder(nn.Module):
         """Load a pretrained encoder.
 
         Args:
-            source: a transformers folder, one of our names (``speechcwcl fetch``) or a hub id.
+            source: a transformers folder, one of our names (`speechcwcl fetch`) or a hub id.
             **options: see the class.
 
         Raises:
@@ -106,7 +106,7 @@ class SpeechEncoder(nn.Module):
 
     @property
     def cut(self) -> str:
-        """What :meth:`frozen_features` gives, in words; empty when nothing is frozen."""
+        """What [`frozen_features`][] gives, in words; empty when nothing is frozen."""
         if self._cut is None:
             return ""
         stride = self.frame_stride if self._cut == "top" else 1
@@ -118,12 +118,12 @@ class SpeechEncoder(nn.Module):
 
     @property
     def cacheable(self) -> bool:
-        """Whether anything is frozen, so that :meth:`frozen_features` may be cached."""
+        """Whether anything is frozen, so that [`frozen_features`][] may be cached."""
         return self._cut is not None
 
     @property
     def cache_key(self) -> str:
-        """Hash of all that :meth:`frozen_features` depends on besides the audio."""
+        """Hash of all that [`frozen_features`][] depends on besides the audio."""
         return sha256_json([self.hash, self.cut])
 
     @property
@@ -207,7 +207,7 @@ class SpeechEncoder(nn.Module):
             lengths: (batch,) in samples.
 
         Returns:
-            (batch, frames, states, width) float32 and (batch,) frame lengths; ``states`` are the
+            (batch, frames, states, width) float32 and (batch,) frame lengths; `states` are the
             hidden states that the part above the cut needs.
         """
         if self._cut is None:
@@ -225,11 +225,11 @@ class SpeechEncoder(nn.Module):
         """Everything above the cut.
 
         Args:
-            feats: (batch, frames, states, width) of :meth:`frozen_features`, any precision.
+            feats: (batch, frames, states, width) of [`frozen_features`][], any precision.
             frame_lengths: (batch,).
 
         Returns:
-            As :meth:`forward`.
+            As [`forward`][].
         """
         if feats.dtype != torch.float32:
             feats = feats.float()
@@ -261,7 +261,7 @@ class SpeechEncoder(nn.Module):
     def _run(
         self, hidden: Tensor, frame_lengths: Tensor, start: int, stop: int, kept: dict[int, Tensor]
     ) -> Tensor:
-        """Layers ``start`` .. ``stop - 1``; the wanted states among their inputs go to ``kept``."""
+        """Layers `start` .. `stop - 1`; the wanted states among their inputs go to `kept`."""
         if start == stop:
             return hidden
         windows = Windows(frame_lengths, hidden.shape[1], self.family.window_frames)
@@ -277,7 +277,7 @@ class SpeechEncoder(nn.Module):
         kept: dict[int, Tensor],
         merge: Callable[[Tensor], Tensor],
     ) -> Tensor:
-        """Layers on rows (clips or windows of clips) of ``lengths`` frames."""
+        """Layers on rows (clips or windows of clips) of `lengths` frames."""
         context = self.family.context(hidden, lengths)
         save = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         for index in indices:
@@ -306,7 +306,7 @@ class SpeechEncoder(nn.Module):
             merge: (rows, frames, dim) -> (batch, frames, dim).
 
         Returns:
-            As :meth:`forward`.
+            As [`forward`][].
         """
         kept: dict[int, Tensor] = {}
         top = self._layers(rows, row_lengths, range(self._top), kept, merge)
@@ -349,7 +349,7 @@ class SpeechEncoder(nn.Module):
         return names - learned
 
     def options(self) -> dict[str, Any]:
-        """What :meth:`from_pretrained` must be told to build this encoder again."""
+        """What [`from_pretrained`][] must be told to build this encoder again."""
         return {
             "freeze": self.freeze,
             "layers": self.layers,
@@ -361,7 +361,7 @@ class SpeechEncoder(nn.Module):
 
 
 def _wanted_states(layers: str | Sequence[int], depth: int) -> list[int]:
-    """The hidden states that ``layers`` asks for, lowest first."""
+    """The hidden states that `layers` asks for, lowest first."""
     if layers == "last":
         return [depth]
     if layers == "mix":
@@ -375,7 +375,7 @@ def _wanted_states(layers: str | Sequence[int], depth: int) -> list[int]:
 
 
 def _cut_layer(freeze: str | int, depth: int, top: int, lora: bool) -> Any:
-    """What is frozen: ``"top"`` (all), the layers below a number, or ``None`` (nothing)."""
+    """What is frozen: `"top"` (all), the layers below a number, or `None` (nothing)."""
     if freeze == "all":
         return "top"
     if freeze == "none":
@@ -389,7 +389,7 @@ def _silence_frames(silence: float | Sequence[float] | None, family: Family) -> 
     """Frames of silence before and after a clip.
 
     Args:
-        silence: seconds on either side, ``[before, after]``, or ``None`` for the family's own.
+        silence: seconds on either side, `[before, after]`, or `None` for the family's own.
         family: knows its frames.
     """
     value = family.silence if silence is None else silence

@@ -28,7 +28,7 @@ class Member:
     """One file inside a pinned package.
 
     Attributes:
-        package: ``name==version``.
+        package: `name==version`.
         path: the file's name inside the wheel or archive.
         sha256: what the file's own bytes must hash to.
         to: the file's name after extraction.
@@ -43,16 +43,16 @@ class Member:
 def collect(
     members: Sequence[Member], work: Path, title: str, download: Download
 ) -> dict[str, Path]:
-    """Download the packages of ``members`` and extract exactly those files.
+    """Download the packages of `members` and extract exactly those files.
 
     Args:
         members: the files to take.
         work: an existing scratch folder; packages are deleted from it as soon as they are used.
         title: the model's name, for messages.
-        download: (package, folder, title) -> the archive, such as :func:`pip_download`.
+        download: (package, folder, title) -> the archive, such as `pip_download`.
 
     Returns:
-        ``{member.to: path}`` of the extracted, checked files.
+        `{member.to: path}` of the extracted, checked files.
 
     Raises:
         UserError: no network, no such package, a missing member or a wrong hash.
@@ -68,7 +68,7 @@ def collect(
 
 
 def pip_download(package: str, folder: Path, title: str) -> Path:
-    """The wheel of ``name==version``, without what it requires."""
+    """The wheel of `name==version`, without what it requires."""
     if importlib.util.find_spec("pip") is None:
         raise UserError(
             f"{title}: this Python has no pip to download {package} with; run "
@@ -83,7 +83,7 @@ def pip_download(package: str, folder: Path, title: str) -> Path:
 
 
 def run_download(command: list[str], package: str, folder: Path, title: str, tool: str) -> Path:
-    """Run a registry's client, which puts one archive into ``folder``; its last error is ours."""
+    """Run a registry's client, which puts one archive into `folder`; its last error is ours."""
     folder.mkdir(parents=True, exist_ok=True)
     before = set(folder.iterdir())
     print(f"{title}: downloading {package} ({tool})", file=sys.stderr, flush=True)
@@ -137,12 +137,12 @@ class Source:
 
     Attributes:
         name: what the user writes.
-        kind: ``"speech"``, ``"text"`` or ``"words"`` (a tokenizer, for benchmarks).
+        kind: `"speech"`, `"text"` or `"words"` (a tokenizer, for benchmarks).
         title: one line for people.
         licence: SPDX name of the weights' licence.
         hub_id: the same weights on the hub.
         members: the files to take, with their hashes.
-        build: turns ``{member.to: path}`` into a transformers folder; ``None`` copies them.
+        build: turns `{member.to: path}` into a transformers folder; `None` copies them.
         download: how its packages are had.
     """
 

@@ -30,9 +30,9 @@ def resolve(source: str | os.PathLike, *, offline: bool | None = None) -> Path:
     """The folder of a model given by a folder, one of our names, or a hub id; fetched if need be.
 
     Args:
-        source: a folder with a config.json, a key of :data:`SOURCES`, or ``org/name``.
-        offline: never use the network; ``None`` asks ``$SPEECHCWCL_OFFLINE`` and
-            ``$HF_HUB_OFFLINE``.
+        source: a folder with a config.json, a key of `SOURCES`, or `org/name`.
+        offline: never use the network; `None` asks `$SPEECHCWCL_OFFLINE` and
+            `$HF_HUB_OFFLINE`.
 
     Raises:
         UserError: nothing of that name, not a model folder, or it cannot be fetched.
@@ -59,7 +59,7 @@ def resolve(source: str | os.PathLike, *, offline: bool | None = None) -> Path:
 
 def locate(folder: str | os.PathLike) -> Path:
     """The folder of a saved model: as given where it is one (whatever is in it), that of a model
-    in the package (``en-tiny``), else fetched.
+    in the package (`en-tiny`), else fetched.
     """
     path = Path(folder).expanduser()
     if path.is_dir():
@@ -68,13 +68,13 @@ def locate(folder: str | os.PathLike) -> Path:
 
 
 def fetch(name: str, *, offline: bool | None = None) -> Path:
-    """The cache folder of a model in :data:`SOURCES`, downloaded and checked when it is absent.
+    """The cache folder of a model in `SOURCES`, downloaded and checked when it is absent.
 
     Any number of processes may ask at once: one works, the others wait for it. The folder appears
     by one rename, so that it is either whole or absent.
 
     Returns:
-        An ordinary transformers folder with ``source.json`` (what it came from, all hashes).
+        An ordinary transformers folder with `source.json` (what it came from, all hashes).
 
     Raises:
         UserError: unknown name, no network, wrong hash, cache not writable.
@@ -88,7 +88,7 @@ def bring(names: Iterable[str]) -> None:
     """Fetch those of several models that are missing; one message names all that cannot be had.
 
     Args:
-        names: as for :func:`resolve`; folders and hub ids are left to it.
+        names: as for `resolve`; folders and hub ids are left to it.
 
     Raises:
         UserError: which files are missing, and how they come here.
@@ -108,7 +108,7 @@ def bring(names: Iterable[str]) -> None:
 
 
 def fetch_source(source: Source, *, offline: bool | None = None) -> Path:
-    """:func:`fetch` of a source that may stand in another table."""
+    """`fetch` of a source that may stand in another table."""
     name, root = source.name, _cache()
     folder = root / name
     if _is_whole(folder, source):
@@ -202,7 +202,7 @@ def _is_whole(folder: Path, source: Source) -> bool:
 
 
 def is_cached(name: str) -> bool:
-    """Whether a model of :data:`SOURCES` is in the cache and complete."""
+    """Whether a model of `SOURCES` is in the cache and complete."""
     return _is_whole(_cache() / name, SOURCES[name])
 
 

@@ -35,12 +35,12 @@ _OPENAI_WHISPER = (
 
 
 def openai_whisper_folder(checkpoint: Path, folder: Path) -> None:
-    """Write OpenAI's Whisper checkpoint (``*.pt``) as a transformers ``WhisperModel`` folder.
+    """Write OpenAI's Whisper checkpoint (`*.pt`) as a transformers `WhisperModel` folder.
 
     The tensors keep their values and their precision; only their names change.
 
     Args:
-        checkpoint: a file with ``dims`` and ``model_state_dict``, opened without pickled code.
+        checkpoint: a file with `dims` and `model_state_dict`, opened without pickled code.
         folder: an existing folder that gets config.json, preprocessor_config.json and
             model.safetensors.
     """
@@ -58,13 +58,13 @@ def _openai_name(name: str) -> str:
 def write_whisper_folder(
     folder: Path, dims: dict[str, int], state: dict[str, torch.Tensor]
 ) -> None:
-    """Write a ``WhisperModel`` folder from sizes (OpenAI's names) and renamed tensors.
+    """Write a `WhisperModel` folder from sizes (OpenAI's names) and renamed tensors.
 
     Args:
         folder: an existing folder.
-        dims: ``n_mels, n_vocab, n_audio_ctx, n_audio_state, n_audio_head, n_audio_layer,
-            n_text_ctx, n_text_state, n_text_head, n_text_layer``.
-        state: tensors under transformers' names (``encoder.*``, ``decoder.*``).
+        dims: `n_mels, n_vocab, n_audio_ctx, n_audio_state, n_audio_head, n_audio_layer,
+            n_text_ctx, n_text_state, n_text_head, n_text_layer`.
+        state: tensors under transformers' names (`encoder.*`, `decoder.*`).
     """
     from transformers import WhisperConfig, WhisperModel
 
@@ -103,7 +103,7 @@ def write_whisper_folder(
 
 
 def check_names(title: str, found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Raise unless two ``{tensor name: shape}`` tables are equal."""
+    """Raise unless two `{tensor name: shape}` tables are equal."""
     wrong = sorted(
         name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)
     )

@@ -64,12 +64,12 @@ class Family(ABC):
         feature_config: the feature extractor's configuration (may be empty).
 
     Attributes:
-        encoder: module and class of the encoder alone, below ``transformers.models``, where the
+        encoder: module and class of the encoder alone, below `transformers.models`, where the
             checkpoint holds a decoder too; it is never read into memory.
         normalises: whether waveforms get zero mean and unit variance unless the checkpoint says
-            otherwise; ``None``: never.
+            otherwise; `None`: never.
         min_samples: shorter waveforms are zero-padded to this many samples, whatever the batch.
-        window_frames: attention never looks across this many frames; ``None``: no limit.
+        window_frames: attention never looks across this many frames; `None`: no limit.
         silence: seconds of digital silence put before and after a clip unless told otherwise; its
             frames are taken out again after the top layer.
         layers: the transformer layers, lowest first.
@@ -105,7 +105,7 @@ class Family(ABC):
 
     @classmethod
     def load(cls, folder: Path, config: Any) -> nn.Module:
-        """The pretrained encoder in ``folder`` as float32; heads and decoders are left out."""
+        """The pretrained encoder in `folder` as float32; heads and decoders are left out."""
         mapping = {r"^(model\.)?encoder\.": ""} if cls.encoder else None
         return load_pretrained(cls._class(), folder, _without_adapter(config), mapping)
 
@@ -122,15 +122,15 @@ class Family(ABC):
         """Everything below the lowest layer, positions included.
 
         Args:
-            wav: (batch, samples) at 16 kHz, zero beyond ``lengths``, at least ``min_samples``.
-            lengths: (batch,) in samples, at least ``min_samples``.
+            wav: (batch, samples) at 16 kHz, zero beyond `lengths`, at least `min_samples`.
+            lengths: (batch,) in samples, at least `min_samples`.
 
         Returns:
             (batch, frames, dim), zero beyond the frame lengths, and (batch,) frame lengths.
         """
 
     def normalise(self, wav: Tensor, lengths: Tensor) -> Tensor:
-        """Waveform normalisation over the true length, before any padding to ``min_samples``."""
+        """Waveform normalisation over the true length, before any padding to `min_samples`."""
         wanted = self.feature_config.get("do_normalize", self.normalises)
         if self.normalises is None or not wanted:
             return wav
@@ -143,7 +143,7 @@ class Family(ABC):
         return attention_mask(hidden, frame_lengths)
 
     def layer(self, index: int, hidden: Tensor, context: Any) -> Tensor:
-        """Apply layer ``index``."""
+        """Apply layer `index`."""
         return self.layers[index](hidden, attention_mask=context)
 
     def final(self, hidden: Tensor) -> Tensor:
@@ -230,7 +230,7 @@ def _attention(config: Any) -> str:
 
 
 def load_pretrained(cls: Any, folder: Path, config: Any, key_mapping: dict | None = None) -> Any:
-    """``cls.from_pretrained`` in float32 that never runs a repository's code or invents weights.
+    """`cls.from_pretrained` in float32 that never runs a repository's code or invents weights.
 
     Raises:
         UserError: unreadable weights, or tensors of the encoder that the checkpoint lacks.
