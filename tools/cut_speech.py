@@ -75,6 +75,22 @@ def cut(utterance: Utterance, words: list[Word], first: int, last: int) -> Utter
     )
 
 
+def tight(utterance: Utterance) -> Utterance:
+    """The same word cut close, as single words often are: up to 60 ms of it lost at each end."""
+    rng = rng_for(0, "tight", utterance.id)
+    start, end = (utterance.start or 0.0) + EDGE, (utterance.end or 0.0) - EDGE
+    lost = min(0.06, (end - start) / 6)
+    start, end = start + rng.uniform(-0.02, lost), end - rng.uniform(-0.02, lost)
+    return Utterance(
+        f"{utterance.id}-tight",
+        utterance.audio,
+        utterance.text,
+        utterance.speaker,
+        start=round(max(0.0, start), 3),
+        end=round(end, 3),
+    )
+
+
 def cut_words(
     utterances: list[Utterance], times: dict[str, list[Word]], most: int, shortest: float = 0.18
 ) -> list[Utterance]:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from cut_speech import alignments, cut_phrases, cut_words, sentences
+from cut_speech import alignments, cut_phrases, cut_words, sentences, tight
 from make_intent_speech import mini_train, speak, utterances
 from mini_corpus import UserError as ToolError
 from mini_corpus.voices import rng_for
@@ -156,7 +156,8 @@ def release_sets(
     held = {u.text for name, rows in made.items() if "train" not in name for u in rows}
     spoken = [u for name, rows in made.items() if "train" in name for u in rows]
     base = own + spoken + read["train_read"] + read["train_phrases"] + read["train_stretches"]
-    sets = {"train": base + read["train_words_cut"]} | real
+    words_cut = read["train_words_cut"]
+    sets = {"train": base + words_cut + [tight(u) for u in words_cut]} | real
     sets["train"] = unlabelled(u for u in sets["train"] if u.text not in held)
     wanted = set(load_protocol(CUT).labels)
     for part in ("valid", "test"):
@@ -211,8 +212,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--jobs", type=int, default=2, help="processes (default: %(default)s)")
     add("--sentences", type=int, help="read sentences for training; default: all")
     add("--slurp", type=int, default=20000, help="SLURP training texts (default: all)")
-    add("--topv2", type=int, default=3000, help="TOPv2 training texts (default: %(default)s)")
-    add("--snips", type=int, default=2000, help="Snips training texts (default: %(default)s)")
+    add("--topv2", type=int, default=12000, help="TOPv2 training texts (default: %(default)s)")
+    add("--snips", type=int, default=9000, help="Snips training texts (default: %(default)s)")
+    add("--twice", type=float, default=0.5, help="SLURP share in two voices (default: %(default)s)")
     add("--spoken_words", type=int, default=0, help="words by these voices (default: none)")
     add("--valid", type=int, default=150, help="texts a validation set (default: %(default)s)")
     add("--tests", type=int, default=800, help="texts a synthetic test set (default: %(default)s)")

@@ -44,7 +44,7 @@ def release_plan(args: argparse.Namespace) -> Plan:
     snips = (text / "snips/train/seq.in").read_text(encoding="utf-8").splitlines()
     known = set(taken)
     for rows, count, twice in (
-        (slurp_rows(text / "slurp/train_reconstructed.jsonl"), args.slurp, 0.0),
+        (slurp_rows(text / "slurp/train_reconstructed.jsonl"), args.slurp, args.twice),
         (topv2_rows(text / "topv2", "eval"), args.topv2, 0.0),
         (clean((t, {}) for t in snips), args.snips, 0.0),
         ([(t, {"word": t}) for t in sorted(single_words(args.out))], args.spoken_words, 0.0),

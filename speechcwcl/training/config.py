@@ -69,6 +69,7 @@ class TrainConfig(BaseModel):
     text_encoder: str = "all-MiniLM-L6-v2"
     text_pooling: str = "auto"  # auto | mean | cls | max | last
     center_text: bool = False  # subtract the training mean of the text embeddings, re-normalise
+    init_model: str | None = None  # start from the weights of a trained model: a folder, en-tiny
     # head
     pooling: str = "attention"  # attention | mean
     pooling_options: Options = {}  # heads, queries, hidden, stats, ...

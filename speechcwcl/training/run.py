@@ -26,6 +26,7 @@ from speechcwcl.evaluation.evals import make_validator, manifest_of, parse_evals
 from speechcwcl.files import lock, read_json, read_text, sha256_file, sha256_json, write_json
 from speechcwcl.losses import build_loss
 from speechcwcl.models.aligner import Aligner
+from speechcwcl.models.checkpoint import check_shapes
 from speechcwcl.models.device import check_device
 from speechcwcl.training.brain import AlignBrain, SpeechSide
 from speechcwcl.training.config import TrainConfig, load_config
@@ -136,6 +137,9 @@ def _fit(
     validator = make_validator(pairs, dumpdir)
     aligner = build_aligner(config)
     inputs = run_inputs(aligner, train_set, pairs, dumpdir)
+    if config.init_model is not None:
+        identity = start_from(aligner, config.init_model)
+        inputs["initial model"] = {"path": config.init_model, "hash": identity}
     if config.loss_file is not None:
         inputs["loss file"] = {
             "path": config.loss_file,
@@ -190,6 +194,34 @@ def build_aligner(config: TrainConfig) -> Aligner:
         lora=config.lora,
         **config.encoder_options,
     )
+
+
+def start_from(aligner: Aligner, source: str) -> str:
+    """Give an untrained aligner the weights of a trained one.
+
+    More of the speech encoder may be trainable than was (``freeze``); head and text must be alike.
+
+    Args:
+        aligner: changed in place.
+        source: a model folder, a hub id, or the name of the boxed model.
+
+    Returns:
+        The trained model's identity.
+
+    Raises:
+        UserError: it cannot be opened, has another text encoder, or tensors of other shapes.
+    """
+    trained = Aligner.from_pretrained(source)
+    require(
+        trained.text.hash == aligner.text.hash,
+        f"init_model: {source}: trained against another text encoder "
+        f"({trained.text.info.source}, here {aligner.text.info.source})",
+    )
+    state = trained.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    check_shapes(Path(f"init_model: {source}"), shapes, aligner.state_dict())
+    aligner.load_state_dict(state)
+    return trained.identity
 
 
 def check_workers(config: TrainConfig) -> None:

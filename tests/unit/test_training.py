@@ -355,3 +355,27 @@ def test_more_processes_than_batches_is_one_clear_line(config, dump, tmp_path, c
 def test_average_without_a_training_says_so(tmp_path, capsys):
     assert main(["average", str(tmp_path)]) == 2
     assert "no checkpoint of a finished epoch" in capsys.readouterr().err
+
+
+def test_a_run_starts_from_a_trained_model(config, dump, tmp_path, capsys):
+    assert main(words(config(), dump, tmp_path / "first")) == 0
+    first = averaged(tmp_path / "first")
+    trained = str(tmp_path / "first/model")
+    further = config(init_model=trained, freeze=1, lr=1e-9, epochs=1)
+    assert main(words(further, dump, tmp_path / "further")) == 0
+    second = averaged(tmp_path / "further")
+    sound = [torch.sin(torch.arange(9000) / 20)]
+    torch.testing.assert_close(
+        second.encode_speech(sound), first.encode_speech(sound), rtol=0, atol=1e-4
+    )
+    inputs = json.loads((tmp_path / "further/inputs.json").read_text())
+    assert inputs["initial model"] == {"path": trained, "hash": first.identity}
+    capsys.readouterr()
+    other = config(init_model=trained, projection={"hidden": [8]})
+    assert main(words(other, dump, tmp_path / "other")) == 2
+    assert re.fullmatch(
+        rf"speechcwcl train: init_model: {trained}: tensor .* expected .*\n", capsys.readouterr().err
+    )
+    assert not (tmp_path / "other/checkpoints").exists()
+    assert main(words(config(init_model=trained, text_pooling="max"), dump, tmp_path / "max")) == 2
+    assert "trained against another text encoder" in capsys.readouterr().err
