@@ -373,9 +373,8 @@ def test_a_run_starts_from_a_trained_model(config, dump, tmp_path, capsys):
     capsys.readouterr()
     other = config(init_model=trained, projection={"hidden": [8]})
     assert main(words(other, dump, tmp_path / "other")) == 2
-    assert re.fullmatch(
-        rf"speechcwcl train: init_model: {trained}: tensor .* expected .*\n", capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert re.fullmatch(rf"speechcwcl train: init_model: {trained}: tensor .* expected .*\n", said)
     assert not (tmp_path / "other/checkpoints").exists()
     assert main(words(config(init_model=trained, text_pooling="max"), dump, tmp_path / "max")) == 2
     assert "trained against another text encoder" in capsys.readouterr().err
