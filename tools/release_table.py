@@ -4,6 +4,8 @@
 Takes the compiled sets of tools/make_release_sets.py. The cascade (Whisper tiny.en, then MiniLM on
 the transcript as it is, or spelt as labels are where that is better) is slow: --limit clips a set,
 always the same, and the model is scored on them as well as on all. Transcripts are kept.
+--heard makes the clips worse first, for both: through a telephone (300 to 3,400 Hz and mu-law) or
+in pink noise of 10 dB.
 
 Example:
   tools/release_table.py --model exp/en-tiny/model --dump dump --out exp/table --limit 100
@@ -26,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "benchmarks"))
 from rivals import Cascade, spell  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from speechcwcl.data.effects import add_noise, band, coloured_noise, mulaw  # noqa: E402
 from speechcwcl.data.manifest import Manifest  # noqa: E402
 from speechcwcl.errors import UserError  # noqa: E402
 from speechcwcl.evaluation.metrics import accuracy_interval  # noqa: E402
@@ -37,6 +40,17 @@ from speechcwcl.zeroshot.protocol import load_protocol  # noqa: E402
 EncodeText = Callable[[Sequence[str]], np.ndarray]
 SETS = [name for name in PROTOCOLS if name.startswith("test_")]
 CASCADE = "Whisper tiny.en + MiniLM"
+
+
+def heard_as(clip: Any, how: str) -> np.ndarray:
+    """The clip's waveform (samples,), made worse as `how` says; noise by the clip's name."""
+    wav = clip.load()
+    if how == "telephone":
+        return mulaw(band(wav, 300.0, 3400.0))
+    if how == "noise":
+        rng = np.random.default_rng(list(clip.id.encode()))
+        return add_noise(wav, coloured_noise(len(wav), 1.0, rng), 10.0)
+    return wav
 
 
 def answers(name: str, clips: list[Any], encode_text: EncodeText) -> Callable[..., np.ndarray]:
@@ -93,7 +107,7 @@ def score_set(
     right = answers(name, clips, model.encode_text)
     long = name.endswith("_long") and model.windows
     new = [i for i in where if clips[i].id not in done]
-    wavs = [clips[i].load() for i in new]
+    wavs = [heard_as(clips[i], args.heard) for i in new]
     rows = model.encode_parts(wavs) if long else list(model.encode_speech(wavs))
     done |= {clips[i].id: row for i, row in zip(new, rows, strict=True)} if not long else {}
     found = right(rows if long else np.stack([done[clips[i].id] for i in where]), where)
@@ -106,7 +120,7 @@ def score_set(
         heard = [known.get(clips[i].id) for i in few]
         for at, i in enumerate(tqdm(few, desc=name, mininterval=30)):
             if heard[at] is None:
-                heard[at] = known[clips[i].id] = cascade.transcribe(clips[i].load())
+                heard[at] = known[clips[i].id] = cascade.transcribe(heard_as(clips[i], args.heard))
         judge = answers(name, clips, cascade.encode_text)
         forms = [heard, [spell(text) for text in heard]]
         best = max((judge(cascade.encode_text(form), few) for form in forms), key=np.mean)
@@ -135,10 +149,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, default=100, help="clips a set for the cascade")
     parser.add_argument("--most", type=int, help="clips a set for the model; default: all")
     parser.add_argument("--no_cascade", action="store_true")
+    parser.add_argument("--heard", choices=("clean", "telephone", "noise"), default="clean")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
-    path, rows = args.out / "transcripts.json", []
+    path, rows = args.out / f"transcripts-{args.heard}.json", []
     done: dict[str, np.ndarray] = {}
     try:
         known = read_json(path) if path.exists() else {}
@@ -148,7 +163,7 @@ def main(argv: list[str] | None = None) -> int:
             rows.append(score_set(name, model, cascade, args, known, done))
             write_json(path, known)
             print(rows[-1], flush=True)
-        with atomic_write(args.out / "table.md") as stream:
+        with atomic_write(args.out / f"table-{args.heard}.md") as stream:
             stream.write(table(rows) + "\n")
         print(table(rows))
         return 0
