@@ -54,5 +54,11 @@ $(VENV)/.%: setup.py
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q -e ".[$*]"
 	@touch $@
 
+# the site alone: no PyTorch
+$(VENV)/.docs: setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python docs/needs.py | $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q -r /dev/stdin
+	@touch $@
+
 clean:
 	rm -rf $(VENV) egs/*/*/exp egs/*/*/dump egs/*/*/data

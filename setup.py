@@ -44,6 +44,7 @@ EXTRAS = {
     # the site; mkdocs 2 will know neither theme nor plugins
     "docs": [
         "mkdocs>=1.6,<2",
+        "ruff",
         "mkdocs-material>=9.5,<10",
         "mkdocstrings[python]>=1",
         "mkdocstrings-python>=2",

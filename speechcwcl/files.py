@@ -340,7 +340,7 @@ def read_text(path: str | Path, *, limit: int = 1 << 28) -> str:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise UserError(f"{path}: cannot read: {getattr(error, 'strerror', error)}") from error
     if len(raw) > limit:
-        raise UserError(f"{path}: larger than {limit / 1e6:.0f} MB, which no such file is")
+        raise UserError(f"{path}: larger than {limit / 1e6:.0f} MB; files of this kind are smaller")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -88,7 +88,7 @@ def read_yaml(path: str | Path, *, typed: bool = False, base: str | None = None)
 
 
 def _read(path: Path, typed: bool, base: str | None, seen: tuple[Path, ...]) -> Document:
-    require(path.resolve() not in seen, f"{path}: the bases of this file go round in a circle")
+    require(path.resolve() not in seen, f"{path}: the bases of this file form a circle")
     document = parse_yaml(read_text(path), path, typed=typed)
     if base is None or base not in document.values:
         return document

@@ -262,7 +262,7 @@ def write_sets(clips: list[Clip], labels: dict, args: argparse.Namespace) -> Non
     """The data folders."""
 
     def write(name: str, rows: Iterable[Utterance], licence: str = "see its parts") -> None:
-        card = {"name": name, "licence": licence, "made_speech": True}
+        card = {"name": name, "licence": licence, "synthetic_speech": True}
         write_datadir(args.out / "data" / name, list(rows), corpus=card)
 
     made: dict[str, list[Utterance]] = {}

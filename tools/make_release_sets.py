@@ -195,7 +195,9 @@ def fake_sets(folder: Path, out: Path) -> None:
                 rows.append(
                     Utterance(path.stem, str(path), text or label, voice, labels={"label": label})
                 )
-        write_datadir(out / name, rows, corpus={"name": name, "made_speech": True, "fake": True})
+        write_datadir(
+            out / name, rows, corpus={"name": name, "synthetic_speech": True, "fake": True}
+        )
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

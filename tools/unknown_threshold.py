@@ -4,8 +4,7 @@
 --words is a folder of folders, <word>/<speaker>_*.wav, such as Speech Commands. In each draw ten
 words are labels, the others are not, and half of the speakers calibrate for the other half. Prints
 how well each statistic tells said labels from other words (area under the ROC curve), and what each
-kind of negatives does to the false accept rate, as docstrings in speechcwcl/zeroshot/threshold.py
-quote it.
+kind of negatives does to the false accept rate (section "Unknown" of tools/benchmarks/README.md).
 
 Example:
     python tools/unknown_threshold.py --model egs/mini/cwcl1/exp/cwcl/model --words DIR
@@ -21,7 +20,7 @@ import numpy as np
 from speechcwcl.data.audio import load_audio
 from speechcwcl.errors import require
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.zeroshot.threshold import Threshold, backwards, made_noises
+from speechcwcl.zeroshot.threshold import Threshold, backwards, noise_clips
 
 
 def area(said: np.ndarray, other: np.ndarray) -> float:
@@ -59,7 +58,7 @@ def main() -> int:
     speakers = np.array([path.name.split("_")[0] for path in paths])
     model = Aligner.from_pretrained(args.model)
     wavs = [load_audio(path) for path in paths]
-    speech, noise = model.encode_speech(wavs), model.encode_speech(made_noises())
+    speech, noise = model.encode_speech(wavs), model.encode_speech(noise_clips())
     turned = model.encode_speech(backwards(wavs))
     rng = np.random.default_rng(1)
     areas: dict[str, list[float]] = {}

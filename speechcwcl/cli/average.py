@@ -8,7 +8,9 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("expdir", type=Path, help="experiment folder of a finished training")
-    parser.add_argument("--best", type=int, default=1, help="how many of the best checkpoints")
+    parser.add_argument(
+        "--best", type=int, default=1, help="how many of the best checkpoints are averaged"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

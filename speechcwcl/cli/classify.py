@@ -13,9 +13,9 @@ answer is `unknown` where no label's cosine reaches it. Calibrate it once on rec
 none of the labels, and use it again; it holds for that model and those labels:
     speechcwcl classify --model M --labels "yes;no" --calibrate yes_no.json --negatives other/
     speechcwcl classify --model M --labels "yes;no" --threshold_file yes_no.json new/
-Without --negatives, made noises and the recordings themselves played backwards stand in for them.
-That is stricter than it needs to be (more answers are unknown), and only negatives of your own show
-the false accept rate that you will have.
+Without --negatives, synthetic noises and the recordings themselves, played backwards, take their
+place. The threshold is then stricter than it needs to be: more answers are unknown. Only negatives
+of your own show the false accept rate that you will have.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--onnx",
         action="store_true",
-        help="run by onnxruntime: MODEL may be a folder of `speechcwcl export`; any other is "
-        "exported to the cache once",
+        help="run the model by onnxruntime: MODEL may be a folder of `speechcwcl export`; any "
+        "other is exported to the cache once",
     )
     _add_label_arguments(parser)
     parser.add_argument("--top_k", type=int, default=3, help="labels to show of each recording")
@@ -67,16 +67,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=("table", "json", "tsv"),
         default="table",
-        help="for people; one JSON object a recording and line; one line a recording and label",
+        help="table: for people; json: one object and line for each recording; tsv: one line for "
+        "each recording and label",
     )
-    parser.add_argument("--skip_bad", action="store_true", help="exit 0 though some are unreadable")
+    parser.add_argument(
+        "--skip_bad", action="store_true", help="exit 0 even if some cannot be read"
+    )
     parser.add_argument(
         "--longest", type=float, default=300.0, metavar="S", help="refuse longer recordings"
     )
     group = parser.add_argument_group("unknown")
     chosen = group.add_mutually_exclusive_group()
-    chosen.add_argument("--threshold", type=float, metavar="COSINE", help="least cosine of a label")
-    chosen.add_argument("--threshold_file", type=Path, metavar="FILE", help="one of --calibrate")
+    chosen.add_argument(
+        "--threshold", type=float, metavar="COSINE", help="least cosine of an answer"
+    )
+    chosen.add_argument("--threshold_file", type=Path, metavar="FILE", help="a file of --calibrate")
     chosen.add_argument(
         "--calibrate", type=Path, metavar="FILE", help="set the threshold and write it there"
     )
@@ -89,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--far", type=float, metavar="SHARE", help=f"false accepts to aim at; left out: {FAR}"
     )
-    group.add_argument("--unknown", default=UNKNOWN, help="what to call the answer below it")
+    group.add_argument("--unknown", default=UNKNOWN, help="the answer below the threshold")
 
 
 def _add_label_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,10 +104,10 @@ def _add_label_arguments(parser: argparse.ArgumentParser) -> None:
         "--labels_file",
         type=Path,
         metavar="FILE",
-        help="labels one a line, or a .yaml: `label: text` lines, or a protocol",
+        help="a file with one label a line, or a .yaml of `label: text` lines, or a protocol",
     )
     source.add_argument(
-        "--protocol", metavar="NAME", help="the labels of a protocol, the model's own or ours"
+        "--protocol", metavar="NAME", help="the labels of a protocol, by name or path"
     )
     parser.add_argument(
         "--template",
@@ -204,7 +209,7 @@ def _calibrate(
     """Set the threshold, write it, say what it is worth."""
     import numpy as np
 
-    from speechcwcl.zeroshot.threshold import Threshold, best_cosines, made_negatives
+    from speechcwcl.zeroshot.threshold import Threshold, best_cosines, surrogate_negatives
 
     far = FAR if args.far is None else args.far
     bar = _bar(paths, "calibrate")
@@ -222,7 +227,7 @@ def _calibrate(
     if args.negatives:
         best = {"negatives": np.concatenate(cosines) if cosines else np.zeros(0)}
     else:
-        best = made_negatives(model, kept, rows)
+        best = surrogate_negatives(model, kept, rows)
     threshold = Threshold.fit(model, names, rows, templates, best, far)
     threshold.save(args.calibrate)
     kinds = ", ".join(

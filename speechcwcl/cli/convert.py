@@ -1,10 +1,12 @@
 """Import and export utterances: csv, NeMo/Whisper jsonl, SpeechBrain csv/json, lhotse cuts.
 
 SOURCE is any of these, a data folder, or a compiled manifest.jsonl; OUT is any of these or a data
-folder, which `speechcwcl format` compiles. The format of SOURCE is found by looking at it, that of
-OUT by its name: no suffix: a data folder; .csv, .tsv: csv; .jsonl: jsonl; else say --to.
-Columns (or keys) with usual names are found; name the others. Ids that are guessed and repeat are
-given up for line numbers (--id none: from the start). Of a text that is a list one is drawn, by id.
+folder, which `speechcwcl format` compiles. The format of SOURCE is found by looking at it. The
+format of OUT follows from its name: no suffix is a data folder, .csv and .tsv are csv, .jsonl is
+jsonl; for any other, say --to.
+Columns (or keys) with usual names are found; name the others. If a guessed column of ids repeats an
+id, lines are numbered instead (with --id none they always are). If a text is a list of several,
+one of them is drawn by a hash of the id.
 
 Example:
     speechcwcl convert corpus.csv data/train --text sentence --labels label=intent room=place
@@ -31,12 +33,14 @@ _BY_SUFFIX = {"": DATADIR, ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="what to read")
     parser.add_argument("out", type=Path, help="what to write")
-    parser.add_argument("--from", dest="source_format", choices=list(FORMATS), help="of SOURCE")
-    parser.add_argument("--to", choices=[DATADIR, *FORMATS], help="of OUT")
-    for role in ("audio", "text", "speaker", "id"):
-        parser.add_argument(f"--{role}", default="", metavar="COLUMN", help=f"of the {role}")
     parser.add_argument(
-        "--labels", nargs="+", default=[], metavar="FIELD=COLUMN", help="columns of the labels"
+        "--from", dest="source_format", choices=list(FORMATS), help="format of SOURCE"
+    )
+    parser.add_argument("--to", choices=[DATADIR, *FORMATS], help="format of OUT")
+    for role in ("audio", "text", "speaker", "id"):
+        parser.add_argument(f"--{role}", default="", metavar="COLUMN", help=f"holds the {role}")
+    parser.add_argument(
+        "--labels", nargs="+", default=[], metavar="FIELD=COLUMN", help="columns that hold labels"
     )
     parser.add_argument(
         "--root", default="", help="where relative paths start; left out: SOURCE's folder"

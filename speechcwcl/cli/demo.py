@@ -29,22 +29,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
     parser.add_argument("--port", type=int, default=7860, help="port of the page")
     parser.add_argument(
-        "--share", action="store_true", help="also through gradio's public tunnel (network)"
+        "--share", action="store_true", help="also open a public address through gradio"
     )
     parser.add_argument("--device", default="cpu", help="where the models run: cpu, cuda, cuda:1")
     limits = Limits()
     parser.add_argument(
-        "--max_seconds", type=float, default=limits.seconds, help="longest recording"
+        "--max_seconds", type=float, default=limits.seconds, help="longest recording allowed"
     )
     parser.add_argument(
-        "--max_megabytes", type=float, default=limits.megabytes, help="largest file"
+        "--max_megabytes", type=float, default=limits.megabytes, help="largest file allowed"
     )
-    parser.add_argument("--max_labels", type=int, default=limits.labels, help="most labels")
+    parser.add_argument("--max_labels", type=int, default=limits.labels, help="most labels allowed")
     parser.add_argument(
         "--unknown_below",
         type=float,
         default=0.0,
-        help="say `unknown` when no label is at least so similar (cosine); 0: always answer",
+        help="answer `unknown` where no label reaches this cosine; 0 always answers",
     )
 
 

@@ -12,9 +12,9 @@ from speechcwcl.training.config import load_config
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("manifests", nargs="+", type=Path, help="manifest.jsonl files")
     parser.add_argument(
-        "--config", type=Path, required=True, help="training YAML: names the encoder"
+        "--config", type=Path, required=True, help="training YAML that names the encoder"
     )
-    parser.add_argument("--store", type=Path, default=Path("dump/text"), help="the store's folder")
+    parser.add_argument("--store", type=Path, default=Path("dump/text"), help="folder of the store")
 
 
 def run(args: argparse.Namespace) -> int:

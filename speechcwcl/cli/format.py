@@ -1,6 +1,6 @@
 """Compile a data folder to `manifest.jsonl`, the only thing that training and evaluation read.
 
-Durations are probed in `--nj` processes; utterances shorter or longer than the limits are left
+Durations are measured in `--nj` processes. Utterances shorter or longer than the limits are left
 out, counted and listed.
 """
 
@@ -16,9 +16,9 @@ from speechcwcl.files import read_json, write_json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("datadir", type=Path, help="data folder")
     parser.add_argument("out", type=Path, help="the manifest to write")
-    parser.add_argument("--nj", type=int, default=1, help="processes")
-    parser.add_argument("--min_duration", type=float, default=0.1, help="seconds")
-    parser.add_argument("--max_duration", type=float, default=30.0, help="seconds")
+    parser.add_argument("--nj", type=int, default=1, help="number of processes")
+    parser.add_argument("--min_duration", type=float, default=0.1, help="least seconds")
+    parser.add_argument("--max_duration", type=float, default=30.0, help="most seconds")
     parser.add_argument(
         "--skip_bad",
         action="store_true",

@@ -5,7 +5,7 @@ Examples:
   speechcwcl listen --model MODEL --labels "go;stop"                      # the microphone
   arecord -q -f S16_LE -r 16000 -c 1 -t raw | speechcwcl listen - --model MODEL --labels "go;stop"
 
-One line an event: start and end in seconds, label, score.
+It prints one line for each event: start and end in seconds, label, score.
 """
 
 from __future__ import annotations
@@ -45,25 +45,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", help="what to listen for, separated by semicolons")
     parser.add_argument("--labels_file", type=Path, help="a file of labels, one a line")
     parser.add_argument(
-        "--template", action="append", help="sentence with {} for the label; may be repeated"
+        "--template", action="append", help="a sentence with {} for the label; may be repeated"
     )
     parser.add_argument(
         "--threshold",
         type=float,
         default=defaults.threshold,
-        help="0 to 1; higher: fewer events, and fewer wrong ones",
+        help="0 to 1; a higher one gives fewer events, and fewer wrong ones",
     )
-    parser.add_argument("--window", type=float, default=defaults.window, help="seconds")
+    parser.add_argument("--window", type=float, default=defaults.window, help="seconds of a window")
     parser.add_argument("--hop", type=float, default=defaults.hop, help="seconds between windows")
     parser.add_argument(
         "--gate",
         type=float,
         default=defaults.gate,
-        help="dB over the noise below which nothing is computed; -1: compute always",
+        help="windows that stand out of the noise by fewer dB are skipped; -1 skips none",
     )
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="json: lines")
+    parser.add_argument(
+        "--format", choices=("text", "json"), default="text", help="json: one object a line"
+    )
     parser.add_argument("--microphone", help="number or part of the name of an input device")
-    parser.add_argument("--device", default="cpu", help="for the model: cpu, cuda:0, ...")
+    parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda:0, ...")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -100,7 +102,7 @@ def _labels(args: argparse.Namespace) -> list[str]:
 
 
 def _blocks(args: argparse.Namespace) -> Iterable[np.ndarray]:
-    """The audio; a file or a device that cannot be had is noticed before the model is loaded."""
+    """The audio; a file or a device that is missing is noticed before the model is loaded."""
     from speechcwcl.apps.listen.sources import microphone, raw_samples
 
     if args.audio == "-":

@@ -1,6 +1,6 @@
 """Put a trained model into one folder to share: safetensors, plain JSON, label texts, model card.
 
-Opening the folder (`Aligner.from_pretrained`) runs no code of it. The label texts are those of the
+Opening the folder runs no code from it. The label texts are those of the
 protocols that the run was scored under; `speechcwcl classify --protocol NAME` finds them in the
 folder. The card is made from the run: results, corpora with their licences, command, versions,
 citation.
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dumpdir", type=Path, default=Path("dump"), help="where the sets' corpus.json are"
     )
     parser.add_argument(
-        "--licence", default="other", help="of the trained weights, as model hubs write it"
+        "--licence", default="other", help="licence of the trained weights, as model hubs write it"
     )
     parser.add_argument("--push_to_hub", metavar="REPO", help="upload the folder to this hub repo")
     parser.add_argument(

@@ -3,13 +3,13 @@
 A set is a split of the corpus, or CORPUS/SPLIT for a split of another one; its data folder is
 OUT/<set>.
 
-`huggingface` takes any audio dataset, of the hub (streamed, no code of it is run) or a parquet,
-arrow or audio folder (--data), and has options of its own: --dataset ORG/NAME, --config,
+`huggingface` takes any audio dataset: one of the hub (no code of it is run), or a parquet, arrow or
+audio folder (--data). It has options of its own: --dataset ORG/NAME, --config,
 --revision, the columns --audio, --text, --speaker, --id, --labels [FIELD=]COLUMN ...,
 --split SET=SPLIT ..., --limit N. Columns with usual names need not be named; --id none numbers the
-records; of a text that is a list of several one is drawn, by the id. What does not fit on the disk
-stays where it is: --stream SET ... writes OUT/<set>/stream.json after a look at the first rows, and
-`speechcwcl train --train OUT/<set>/stream.json` reads the set as it goes.
+records. If a text is a list of several, one of them is drawn by a hash of the id. A set that does
+not fit on the disk can stay where it is: --stream SET ... checks its first rows and writes
+OUT/<set>/stream.json; `speechcwcl train --train OUT/<set>/stream.json` reads the set as it goes.
 
 Example:
     speechcwcl prepare mini --out data
@@ -35,18 +35,18 @@ TAKES_KEYS = True  # a corpus may have options of its own
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("corpus", help=f"one of: {', '.join(sorted(CORPORA))}")
-    parser.add_argument("--out", type=Path, default=Path("data"), help="one folder a set goes here")
+    parser.add_argument("--out", type=Path, default=Path("data"), help="the data folders go here")
     parser.add_argument(
         "--data",
         nargs="+",
         default=[],
         metavar="DIR",
-        help="a copy that you have already, or CORPUS=DIR for another corpus; else it is fetched",
+        help="a copy that you have, or CORPUS=DIR for another corpus; left out: it is fetched",
     )
     parser.add_argument(
-        "--downloads", type=Path, default=Path("downloads"), help="where to fetch to"
+        "--downloads", type=Path, default=Path("downloads"), help="what is fetched goes here"
     )
-    parser.add_argument("--sets", nargs="+", help="which sets; every split when left out")
+    parser.add_argument("--sets", nargs="+", help="which sets; left out: every split")
     parser.add_argument(
         "--skip_bad",
         action="store_true",
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fake",
         type=Path,
         metavar="DIR",
-        help="make a tiny copy in the corpus' true layout there, and prepare that",
+        help="write a tiny synthetic copy in the corpus' layout there, and prepare that",
     )
 
 

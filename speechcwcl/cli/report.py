@@ -8,7 +8,7 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("expdirs", nargs="+", type=Path, help="experiment folders, side by side")
-    parser.add_argument("--out", type=Path, default=Path("exp"), help="where the two files go")
+    parser.add_argument("--out", type=Path, default=Path("exp"), help="the two files go here")
     parser.add_argument("--dumpdir", type=Path, default=Path("dump"), help="manifests and caches")
     parser.add_argument("--title", default="Zero-shot speech classification", help="the heading")
 

@@ -9,7 +9,7 @@ Examples:
   speechcwcl search query recordings.index --audio clip.wav --texts sentences.txt
   speechcwcl search info recordings.index
 
-The index knows its model and its folder; building may be interrupted and goes on where it was.
+The index knows its model and its folder; an interrupted build resumes.
 `--text -` answers the lines of the standard input one by one, with the model loaded once.
 """
 
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--window",
         type=float,
         default=15.0,
-        help="seconds; longer recordings are cut into windows; 0: never",
+        help="longer recordings are cut into windows of so many seconds; 0 never cuts",
     )
     build.add_argument("--hop", type=float, default=7.5, help="seconds between windows")
     update = action("update", "bring an index up to date: new, changed and removed recordings")
@@ -65,13 +65,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         verb.add_argument("--device", default="cpu", help="cpu, cuda:0, ...")
     for verb in (update, query):
         verb.add_argument("--model", help="where the model is now; left out: where it was")
-    query.add_argument("--text", action="append", help="what was said; may be repeated; - : stdin")
-    query.add_argument("--audio", action="append", type=Path, help="a recording that is like it")
+    query.add_argument(
+        "--text", action="append", help="what was said; may be repeated; - reads stdin"
+    )
+    query.add_argument(
+        "--audio", action="append", type=Path, help="a similar recording; may be repeated"
+    )
     query.add_argument(
         "--texts", type=Path, help="a file of texts, one a line: find text by speech instead"
     )
-    query.add_argument("--top_k", type=int, help="answers; left out: 10, with --texts 1")
-    query.add_argument("--format", choices=FORMATS, default="table", help="json: a line a question")
+    query.add_argument(
+        "--top_k", type=int, help="number of answers; left out: 10, or 1 with --texts"
+    )
+    query.add_argument(
+        "--format", choices=FORMATS, default="table", help="json: one line for each question"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,11 +1,11 @@
 """Pack a set's audio into WebDataset tar shards, and write the manifest that reads from them.
 
-OUT/shards/shard-000000.tar ... and OUT/manifest.jsonl, which serves wherever a manifest does. The
-audio is stored as it is; segments of longer recordings are cut out as FLAC. Interrupted, the same
-command goes on. Given a folder of shards (yours, copied to another place, or anybody's
-WebDataset), only the manifest is written. With --stream the shards stay where they are, on the disk
-or the web (http, https and hf URLs): OUT/stream.json is written, and `speechcwcl
-train --train OUT/stream.json` reads them as it goes.
+It writes OUT/shards/shard-000000.tar ... and OUT/manifest.jsonl, which serves wherever a manifest
+does. The audio is stored as it is; segments of longer recordings are cut out as FLAC. The same
+command resumes after an interruption. From a folder of shards (yours, copied to another place, or
+anybody's WebDataset), only the manifest is written. With --stream the shards stay where they are,
+on the disk or the web (http, https and hf URLs): OUT/stream.json is written, and `speechcwcl train
+--train OUT/stream.json` reads them as it goes.
 
 Example:
     speechcwcl shards dump/train/files/manifest.jsonl --out dump/train --nj 8
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="the set's folder")
     parser.add_argument("--per_shard", type=int, default=1000, help="utterances in a shard")
-    parser.add_argument("--nj", type=int, default=1, help="processes")
+    parser.add_argument("--nj", type=int, default=1, help="number of processes")
     parser.add_argument(
         "--stream", action="store_true", help="write OUT/stream.json for training, copy nothing"
     )
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shuffle",
         type=int,
         default=StreamSpec().shuffle,
-        help="with --stream: clips that are held in memory and mixed, on each rank",
+        help="with --stream: clips that each rank holds in memory and mixes",
     )
 
 

@@ -1,6 +1,6 @@
 """Run one stage of a recipe, once.
 
-The command stands behind `--`. The stamp holds a hash of the command and of its inputs, and the
+The command follows `--`. The stamp holds a hash of the command and of its inputs, and the
 state of the outputs. When all that still holds, the stage is skipped and says so; else the command
 runs, its output goes to the terminal and to the log, and the stamp is written only when it
 succeeded.

@@ -1,4 +1,4 @@
-"""Train the speech side against the frozen text embeddings; go on where it was interrupted.
+"""Train the speech side against the frozen text embeddings. An interrupted training resumes.
 
 Any key of the YAML can be overridden: `--lr 1e-4 --loss clip`.
 
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--train",
         type=Path,
         required=True,
-        help="the training set: a manifest.jsonl, or a stream.json that says what to read as it "
+        help="the training set: a manifest.jsonl, or a stream.json that is read as training "
         "goes (needs --steps_per_epoch N)",
     )
     parser.add_argument(

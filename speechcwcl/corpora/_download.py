@@ -165,10 +165,14 @@ def _verify(archive: Archive, path: Path, advice: str) -> None:
     """Compare size and checksum with what is published."""
     size = path.stat().st_size
     if archive.size not in (None, size):
-        raise UserError(f"{archive.url}: {size} bytes, published are {archive.size}; {advice}")
+        raise UserError(
+            f"{archive.url}: {size} bytes instead of the published {archive.size}; {advice}"
+        )
     kind, _, wanted = archive.checksum.partition(":")
     if wanted and not (found := _hash(path, kind)).startswith(wanted.lower()):
-        raise UserError(f"{archive.url}: {kind} {found}, published is {wanted}; {advice}")
+        raise UserError(
+            f"{archive.url}: {kind} {found} instead of the published {wanted}; {advice}"
+        )
 
 
 def _hash(path: Path, kind: str) -> str:
@@ -288,8 +292,8 @@ def _plan(archive: Archive, answer: Any, part: Path, have: int) -> tuple[int, in
     total = int(length) if re.fullmatch(r"\d{1,18}", length) else archive.size
     if archive.size not in (None, total):
         raise UserError(
-            f"{archive.url}: the server says {total} bytes, published are {archive.size}; "
-            "that is another file (a newer release, or a sign-in page?)"
+            f"{archive.url}: the server has {total} bytes instead of the published "
+            f"{archive.size}; that is another file (a newer release, or a sign-in page?)"
         )
     return start, total
 

@@ -123,4 +123,4 @@ def _unpack(
 
 def _refuse(path: Path, name: str, kind: str) -> None:
     if kind:
-        raise UserError(f"{path}: unsafe archive: {name!r} {kind}; nothing of it is trusted")
+        raise UserError(f"{path}: unsafe archive: {name!r} {kind}; nothing was unpacked from it")

@@ -175,7 +175,7 @@ def _lhotse(path: Path, options: Options, problems: Problems) -> Iterator[Entry]
     """Supervisions are joined in the order of their times; labels are looked for in the
     supervision, its `custom`, and the cut's `custom`.
 
-    What cannot be had from one plain file is a problem: mixed or padded cuts, transforms (speed,
+    What does not come from one plain file is a problem: mixed or padded cuts, transforms (speed,
     volume; but a new sampling rate is none), audio that is a command or a URL, one channel of
     several.
     """
@@ -394,7 +394,7 @@ def _without_repeated_id(path: Path, options: Options, entries: Any) -> Options:
 def say_repeated(source: str, key: str) -> None:
     """Say that a guessed column of ids is none, and what is done instead."""
     print(
-        f"{source}: what looked like the column of ids repeats ({key[:40]!r}), so the records are "
+        f"{source}: the guessed column of ids repeats ({key[:40]!r}), so the records are "
         f"numbered (--id {NO_ID} says so from the start, --id COLUMN names another)",
         file=sys.stderr,
     )

@@ -44,7 +44,7 @@ class Corpus(ABC):
         licence: SPDX id or a short sentence.
         url: its home page.
         version: the release that `prepare` reads.
-        made_speech: whether its recordings were synthesised; None where nobody knows.
+        synthetic_speech: whether its recordings were synthesised; None where nobody knows.
         splits: every set that `prepare` can make.
         label_fields: the label fields that its utterances carry.
     """
@@ -54,7 +54,7 @@ class Corpus(ABC):
     licence: ClassVar[str] = ""
     url: ClassVar[str] = ""
     version: ClassVar[str] = ""
-    made_speech: ClassVar[bool | None] = False
+    synthetic_speech: ClassVar[bool | None] = False
     splits: ClassVar[tuple[str, ...]]
     label_fields: ClassVar[tuple[str, ...]] = ()
 
@@ -142,7 +142,7 @@ class Corpus(ABC):
             "url": self.url,
             "version": self.version,
             "split": split,
-            "made_speech": self.made_speech,
+            "synthetic_speech": self.synthetic_speech,
         }
 
     @abstractmethod

@@ -52,7 +52,7 @@ class HuggingFace(Corpus):
     title = "a dataset of the datasets library"
     licence = "see the dataset's card"
     url = "https://huggingface.co/datasets"
-    made_speech = None  # its card may say
+    synthetic_speech = None  # its card may say
     splits = ("train", "validation", "test")
     label_fields = ("label",)
 

@@ -30,7 +30,7 @@ class Mini(Corpus):
     licence = "Apache-2.0"
     url = "egs/mini/corpus"
     version = "1"
-    made_speech = True
+    synthetic_speech = True
     splits = (
         "train",
         "valid_words",
@@ -101,7 +101,7 @@ class Mini(Corpus):
                     clock += length + 0.25
                 write_audio(target / name, np.concatenate(pieces))
         write_lines(target / "segments.tsv", lines)
-        write_json(target / "corpus.json", {"name": "mini", "made_speech": True, "fake": True})
+        write_json(target / "corpus.json", {"name": "mini", "synthetic_speech": True, "fake": True})
         return target
 
 

@@ -266,7 +266,7 @@ def _measure(utterance: Utterance, pipe_folder: str | Path | None) -> _Found:
     audio = utterance.audio
     try:
         if is_command(audio):
-            require(pipe_folder is not None, f"{audio}: a command, and none may run")
+            require(pipe_folder is not None, f"{audio}: a command; give --allow_pipe to run it")
             audio = str(run_pipe(audio, str(pipe_folder)))
         whole, first = _duration(audio), utterance.start or 0.0
         last = whole if utterance.end is None else utterance.end
@@ -363,7 +363,7 @@ def _run(text: str, programs: list[list[str]], output: int, timeout: float) -> N
     except OSError as error:
         raise UserError(f"{text}: cannot run: {error.strerror or error}") from error
     except subprocess.TimeoutExpired as error:
-        raise UserError(f"{text}: gave no end within {timeout:g} s") from error
+        raise UserError(f"{text}: did not end within {timeout:g} s") from error
     finally:
         for process in running:
             if process.poll() is None:

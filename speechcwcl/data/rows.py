@@ -258,7 +258,7 @@ def _unprinted(value: Any, where: str) -> Any:
         return value
     words = sum(token.type == tokenize.STRING for token in tokens)
     if isinstance(found, list) and words > len(found):
-        raise UserError(f"{where}: {value[:40]!r} is the print of an array, without commas")
+        raise UserError(f"{where}: {value[:40]!r} looks like a printed array without commas")
     return found
 
 
@@ -288,7 +288,7 @@ def hub_file(path: str) -> bytes:
     """What is in a file of a dataset on the hub.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: it cannot be opened.
     """
     import fsspec
 

@@ -174,7 +174,7 @@ def open_shard(shard: str) -> Iterator[tuple[Utterance, bytes]]:
         Utterances with their audio as it is stored.
 
     Raises:
-        UserError: it cannot be had, is cut off, or holds a sample without audio.
+        UserError: it cannot be opened, is cut off, or holds a sample without audio.
     """
     with (
         _named(shard),
@@ -197,7 +197,7 @@ def _named(shard: str) -> Iterator[None]:
     except (tarfile.TarError, EOFError, OSError, ValueError, HTTPException, zlib.error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"{shard}: damaged, cut off or not to be had ({reason}); make or copy it again"
+            f"{shard}: damaged, cut off or unreachable ({reason}); make or copy it again"
         ) from error
 
 

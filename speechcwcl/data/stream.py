@@ -279,8 +279,8 @@ class StreamReader:
     def skip(self, error: UserError) -> None:
         """Pass over what cannot be read and say so, ten times at most; or stop with the error."""
         if not self.spec.skip_bad:
-            raise UserError(f'{error} ("skip_bad": true in {NAME} passes over such)') from error
+            raise UserError(f'{error} ("skip_bad": true in {NAME} skips such clips)') from error
         self.skipped += 1
         if self.skipped <= 10:
             more = "; further ones are not listed" if self.skipped == 10 else ""
-            print(f"passed over: {error}{more}", file=sys.stderr, flush=True)
+            print(f"skipped: {error}{more}", file=sys.stderr, flush=True)

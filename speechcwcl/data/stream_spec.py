@@ -186,7 +186,7 @@ def open_shard_file(shard: str) -> IO[bytes]:
     """Open what `expand` gave, for reading from front to back.
 
     Raises:
-        OSError: it cannot be had.
+        OSError: it cannot be opened.
     """
     if shard.startswith(("http://", "https://")):
         return urlopen(shard, timeout=60)

@@ -331,7 +331,7 @@ class Aligner(nn.Module):
 
         Raises:
             UserError: not an aligner, from a newer version, truncated, changed, or its encoders
-                cannot be had or are not those it was trained with.
+                cannot be fetched or are not those it was trained with.
         """
         device = check_device(device)  # before the seconds that reading takes
         path = locate(folder)

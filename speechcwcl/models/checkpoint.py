@@ -177,7 +177,7 @@ def speech_side(folder: Path, config: dict[str, Any]) -> SpeechEncoder:
     """The speech encoder of a saved aligner: out of the folder, or where config.json says.
 
     Raises:
-        UserError: it cannot be had, or is not the one that the aligner was trained with.
+        UserError: it cannot be fetched, or is not the one that the aligner was trained with.
     """
     saved = config["speech"]
     if config["towers"]:

@@ -199,7 +199,7 @@ def build_aligner(config: TrainConfig) -> Aligner:
 def start_from(aligner: Aligner, source: str) -> str:
     """Give an untrained aligner the weights of a trained one.
 
-    More of the speech encoder may be trainable than was (``freeze``); head and text must be alike.
+    More of the speech encoder may be trainable than was (`freeze`); head and text must be alike.
 
     Args:
         aligner: changed in place.

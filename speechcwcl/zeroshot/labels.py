@@ -80,7 +80,7 @@ def _of_protocol(name: str, packed: Mapping[str, Wording]) -> Wording:
 
 def _templates(given: str) -> tuple[str, ...]:
     if "{}" in given:
-        require(given.count("{}") == 1, f"--template {given!r}: {{}} must stand in it once")
+        require(given.count("{}") == 1, f"--template {given!r}: {{}} must be in it exactly once")
         return (given,)
     from speechcwcl.zeroshot.protocol import load_templates
 

@@ -73,7 +73,7 @@ def _mapping(value: Any) -> Any:
 def _is_name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", value):
         raise ValueError(
-            f"{value!r} must be letters, digits, '_', '-' and '.' only: a folder is called so"
+            f"{value!r} must be letters, digits, '_', '-' and '.' only: a folder gets this name"
         )
     return value
 

@@ -1,10 +1,8 @@
 """When to answer "unknown": a threshold on the best label's cosine, set on negatives.
 
-A recording that says none of the labels still has a best label. Its cosine is what tells: on 249
-real clips of single words (ten of the thirty words as labels, fifty draws, the demo's model) the
-area under the ROC curve, said words against unsaid ones, was 0.962 for the plain cosine, 0.944 for
-the softmax score and 0.932 for the lead over the second label (`tools/unknown_threshold.py`).
-Comparing the cosine with those of 241 unrelated texts did not help either.
+A recording that says none of the labels still has a best label. Its cosine tells said labels from
+other words better than the softmax score or the lead over the second label does (section "Unknown"
+of tools/benchmarks/README.md).
 
 The threshold is the cosine that at most a share `far` (false accept rate) of the negatives
 reaches: the `ceil((n + 1) (1 - far))`-th smallest best cosine of `n` negatives, for each kind
@@ -12,17 +10,8 @@ of them, and the highest of these. For a further recording like the negatives th
 accept rate is then at most `far`.
 
 The best negatives are the user's own: recordings of the place and the voices that say none of the
-labels. Without them, two kinds are made. Noises show nothing about other words. Speech played
-backwards does: it has the voice, the room and the microphone of the recordings at hand, and says
-nothing. Aiming at 5 % with the same clips and tool (no speaker on both sides):
-
-=================================  ====================  ===============
-negatives                          other words accepted  labels accepted
-=================================  ====================  ===============
-of one's own                       4.7 %                 87 %
-made: noises and speech backwards  1.1 %                 57 %
-noises alone                       27 %                  94 %
-=================================  ====================  ===============
+labels. Without them there are two surrogates: noises, and the recordings at hand played backwards,
+which have the voice, the room and the microphone, and say nothing. These make it stricter.
 """
 
 from __future__ import annotations
@@ -127,7 +116,9 @@ class Threshold:
         """
         value = read_json(path)
         if not isinstance(value, dict) or value.pop("format", None) != FORMAT:
-            raise UserError(f"{path}: not a threshold file; `speechcwcl classify --calibrate` does")
+            raise UserError(
+                f"{path}: not a threshold file; `speechcwcl classify --calibrate` writes one"
+            )
         version = value.pop("version", None)
         if version != 1:
             raise UserError(f"{path}: version {version}, this speechcwcl reads 1; calibrate again")
@@ -185,17 +176,17 @@ def calibrate(
         best = {"negatives": best_cosines(model, list(negatives), rows)}
     else:
         wavs = [load_audio(item) if isinstance(item, str | Path) else item for item in recordings]
-        require(bool(wavs), "calibrate: no negatives, and no recordings to make any from")
-        best = made_negatives(model, wavs, rows)
+        require(bool(wavs), "calibrate: no negatives, and no recordings to take surrogates from")
+        best = surrogate_negatives(model, wavs, rows)
     return Threshold.fit(model, names, rows, templates, best, far)
 
 
-def made_negatives(
+def surrogate_negatives(
     model: Any, recordings: Sequence[np.ndarray], rows: np.ndarray
 ) -> dict[str, np.ndarray]:
     """The best cosines of noises and of recordings played backwards, (n,) each."""
     return {
-        "noise": best_cosines(model, made_noises(), rows),
+        "noise": best_cosines(model, noise_clips(), rows),
         "speech backwards": best_cosines(model, backwards(recordings), rows),
     }
 
@@ -205,7 +196,7 @@ def best_cosines(model: Any, audio: Sequence[Any], rows: np.ndarray) -> np.ndarr
     return (model.encode_speech(audio) @ rows.T).max(axis=1) if len(audio) else np.zeros(0)
 
 
-def made_noises(count: int = NOISES, seed: int = 0) -> list[np.ndarray]:
+def noise_clips(count: int = NOISES, seed: int = 0) -> list[np.ndarray]:
     """Silence, white, pink and brown noise and hum, 0.5 to 2 s, at -60 to -15 dB."""
     from speechcwcl.data.effects import coloured_noise, hum  # scipy takes a second
 
@@ -235,7 +226,7 @@ def backwards(recordings: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def _probe(model: Any, rows: np.ndarray) -> list[float]:
-    """Cosines of a made sound with the labels: the same for the same model and wording only."""
+    """Cosines of a hum with the labels: the same for the same model and wording only."""
     from speechcwcl.data.effects import hum  # scipy takes a second
 
     rng = np.random.default_rng(7)

@@ -13,7 +13,7 @@ from speechcwcl.cli.main import main
 from speechcwcl.data.audio.recordings import Reader, find_recordings
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.zeroshot.threshold import Threshold, backwards, calibrate, made_noises
+from speechcwcl.zeroshot.threshold import Threshold, backwards, calibrate, noise_clips
 
 LABELS = "turn on the light;play music;none of these"
 
@@ -176,7 +176,7 @@ def test_templates_change_the_wording(model, clips, capsys):
         (None, ["--labels_file", "empty.txt"], "empty.txt: no labels in it"),
         (None, ["--protocol", "mini_wrods"], "closest: 'mini_words'"),
         (LABELS, ["--template", "wrods"], "closest: 'words'"),
-        (LABELS, ["--template", "{} and {}"], "must stand in it once"),
+        (LABELS, ["--template", "{} and {}"], "must be in it exactly once"),
         (LABELS, ["--template", "no/such.yaml"], "no/such.yaml"),
         (LABELS, ["--model", "no-such-model"], "no such folder"),
         (LABELS, ["--device", "cuda:77"], "--device cuda:77"),
@@ -325,11 +325,11 @@ def test_the_rate_holds_on_negatives_not_seen(model):
     assert 0.08 < np.mean(passed) < 0.11
 
 
-def test_made_negatives():
-    noises = made_noises()
+def test_surrogate_negatives():
+    noises = noise_clips()
     assert len(noises) == 80 and all(8000 <= len(n) <= 32000 for n in noises)
     assert all(n.dtype == np.float32 and np.abs(n).max() <= 1 for n in noises)
-    assert np.array_equal(made_noises()[3], noises[3])
+    assert np.array_equal(noise_clips()[3], noises[3])
     ramp = np.arange(100, dtype=np.float32)
     turned = backwards([ramp])
     assert np.array_equal(turned[0], ramp[::-1]) and len(turned[1]) > 100 > len(turned[2])

@@ -207,7 +207,7 @@ def spotted(aligner, clips, monkeypatch):
 
 
 @pytest.mark.slow
-def test_words_in_made_speech(trained, repository, monkeypatch):
+def test_words_in_synthetic_speech(trained, repository, monkeypatch):
     monkeypatch.syspath_prepend(str(TOOLS))
     import listen_scenes
 

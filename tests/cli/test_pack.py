@@ -41,7 +41,7 @@ def expdir(tiny_speech, tiny_text, tmp_path_factory):
     aligner = Aligner.build(top / "speech", top / "text").eval()
     folder = top / "exp" / "rooms_run"
     aligner.save_pretrained(folder / "model")
-    card = {"name": "mycorpus", "version": "3", "licence": "CC-BY-4.0", "made_speech": False}
+    card = {"name": "mycorpus", "version": "3", "licence": "CC-BY-4.0", "synthetic_speech": False}
     for name in ("train", "test"):
         write_json(top / "dump" / name / "corpus.json", card | {"split": name})
     command = ["speechcwcl", "train", str(top / "conf.yaml"), "--train"]

@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "docs"))
+import boxed_model  # noqa: E402
+
 README = ROOT / "README.md"
 MEASURED = (
     "egs/mini/cwcl1/RESULTS.md",
+    "egs/release/cwcl1/RESULTS.md",
     "tools/benchmarks/README.md",
     "recipes/cwcl/README.md",
     "recipes/cwcl/ablation/RESULTS.md",
@@ -65,11 +69,27 @@ def test_the_readme_table_of_the_demo_is_in_its_results():
         assert theirs == [cell], (row, column)
 
 
+@pytest.mark.parametrize("page", boxed_model.PAGES, ids=lambda page: page.name)
+def test_the_figures_of_the_boxed_model_are_in_its_results(page):
+    shown = boxed_model.TABLE.findall(text_of(page))
+    assert shown == [boxed_model.table()], "run: python docs/boxed_model.py"
+
+
+def test_the_first_block_prints_what_stands_below_it():
+    answer = boxed_model.answer(text_of(README))
+    for page in boxed_model.PAGES:
+        shown = boxed_model.BLOCK.search(text_of(page))[2]
+        words, scores = zip(*(line.rsplit(" ", 1) for line in shown.splitlines()), strict=True)
+        found = [line.rsplit(" ", 1) for line in answer.splitlines()]
+        assert [word for word, _ in found] == list(words), "run: python docs/boxed_model.py"
+        assert [float(x) for _, x in found] == pytest.approx([float(x) for x in scores], abs=0.02)
+
+
 def test_the_readme_table_of_the_cascade_is_in_the_benchmarks():
     shown = table_with(README, "clips/s")
-    page = ROOT / MEASURED[1]
+    page = ROOT / "tools/benchmarks/README.md"
     speed, right = table_with(page, "1 s, 1 thread"), table_with(page, "ours, ONNX int8")
-    names = {"speechcwcl, PyTorch": "ours, torch", "speechcwcl, ONNX int8": "ours, ONNX int8"}
+    names = {"speechcwcl, ONNX int8": "ours, ONNX int8"}
     names["Whisper tiny.en + MiniLM"] = "Whisper tiny.en + MiniLM"
     sets = {"35 words, synthetic": "35 words, synthetic speech"}
     sets |= {"35 intents, synthetic": "35 intents, synthetic speech"}

@@ -30,6 +30,14 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert "speechcwcl.losses.cwcl" in reference and "unit-norm" in reference
 
 
+def test_the_site_needs_no_pytorch():
+    needed = subprocess.run(
+        [sys.executable, str(ROOT / "docs/needs.py")], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert any(line.startswith("mkdocs") for line in needed)
+    assert not [line for line in needed if re.match("torch|transformers|speechbrain", line)]
+
+
 def test_every_page_has_a_place_in_the_site():
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     pages = (ROOT / "docs").rglob("*.md")

@@ -278,7 +278,7 @@ ROWS: list[tuple[str, Maker, Any, Any]] = [
     ("csv with a printed list as text", listed("m.csv", 'audio,text\na.wav,"[\'yes\']"\n'),
      converted(), ["yes"]),
     ("csv with a printed array as text", listed("m.csv", "audio,text\na.wav,['a' 'b']\n"),
-     converted(), Refused("m.csv:2: .*the print of an array")),
+     converted(), Refused("m.csv:2: .*a printed array")),
     ("csv with a printed list as label", listed("m.csv", 'audio,label\na.wav,"[0, 2]"\n'),
      converted(), Refused("m.csv:2: the label 'label' is a list of int")),
     ("csv with brackets in a text", listed("m.csv", "audio,text\na.wav,[laughs]\n"), converted(),

@@ -78,7 +78,7 @@ def test_nothing_in_a_training_yaml_runs(tmp_path):
         ("lr: -1\nepochs: 0\n", "a.yaml:2: epochs: 0 is not greater than or equal to 1\n"),
         ("lr: [1\n", "not valid YAML"),
         ("- 1\n- 2\n", "a.yaml: expected `key: value` lines"),
-        ("base: a.yaml\n", "a.yaml: the bases of this file go round in a circle"),
+        ("base: a.yaml\n", "a.yaml: the bases of this file form a circle"),
         ("base: gone.yaml\n", "gone.yaml: cannot read"),
     ],
 )  # fmt: skip

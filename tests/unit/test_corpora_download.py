@@ -212,8 +212,8 @@ def test_a_lying_range_is_noticed(server, tmp_path):
         ("404", {}, "404.*fetch it by hand.*--data"),
         ("503", {}, "503.*3 attempts"),
         ("html", {}, "web page came instead"),
-        ("good", {"size": len(BODY) + 1}, "published are"),
-        ("good", {"checksum": "md5:" + "0" * 32}, "published is 0000"),
+        ("good", {"size": len(BODY) + 1}, "instead of the published"),
+        ("good", {"checksum": "md5:" + "0" * 32}, "published 0000"),
         ("no_length", {"size": len(BODY) + 1}, "attempts in a row"),
     ],
 )
@@ -232,7 +232,7 @@ def test_a_length_that_promises_too_much_is_asked_about_again(server, tmp_path):
 
 
 def test_a_wrong_checksum_deletes_what_came(server, tmp_path):
-    with pytest.raises(UserError, match="sha256 .* published is"):
+    with pytest.raises(UserError, match="sha256 .* instead of the published"):
         fetch(archive(server, checksum="sha256:" + "0" * 64), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -244,7 +244,7 @@ def test_first_digits_of_a_checksum_count(server, tmp_path):
 
 def test_a_file_fetched_by_hand_is_checked(server, tmp_path):
     (tmp_path / "corpus.tar.gz").write_bytes(BODY[:-1])
-    with pytest.raises(UserError, match="published are"):
+    with pytest.raises(UserError, match="instead of the published"):
         fetch(archive(server), tmp_path)
     (tmp_path / "corpus.tar.gz").write_bytes(BODY)
     download_all([archive(server)], tmp_path)

@@ -212,7 +212,7 @@ def test_shards_are_streamed_by_one_command(made, tmp_path, capsys):
         wrong = address + "/shard-7.tar"
         assert main(["shards", "--stream", wrong, "--out", str(tmp_path / "x")]) == 2
     said = capsys.readouterr().err
-    assert "shard-7.tar: damaged, cut off or not to be had (HTTP Error 404" in said
+    assert "shard-7.tar: damaged, cut off or unreachable (HTTP Error 404" in said
     assert not (tmp_path / "x").exists()
     assert main(["shards", "--stream", "m.jsonl", "--out", str(tmp_path / "x")]) == 2
     assert "m.jsonl: a manifest; pack it first" in capsys.readouterr().err

@@ -18,7 +18,7 @@ def scenes(monkeypatch):
     return listen_scenes
 
 
-def test_made_speech_goes_where_the_truth_says(scenes, repository):
+def test_synthetic_speech_goes_where_the_truth_says(scenes, repository):
     clips = scenes.mini_clips(repository / "egs/mini/corpus", "test", 5, 2, seed=3)
     assert [clip.word is None for clip in clips] == [False] * 5 + [True] * 2
     wav, said = scenes.scene(clips, seed=1)

@@ -169,7 +169,7 @@ def test_offline_is_obeyed(offline_pip, tiny_files, monkeypatch):
     monkeypatch.setenv("SPEECHCWCL_OFFLINE", "1")
     with pytest.raises(UserError, match="may not be used"):
         sources.resolve("tiny")
-    with pytest.raises(UserError, match="some/model: cannot be had.*may not be used"):
+    with pytest.raises(UserError, match="some/model: cannot be fetched.*may not be used"):
         sources.resolve("some/model")
     monkeypatch.setenv("SPEECHCWCL_OFFLINE", "0")
     assert sources.resolve("tiny").is_dir()
@@ -333,7 +333,7 @@ def test_a_hub_model_in_the_hubs_own_cache_needs_no_network(tmp_path, monkeypatc
     save("whisper", snapshot)
     assert sources.resolve("org/tiny", offline=True) == snapshot
     (snapshot / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="org/tiny: cannot be had from the hub"):
+    with pytest.raises(UserError, match="org/tiny: cannot be fetched from the hub"):
         sources.resolve("org/tiny", offline=True)
 
 

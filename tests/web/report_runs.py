@@ -101,7 +101,7 @@ def make_run(
         said = utterances(protocol, each, exp / "audio" / protocol.name if audio else None)
         speech = heard([u.text for u in said], noise, seed + len(said))
         folder = run / "eval" / f"test_{protocol.name.removeprefix('mini_')}"
-        card = {"name": "mini", "version": "1", "licence": "Apache-2.0", "made_speech": True}
+        card = {"name": "mini", "version": "1", "licence": "Apache-2.0", "synthetic_speech": True}
         write_embeddings(folder, [u.id for u in said], speech, card)
         evaluate_zeroshot(speech, said, protocol, encode_text, folder / protocol.name)
     texts = [u.text for u in said]

@@ -222,7 +222,9 @@ def test_text_from_data_cannot_become_markup(tmp_path):
     folder = run / "eval" / "se<t" / "evil"
     speech = heard([u.text for u in said], 0.5, 0)
     evaluate_zeroshot(speech, said, protocol, encode_text, folder)
-    write_json(folder.parent / "corpus.json", {"name": evil, "made_speech": False, "<k>": evil})
+    write_json(
+        folder.parent / "corpus.json", {"name": evil, "synthetic_speech": False, "<k>": evil}
+    )
     write_json(run / "hparams.json", {"loss": evil, "seed": 3})
     write_json(run / "env.json", {"command": f"run {evil}", "versions": {"<v>": evil}})
     (run / "metrics.jsonl").write_text('{"epoch": 1, "train": {"<loss>": 1.0}}\n')
@@ -298,7 +300,7 @@ def test_clips_are_cut_and_missing_ones_left_out(tmp_path):
 
 def test_cards_of_other_sets_come_from_the_dump_folder(tmp_path):
     run = make_run(tmp_path, "one", noise=1, protocols=("mini_words",), each=2, audio=False)
-    card = {"name": "mini", "licence": "Apache-2.0", "made_speech": True, "utterances": 2100}
+    card = {"name": "mini", "licence": "Apache-2.0", "synthetic_speech": True, "utterances": 2100}
     write_json(tmp_path / "dump" / "train" / "corpus.json", card)
     results, page = build_report([run], tmp_path / "out", dumpdir=tmp_path / "dump")
     assert "| train | mini |" in results.read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ isolated words, sentences between them. About ten words at a time are the labels
 and sentences are what must not be taken for them; each word is a label once.
   choose     synthetic speech, words and voices of the validation set: constants and threshold were
              chosen here, and nowhere else
-  made       synthetic speech, the test words and test voices: no word or voice in common with
+  synthetic  synthetic speech, the test words and test voices: no word or voice in common with
              `choose`
   real       Speech Commands v0.01 words between LibriSpeech utterances (--real, see
              tools/real_speech.py); words that `choose` has too are left out
@@ -93,11 +93,11 @@ def measure(
 def scenes(args: argparse.Namespace) -> dict[str, tuple[np.ndarray, list[Said]]]:
     """The streams that are asked for."""
     words, sentences = args.words, args.words // 3
-    made = {"choose": "valid", "made": "test"}
+    parts = {"choose": "valid", "synthetic": "test"}
     found = {}
     for name in args.sets:
-        if name in made:
-            clips = mini_clips(CORPUS, made[name], words, sentences, args.seed)
+        if name in parts:
+            clips = mini_clips(CORPUS, parts[name], words, sentences, args.seed)
         elif args.real:
             chosen = {c.word for c in mini_clips(CORPUS, "valid", 10**6, 0, 0)}
             clips = real_clips(args.real, words, words // 8, args.seed)
@@ -116,7 +116,7 @@ def main(words: list[str]) -> None:
     )
     parser.add_argument("--model", required=True, help="a model folder")
     parser.add_argument("--real", type=Path, help="folder with real recordings")
-    parser.add_argument("--sets", nargs="+", default=["choose", "made", "real"])
+    parser.add_argument("--sets", nargs="+", default=["choose", "synthetic", "real"])
     parser.add_argument("--words", type=int, default=240, help="isolated words a stream, at most")
     parser.add_argument("--thresholds", type=float, nargs="+", default=[0.4, 0.5, 0.6, 0.7])
     parser.add_argument("--seed", type=int, default=0)

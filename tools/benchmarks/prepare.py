@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Measure how preparing a large corpus scales: time, and peak memory of all processes.
 
-Makes a list of N utterances (segments of a few made recordings, so that audio is really probed and
-the disk is not filled), then times what stages 1 to 3 do with it: write the data folder (sorted in
-bounded memory), check it, compile the manifest in --nj processes, open it and read from it.
-Memory is read from /proc, so this runs on Linux.
+Makes a list of N utterances (segments of a few synthetic recordings, so that audio is really
+probed and the disk is not filled), then times what stages 1 to 3 do with it: write the data folder
+(sorted in bounded memory), check it, compile the manifest in --nj processes, open it and read from
+it. Memory is read from /proc, so this runs on Linux.
 
 Example:
     python tools/benchmarks/prepare.py --utterances 1000000 --nj 2 --write
@@ -137,7 +137,7 @@ def table(count: int, nj: int, rows: list[tuple[str, float, float]], peak: float
     """The section of the README."""
     command = f"python tools/benchmarks/prepare.py --utterances {count} --nj {nj} --write"
     lines = [
-        f"{count:,} made utterances, segments of {RECORDINGS:,} recordings; {nj} processes; "
+        f"{count:,} synthetic utterances, segments of {RECORDINGS:,} recordings; {nj} processes; "
         f"{platform.system()} {platform.machine()}. Peak memory of all processes together: "
         f"**{peak:.0f} MB** (Python with its libraries included).",
         "",

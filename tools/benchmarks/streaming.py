@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Peak memory of training from a stream: the buffer decides it, not the set.
 
-Shards of made clips (a second of noise as FLAC, 400 different texts) in two sizes of set; one pass
-over each, in a process of its own, with a Whisper of two narrow layers. Example:
+Shards of synthetic clips (a second of noise as FLAC, 400 different texts) in two sizes of set; one
+pass over each, in a process of its own, with a Whisper of two narrow layers. Example:
     python tools/benchmarks/streaming.py --clips 2000 20000 --shuffle 1000 4000
 """
 

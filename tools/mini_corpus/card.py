@@ -47,7 +47,7 @@ def write_corpus_json(
         "name": "mini",
         "version": VERSION,
         "licence": LICENCE,
-        "made_speech": True,
+        "synthetic_speech": True,
         "language": "en",
         "sample_rate": 16000,
         "made_with": ["Kokoro-82M int8 (Apache-2.0)", "hibari-tts 0.2.1 (Apache-2.0)"],

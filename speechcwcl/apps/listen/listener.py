@@ -206,7 +206,7 @@ class Options:
     def __post_init__(self) -> None:
         if not 0.02 <= self.hop <= self.window <= 30:
             raise UserError(
-                f"window {self.window:g} and hop {self.hop:g}: 0.02 <= hop <= window <= 30 s"
+                f"window {self.window:g}, hop {self.hop:g}: 0.02 <= hop <= window <= 30 s must hold"
             )
         if not 0 < self.threshold < 1:
             raise UserError(f"threshold: {self.threshold:g} is not between 0 and 1")

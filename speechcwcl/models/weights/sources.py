@@ -85,7 +85,7 @@ def fetch(name: str, *, offline: bool | None = None) -> Path:
 
 
 def bring(names: Iterable[str]) -> None:
-    """Fetch those of several models that are missing; one message names all that cannot be had.
+    """Fetch those of several models that are missing; one message names all that cannot be fetched.
 
     Args:
         names: as for `resolve`; folders and hub ids are left to it.
@@ -251,4 +251,4 @@ def _from_hub(hub_id: str, offline: bool) -> Path:
             problem = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
     same = [source.name for source in SOURCES.values() if source.hub_id == hub_id]
     hint = f"; the same weights come with pip as {same[0]!r}" if same else ""
-    raise UserError(f"{hub_id}: cannot be had from the hub: {problem}{hint}")
+    raise UserError(f"{hub_id}: cannot be fetched from the hub: {problem}{hint}")
