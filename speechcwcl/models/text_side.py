@@ -311,7 +311,7 @@ class TextSide:
         """The encoder on a device.
 
         Raises:
-            UserError: it cannot be fetched, or is not the one that was described (its hash differs).
+            UserError: it cannot be fetched or is not the one that was described (its hash differs).
         """
         if self._loaded is None:
             self._loaded = TextEncoder.from_pretrained(self.info.source, self.info.pooling)
