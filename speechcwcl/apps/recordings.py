@@ -1,7 +1,8 @@
-"""The recordings of a folder: found, cut into pieces, embedded a part at a time."""
+"""The recordings of a folder: found, cut into pieces, embedded a part at a time, kept in a file."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -13,11 +14,11 @@ import numpy as np
 
 from speechcwcl.data.audio import audio_info, load_audio
 from speechcwcl.data.audio.recordings import audio_files
-from speechcwcl.errors import UserError
+from speechcwcl.errors import UserError, require
 from speechcwcl.files import atomic_write
 
 _SHORTEST = 0.05  # seconds; less than that at the end of a recording is no piece of its own
-# Audio (s) and recordings after which a part is handed on: an interrupted update loses little more.
+# Audio (s) and recordings after which a part is written: an interrupted update loses little more.
 PART_SECONDS = 240.0
 PART_FILES = 512
 
@@ -56,6 +57,20 @@ class Cutting:
         starts = [i * self.hop for i in range(count)] + [duration - self.window]
         return [(start, start + self.window) for start in starts]
 
+    def pieces(self, path: Path) -> Iterator[tuple[float, float, np.ndarray]]:
+        """Decode a recording: start and end in seconds, `(samples,)` float32 at 16 kHz, each.
+
+        Raises:
+            UserError: not audio, truncated, ...
+        """
+        duration = audio_info(path).duration
+        windows = self.windows(duration)
+        if len(windows) == 1:
+            yield 0.0, duration, load_audio(path)
+            return
+        for start, end in windows:
+            yield start, end, load_audio(path, start, min(end, duration))
+
 
 class Recording(NamedTuple):
     """A file of the folder and its pieces.
@@ -75,111 +90,74 @@ class Recording(NamedTuple):
     problem: str | None = None
 
 
+Embedded = dict[str, tuple[Recording, np.ndarray]]  # by name, with (pieces, dim)
+
+
 def scan(folder: Path) -> dict[str, Recording]:
     """All recordings below a folder, by name; hidden files and folders are passed over.
 
     Raises:
         UserError: no such folder, a folder below it that cannot be read, or no recording at all.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder of recordings")
+    require(folder.is_dir(), f"{folder}: no such folder of recordings")
     found: dict[str, Recording] = {}
-    for name in audio_files(folder):
-        path = Path(name)
-        try:
-            status = path.stat()
-        except FileNotFoundError:  # gone in this moment
-            continue
-        key = path.relative_to(folder).as_posix()
-        found[key] = Recording(key, status.st_size, status.st_mtime_ns)
+    for path in map(Path, audio_files(folder)):
+        with contextlib.suppress(FileNotFoundError):  # gone in this moment
+            status, name = path.stat(), path.relative_to(folder).as_posix()
+            found[name] = Recording(name, status.st_size, status.st_mtime_ns)
     return found
-
-
-def pieces(path: Path, cutting: Cutting) -> Iterator[tuple[float, float, np.ndarray]]:
-    """Decode a recording piece by piece.
-
-    Yields:
-        Start and end in seconds, and `(samples,)` float32 at 16 kHz.
-
-    Raises:
-        UserError: not audio, truncated, ...
-    """
-    duration = audio_info(path).duration
-    windows = cutting.windows(duration)
-    if len(windows) == 1:
-        yield 0.0, duration, load_audio(path)
-        return
-    for start, end in windows:
-        yield start, end, load_audio(path, start, min(end, duration))
 
 
 def embed_recordings(
     embedder: Embedder, root: Path, todo: Sequence[Recording], cutting: Cutting
-) -> Iterator[tuple[list[Recording], np.ndarray]]:
-    """Embed recordings, a part at a time.
-
-    Yields:
-        The recordings with their pieces or their problem, and (pieces, dim) float32 in that order.
-    """
-    part = _Part(embedder)
+) -> Iterator[Embedded]:
+    """Embed recordings, a part at a time; their audio is dropped as soon as it is embedded."""
+    done: list[Recording] = []
+    owners: list[int] = []  # of each piece: its recording's place in `done`
+    rows, waves, seconds, full = [], [], 0.0, False
     for recording in todo:
-        part.add(recording, root, cutting)
-        if part.seconds >= PART_SECONDS or len(part.done) >= PART_FILES:
-            yield part.take()
-            part = _Part(embedder)
-    if part.done:
-        yield part.take()
-
-
-class _Part:
-    """Recordings of a part; their audio is dropped as soon as it is embedded."""
-
-    def __init__(self, embedder: Embedder):
-        self._embedder = embedder
-        self.done: list[Recording] = []
-        self.seconds = 0.0
-        self._owners: list[int] = []  # of each piece: its recording's place in `done`
-        self._rows: list[np.ndarray] = [np.zeros((0, embedder.dim), dtype=np.float32)]
-        self._waves: list[np.ndarray] = []
-        self._waiting = 0.0
-
-    def add(self, recording: Recording, root: Path, cutting: Cutting) -> None:
         times: list[tuple[float, float]] = []
+        problem = None
         try:
-            for start, end, wave in pieces(root / recording.name, cutting):
+            for start, end, wave in cutting.pieces(root / recording.name):
                 times.append((start, end))
-                self._owners.append(len(self.done))
-                self._waves.append(wave)
-                self._waiting += end - start
-                if self._waiting >= PART_SECONDS:
-                    self._embed()
-            self.done.append(recording._replace(pieces=times))
-            self.seconds += times[-1][1]
+                owners.append(len(done))
+                waves.append(wave)
+                seconds += end - start
+                if seconds >= PART_SECONDS:
+                    rows.append(embedder.encode_speech(waves))
+                    waves, seconds, full = [], 0.0, True
         except UserError as error:
-            self.done.append(recording._replace(problem=str(error)))
-
-    def _embed(self) -> None:
-        if self._waves:
-            self._rows.append(self._embedder.encode_speech(self._waves))
-        self._waves, self._waiting = [], 0.0
-
-    def take(self) -> tuple[list[Recording], np.ndarray]:
-        self._embed()
-        # A recording that broke off leaves none of its pieces.
-        whole = [self.done[owner].problem is None for owner in self._owners]
-        return self.done, np.concatenate(self._rows)[whole]
+            times, problem = [], str(error)
+        done.append(recording._replace(pieces=times, problem=problem))
+        if full or len(done) >= PART_FILES or recording is todo[-1]:
+            if waves:
+                rows.append(embedder.encode_speech(waves))
+            # A recording that broke off leaves none of its pieces.
+            whole = [done[owner].problem is None for owner in owners]
+            every = np.concatenate([np.zeros((0, embedder.dim), dtype=np.float32), *rows])
+            yield by_name(done, every[np.asarray(whole, dtype=bool)])
+            done, owners, rows, waves, seconds, full = [], [], [], [], 0.0, False
 
 
-def write_embedded(path: Path, recordings: Sequence[Recording], rows: np.ndarray) -> None:
-    """Keep recordings and their embeddings (pieces, dim) in an `.npz` file."""
+def by_name(recordings: Sequence[Recording], rows: np.ndarray) -> Embedded:
+    """Each recording beside its rows of the embeddings."""
+    ends = np.cumsum([len(recording.pieces) for recording in recordings])[:-1]
+    parts = np.split(rows, ends) if recordings else []
+    return {r.name: (r, part) for r, part in zip(recordings, parts, strict=True)}
+
+
+def write_embedded(path: Path, embedded: Embedded) -> None:
+    """Keep recordings and their embeddings in an `.npz` file."""
     # ASCII, so that a name that is not UTF-8 (a lone surrogate in Python) can be kept too.
-    text = "\n".join(json.dumps(recording) for recording in recordings).encode("ascii")
+    text = "\n".join(json.dumps(recording) for recording, _ in embedded.values()).encode("ascii")
+    rows = np.concatenate([rows for _, rows in embedded.values()])
     with atomic_write(path, "wb") as stream:
         np.savez(stream, recordings=np.frombuffer(text, dtype=np.uint8), embeddings=rows)
 
 
 def read_embedded(path: Path, dim: int) -> tuple[list[Recording], np.ndarray]:
-    """Read what `write_embedded` wrote.
+    """Read what `write_embedded` wrote: the recordings, (pieces, dim) of all.
 
     Raises:
         UserError: it is something else, broken, or of another width than `dim`.
@@ -187,21 +165,14 @@ def read_embedded(path: Path, dim: int) -> tuple[list[Recording], np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             lines = arrays["recordings"].tobytes().splitlines()
-            recordings, rows = (
-                [Recording(*json.loads(line)) for line in lines],
-                arrays["embeddings"],
-            )
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not a file of an index ({error})") from error
-    if rows.shape[1:] != (dim,):
-        raise UserError(f"{path}: embeddings of another width than {dim}; build the index again")
+            recordings = [Recording(*json.loads(line)) for line in lines]
+            rows = arrays["embeddings"]
+        sound = rows.shape == (sum(len(r.pieces) for r in recordings), dim)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        sound = False
+    require(
+        sound,
+        f"{path}: truncated or changed; run `speechcwcl search update {path.parent}`, which makes "
+        "it again",
+    )
     return recordings, rows
-
-
-def by_name(
-    recordings: Sequence[Recording], rows: np.ndarray
-) -> dict[str, tuple[Recording, np.ndarray]]:
-    """Each recording beside its rows of the embeddings."""
-    ends = np.cumsum([len(recording.pieces) for recording in recordings])[:-1]
-    parts = np.split(rows, ends) if recordings else []
-    return {r.name: (r, part) for r, part in zip(recordings, parts, strict=True)}

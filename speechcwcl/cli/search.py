@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         )
     else:
         index, aligner = search.open_with_model(args.index, args.model, args.device)
-    done = search.update(index, aligner)
+    done = index.update(aligner)
     if done.broken:
         print(summarise([f"left out: {why}" for why in done.broken.values()]), file=sys.stderr)
     print(

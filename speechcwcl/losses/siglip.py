@@ -53,17 +53,22 @@ def siglip(
     ids = None
     if mask_equal and text_ids is not None:
         ids = text_ids.to(speech.device, non_blocking=True)
-    # half of what suits the cache: autograd holds several matrices of a chunk
+    # half of what suits the cache: two matrices of a chunk are at work
     step = chunk_rows(2 * len(text), wide, speech.device, chunk)
 
     def part(first: int, rows: Tensor, other: Tensor, bias: Tensor) -> Tensor:
-        logits = rows @ other.T + bias
+        logits = torch.addmm(bias, rows, other.T)
+        weight = logits.detach()
         if ids is not None:
             equal = ids[first : first + len(rows), None] == ids[None, :]
             equal.diagonal(first).fill_(False)
-            logits = logits.masked_fill(equal, -math.inf)
-        logits.diagonal(first).neg_()  # now every logit should be very negative
-        return F.softplus(logits).sum()
+            weight.masked_fill_(equal, -math.inf)
+        weight.diagonal(first).neg_()  # now every logit should be very negative
+        value = F.softplus(weight).sum()
+        if logits.requires_grad:  # by hand: autograd would hold and pass over three more matrices
+            weight.sigmoid_().diagonal(first).neg_()
+            logits.backward(weight)
+        return value
 
     with torch.autocast(speech.device.type, enabled=False):
         shift = torch.as_tensor(bias, dtype=wide, device=speech.device)

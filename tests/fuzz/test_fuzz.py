@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from mutations import damaged
 
 from speechcwcl.apps.recordings import Cutting
-from speechcwcl.apps.search_index import SearchIndex
+from speechcwcl.apps.search import SearchIndex
 from speechcwcl.corpora._formats import read_manifest as read_foreign
 from speechcwcl.corpora.huggingface import HuggingFace
 from speechcwcl.data.audio import audio_blocks, audio_info, load_audio
@@ -225,7 +225,7 @@ def test_a_damaged_index(data):
         (root / "a.wav").write_bytes(sound("WAV", "PCM_16"))
         made = SearchIndex.create(index, root, dim=4, identity="i", model="m", cutting=Cutting())
         made.update(Toy())
-        name = data.draw(st.sampled_from(["index.json", "index-1.npz"]))
+        name = data.draw(st.sampled_from(["index.json", "index.npz"]))
         (index / name).write_bytes(data.draw(damaged((index / name).read_bytes())))
         question = np.eye(4, dtype=np.float32)[:1]
         attempt(lambda: SearchIndex.open(index).search(question))

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from speechcwcl.apps import recordings
-from speechcwcl.apps.recordings import Cutting, pieces, scan
-from speechcwcl.apps.search_index import SearchIndex
+from speechcwcl.apps.recordings import Cutting, scan
+from speechcwcl.apps.search import SearchIndex
 from speechcwcl.data.audio import write_audio
 from speechcwcl.errors import UserError
 
@@ -66,7 +66,7 @@ def test_finds_what_it_was_given(tmp_path, root):
     done = index.update(toy)
     assert (done.new, done.changed, done.removed, done.kept, done.clips) == (6, 0, 0, 0, 6)
     for path in sorted(root.rglob("[0-9].wav")):
-        question = toy.encode_speech([next(pieces(path, Cutting()))[2]])
+        question = toy.encode_speech([next(Cutting().pieces(path))[2]])
         (hits,) = SearchIndex.open(tmp_path / "ix").search(question, 3)
         assert hits[0].path == str(path) and hits[0].score == pytest.approx(1, abs=1e-5)
         assert len(hits) == 3 and hits[0].score >= hits[1].score >= hits[2].score
@@ -88,7 +88,7 @@ def test_an_update_does_only_what_is_needed_and_equals_a_fresh_index(tmp_path, r
     assert contents(index) == contents(fresh) and len(contents(index)) == 6
     toy = Toy()
     assert index.update(toy).kept == 6 and toy.seen == 0
-    assert len(list((tmp_path / "ix").glob("index-*"))) == 1
+    assert sorted(path.name for path in (tmp_path / "ix").glob("*.npz")) == ["index.npz"]
 
 
 def test_a_build_that_was_interrupted_goes_on(tmp_path, root, monkeypatch):
@@ -121,17 +121,22 @@ def test_a_search_during_an_update_sees_the_last_that_ended(tmp_path, root, monk
     tone(root / "a.wav", 2000)
     tone(root / "b.wav", 2500)
     seen = []
-    index.update(Toy(), step=lambda n: seen.append(contents(SearchIndex.open(tmp_path / "ix"))))
+
+    class Looking(Toy):
+        def encode_speech(self, audio):
+            seen.append(contents(SearchIndex.open(tmp_path / "ix")))
+            return super().encode_speech(audio)
+
+    index.update(Looking())
     assert seen == [before, before] and len(contents(index)) == 8
 
 
 def test_two_updates_at_once_do_not_disturb_each_other(tmp_path, root):
     create(tmp_path, root)
-    toys, waits = [Toy(), Toy()], []
+    toys = [Toy(), Toy()]
 
     def work(toy):
-        index = SearchIndex.open(tmp_path / "ix")
-        index.update(toy, waiting=lambda: waits.append(1))
+        SearchIndex.open(tmp_path / "ix").update(toy)
 
     threads = [threading.Thread(target=work, args=(toy,)) for toy in toys]
     for thread in threads:
@@ -173,7 +178,7 @@ def test_windows_cover_a_long_recording_once(tmp_path, root):
         with pytest.raises(UserError):
             Cutting(*bad)
     parts = [tone(tmp_path / f"{p}.wav", p, 1.0) for p in (600, 2200, 1100)]
-    waves = [next(pieces(p, Cutting()))[2] for p in parts]
+    waves = [next(Cutting().pieces(p))[2] for p in parts]
     write_audio(root / "long.wav", np.concatenate(waves))
     index, toy = create(tmp_path, root, cutting=Cutting(1.0, 0.5)), Toy()
     assert index.update(toy).clips == 6 + 5
@@ -213,15 +218,11 @@ def test_a_damaged_index_is_refused_and_made_again(tmp_path, root, how):
     index = create(tmp_path, root)
     index.update(Toy())
     expected = contents(index)
-    (path,) = (tmp_path / "ix").glob("index-*")
-    damaged(path, how)
+    damaged(tmp_path / "ix" / "index.npz", how)
     with pytest.raises(UserError, match=r"truncated or changed; run `speechcwcl search update"):
         contents(SearchIndex.open(tmp_path / "ix"))
     index.update(Toy())
     assert contents(SearchIndex.open(tmp_path / "ix")) == expected
-    next((tmp_path / "ix").glob("index-*")).unlink()
-    with pytest.raises(UserError, match="missing; run"):
-        contents(SearchIndex.open(tmp_path / "ix"))
 
 
 @pytest.mark.parametrize(
@@ -229,9 +230,9 @@ def test_a_damaged_index_is_refused_and_made_again(tmp_path, root, how):
     [
         (b"", "index.json:1: not valid JSON"),
         (b"[1]", "holds a list, not a dict"),
-        (b'{"format": "speechcwcl-search", "version": 9}', "another version of speechcwcl"),
+        (b'{"format": "speechcwcl-search", "version": 2}', "not an index of this version"),
         (
-            b'{"format": "speechcwcl-search", "version": 2, "dim": 3}',
+            b'{"format": "speechcwcl-search", "version": 3, "dim": 3}',
             "index.json: .*root",
         ),
     ],
@@ -246,9 +247,8 @@ def test_a_damaged_description_is_refused(tmp_path, root, content, message):
 def test_an_index_of_an_earlier_version_is_refused_in_words(tmp_path, root):
     (tmp_path / "ix").mkdir()
     (tmp_path / "ix" / "table.sqlite").write_bytes(b"SQLite format 3")
-    for attempt in (lambda: SearchIndex.open(tmp_path / "ix"), lambda: create(tmp_path, root)):
-        with pytest.raises(UserError, match="before 0.2; delete the folder and build"):
-            attempt()
+    with pytest.raises(UserError, match="not empty and not an index; choose another folder"):
+        create(tmp_path, root)
     assert (tmp_path / "ix" / "table.sqlite").exists()
 
 

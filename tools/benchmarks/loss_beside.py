@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from loss_meters import Memory, describe, timed, warm_allocator
+from loss_meters import Memory, allocated_mb, describe, timed, warm_allocator
 from torch.nn.functional import normalize
 
 HERE = Path(__file__).resolve()
@@ -62,7 +62,8 @@ def work(folder: str, device: str, dtype: str, clock: str, threads: str) -> None
         if key not in cases:
             cases.clear()
             cases[key] = step(build_loss, *key, device, getattr(torch, dtype))
-            peak = memory.measure(cases[key])
+            cases[key]()
+            peak = memory.measure(cases[key]) if memory.cuda else allocated_mb(cases[key])
             warm_allocator(device)
         print(json.dumps({"seconds": timed(cases[key], device, clock), "peak": peak}), flush=True)
 
@@ -100,7 +101,8 @@ def compare(options: argparse.Namespace) -> str:
         "",
         f"    {about['command']}",
         "",
-        "Forward + backward, medians of interleaved rounds; every eighth transcript occurs twice.",
+        "Forward + backward, medians of interleaved rounds; every eighth transcript occurs twice. "
+        "MB: the most that torch holds at once, the inputs not counted.",
         "",
         "| loss | N | dim | before, ms | now, ms | time, now / before | before, MB | now, MB |",
         "|---|" + "---:|" * 7,

@@ -54,6 +54,26 @@ class Memory:
             return None
 
 
+def allocated_mb(run: Run) -> float:
+    """Peak of what torch allocates in one run on a CPU, in MB, by its own profiler.
+
+    What the process takes from the system depends on what it freed before, by tens of MB from one
+    measurement to the next; this does not.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(
+        activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
+    ) as profiled:
+        run()
+    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    total = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        total += event.nbytes()
+        peak = max(peak, total)
+    return peak / 2**20
+
+
 def warm_allocator(device: str) -> None:
     """Let the C library keep freed memory, as it does in any process that has trained a step.
 
