@@ -120,7 +120,7 @@ def _add_label_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from speechcwcl.models.folders import packed_protocols
-    from speechcwcl.zeroshot.labels import choose_labels
+    from speechcwcl.zeroshot.classifier import choose_labels
 
     _check(args)
     folder = locate(args.model)

@@ -177,23 +177,15 @@ def _fit(
         )
 
 
+# what Aligner.build takes
+ALIGNER_KEYS = {"speech_encoder", "text_encoder", "text_pooling", "pooling", "pooling_options"}
+ALIGNER_KEYS |= {"projection", "freeze", "layers", "frame_stride", "gradient_checkpointing", "lora"}
+
+
 def build_aligner(config: TrainConfig) -> Aligner:
     """The model that a configuration describes, untrained, seeded by `config.seed`."""
     torch.manual_seed(config.seed)
-    return Aligner.build(
-        config.speech_encoder,
-        config.text_encoder,
-        text_pooling=config.text_pooling,
-        pooling=config.pooling,
-        pooling_options=config.pooling_options,
-        projection=config.projection,
-        freeze=config.freeze,
-        layers=config.layers,
-        frame_stride=config.frame_stride,
-        gradient_checkpointing=config.gradient_checkpointing,
-        lora=config.lora,
-        **config.encoder_options,
-    )
+    return Aligner.build(**config.model_dump(include=ALIGNER_KEYS), **config.encoder_options)
 
 
 def start_from(aligner: Aligner, source: str) -> str:

@@ -283,19 +283,9 @@ def load_protocol(name_or_path: str | Path) -> Protocol:
         except UserError as error:
             raise document.refuse("templates", problem=f"templates: {error}") from error
     _refuse_bad_templates(document, templates)
-    return Protocol(
-        name=found.name,
-        labels=found.labels,
-        templates=templates,
-        label_field=found.label_field,
-        mapping=found.mapping,
-        ignore=found.ignore,
-        corpus=found.corpus,
-        split=found.split,
-        description=found.description,
-        templates_name=found.templates[0] if named else "",
-        path=str(path),
-    )
+    about = {"templates": templates, "path": str(path)}
+    about["templates_name"] = found.templates[0] if named else ""
+    return Protocol(**{**found.model_dump(), **about})
 
 
 def load_labels(path: str | Path) -> tuple[LabelTexts, tuple[str, ...] | None]:
