@@ -3,7 +3,7 @@
 A cache is `<folder>/<first 16 digits of sha256(key)>/`: `plan.json` (which utterances each
 shard holds), for each copy and shard `c000-s00000.f16` (frames, one after the other) with
 `c000-s00000.npz` (where each utterance's frames are), and `meta.json`, written last. Shards
-appear as a whole or not at all, so a build that was killed goes on where it was.
+appear as a whole or not at all, so a killed build resumes.
 """
 
 from __future__ import annotations
@@ -324,7 +324,7 @@ class _Builder:
                 yield done, future.result()
 
     def _batches(self, first: int, last: int) -> Iterator[np.ndarray]:
-        """Positions in batches of like length, the longest first (too little memory shows soon)."""
+        """Positions in batches of similar length, the longest first (too little memory shows soon)."""
         order = first + np.argsort(-self.seconds[first:last], kind="stable")
         at = 0
         while at < len(order):

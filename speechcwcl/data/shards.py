@@ -4,7 +4,7 @@
 (a segment of a longer recording is cut out as FLAC), and `.json` with id, text, speaker,
 duration and labels: what `webdataset` reads anywhere. `plan.json` is written first,
 `shards.json` (bytes, utterances and sha256 of each shard) last; a shard appears whole or not at
-all, so that a run that was cut off goes on where it was.
+all, so that an interrupted run resumes.
 
 A manifest of shards (`write_manifest`) names each clip by shard and byte offset; whoever
 reads manifests (training, feature cache, evaluation) reads such a one alike, in any order.

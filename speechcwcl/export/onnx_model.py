@@ -1,6 +1,6 @@
 """An exported model, run by onnxruntime: the same words and results as `Aligner`.
 
-Its folder holds `model.onnx` and plain JSON, read with suspicion: `config.json` names every
+Its folder holds `model.onnx` and plain JSON, checked strictly: `config.json` names every
 other file with its size and sha256. An ONNX file is a graph of known operators and runs no code of
 its own; onnxruntime opens no file outside the folder for it.
 """

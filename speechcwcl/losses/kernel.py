@@ -388,8 +388,7 @@ def chunk_rows(columns: int, dtype: torch.dtype, device: torch.device, chunk: in
 def workspace(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Memory for one chunk that no caller sees; on a CPU the same again at the next call.
 
-    Fresh memory costs a page fault every 4 KiB, a tenth of the time of a batch of 512. GPU memory
-    is kept by PyTorch itself.
+    Fresh memory costs a page fault every 4 KiB. GPU memory is kept by PyTorch itself.
     """
     count = rows * columns
     if device.type != "cpu" or count * torch.finfo(dtype).bits // 8 > 4 * _CHUNK_BYTES["cpu"]:

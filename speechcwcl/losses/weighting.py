@@ -4,17 +4,15 @@ A weighting turns the cosines of two texts into a weight; a row of weights divid
 target distribution `y_i` that the softmax of clip `i` should match. Weights are constants: they
 come from the frozen text encoder and no gradient flows through them.
 
-========= =================================================== ==========================
-name      weight of text j for item i (c = <q_i, q_j>)         option (default)
-========= =================================================== ==========================
-linear    (1 + c) / 2, the paper's                             none
-power     ((1 + c) / 2) ** exponent                            exponent (2)
-softmax   exp(c / temperature)                                 temperature (0.1)
-threshold (1 + c) / 2 where c >= minimum, else 0               minimum (0.5)
-top_k     (1 + c) / 2 for the k nearest texts, else 0          k (10)
-identity  1 for its own text, else 0: CLIP / LiT               none
-same_text 1 where the transcripts are equal, else 0: SupCon    none
-========= =================================================== ==========================
+| name | weight of text j for item i (`c = <q_i, q_j>`) | option (default) |
+|---|---|---|
+| linear | (1 + c) / 2, the paper's | none |
+| power | ((1 + c) / 2) ** exponent | exponent (2) |
+| softmax | exp(c / temperature) | temperature (0.1) |
+| threshold | (1 + c) / 2 where c >= minimum, else 0 | minimum (0.5) |
+| top_k | (1 + c) / 2 for the k nearest texts, else 0 | k (10) |
+| identity | 1 for its own text, else 0: CLIP / LiT | none |
+| same_text | 1 where the transcripts are equal, else 0: SupCon | none |
 """
 
 from __future__ import annotations

@@ -174,7 +174,7 @@ def by_length(
 ) -> Tensor:
     """`function(inputs, lengths)`, row by row the same, without computing on most of the padding.
 
-    Rows of like length go through together, padded to the longest among them only; a batch that
+    Rows of similar length go through together, padded to the longest among them only; a batch that
     mixes all lengths, as a contrastive loss wants it, costs little more than a sorted one.
 
     Args:
