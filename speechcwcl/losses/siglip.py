@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -56,21 +57,23 @@ def siglip(
     # half of what suits the cache: two matrices of a chunk are at work
     step = chunk_rows(2 * len(text), wide, speech.device, chunk)
 
-    def part(first: int, rows: Tensor, other: Tensor, bias: Tensor) -> Tensor:
-        logits = torch.addmm(bias, rows, other.T)
-        weight = logits.detach()
-        if ids is not None:
-            equal = ids[first : first + len(rows), None] == ids[None, :]
-            equal.diagonal(first).fill_(False)
-            weight.masked_fill_(equal, -math.inf)
-        weight.diagonal(first).neg_()  # now every logit should be very negative
-        value = F.softplus(weight).sum()
-        if logits.requires_grad:  # by hand: autograd would hold and pass over three more matrices
-            weight.sigmoid_().diagonal(first).neg_()
-            logits.backward(weight)
-        return value
-
     with torch.autocast(speech.device.type, enabled=False):
         shift = torch.as_tensor(bias, dtype=wide, device=speech.device)
         sides = [scale * speech.to(wide)], [text.to(wide), shift]
-        return sum_in_chunks(part, step, *sides) / len(text)
+        return sum_in_chunks(partial(_of_rows, ids), step, *sides) / len(text)
+
+
+def _of_rows(ids: Tensor | None, first: int, rows: Tensor, other: Tensor, bias: Tensor) -> Tensor:
+    """Sum over the pairs of a chunk of rows; the gradient goes straight to the arguments."""
+    logits = torch.addmm(bias, rows, other.T)
+    weight = logits.detach()
+    if ids is not None:
+        equal = ids[first : first + len(rows), None] == ids[None, :]
+        equal.diagonal(first).fill_(False)
+        weight.masked_fill_(equal, -math.inf)
+    weight.diagonal(first).neg_()  # now every logit should be very negative
+    value = F.softplus(weight).sum()
+    if logits.requires_grad:  # by hand: autograd would hold and pass over three more matrices
+        weight.sigmoid_().diagonal(first).neg_()
+        logits.backward(weight)
+    return value
