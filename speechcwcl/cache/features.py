@@ -324,7 +324,7 @@ class _Builder:
                 yield done, future.result()
 
     def _batches(self, first: int, last: int) -> Iterator[np.ndarray]:
-        """Positions in batches of similar length, the longest first (too little memory shows soon)."""
+        """Positions in batches of similar length, the longest first."""
         order = first + np.argsort(-self.seconds[first:last], kind="stable")
         at = 0
         while at < len(order):

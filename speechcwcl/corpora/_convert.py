@@ -66,8 +66,7 @@ def export_manifest(
     """Write a data folder, a compiled `manifest.jsonl` or another toolkit's manifest in a format.
 
     Args:
-        source: what to read; another toolkit's with `format` and `options` as for
-            `read_manifest`.
+        source: what to read; another toolkit's with `format` and `options` as for `read_manifest`.
         path: the manifest to write.
         to: its format, one of `WRITERS`.
         skip_bad: leave out what is wrong and list it in `<path>.bad.tsv`; otherwise an error.

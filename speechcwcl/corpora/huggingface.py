@@ -39,8 +39,7 @@ class HuggingFace(Corpus):
         split_map: name of a set -> name of the split that it is made of, where they differ.
         shard: files in a folder.
         limit: take only so many records a split; for a first look.
-        stream: sets that are not written to the disk: a `stream.json` says how training reads
-            them.
+        stream: sets that are not written to the disk: a `stream.json` says how training reads them.
 
     Example:
         >>> corpus = HuggingFace("org/name", text="sentence", labels={"label": "intent"})

@@ -1,10 +1,9 @@
 """Text bank: the speech -> text softmax over every transcript of the training set.
 
 The text encoder is frozen, so the embedding of every unique transcript can be computed once and
-never goes stale. Against such a bank the speech -> text term of an utterance does not depend on
-the batch it came in: a batch of 8 has the same expected gradient as one of 8,000. For linear
-weights the target of every row comes in closed form from `B^T B` and `B^T 1`, computed once
-per bank.
+never goes stale. Against such a bank the speech -> text term of an utterance does not depend on the
+batch it came in: a batch of 8 has the same expected gradient as one of 8,000. For linear weights
+the target of every row comes in closed form from `B^T B` and `B^T 1`, computed once per bank.
 """
 
 from __future__ import annotations

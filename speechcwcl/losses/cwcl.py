@@ -170,8 +170,7 @@ def contrastive(
     """Plain contrastive loss (InfoNCE); both ways it is CLIP, and LiT when the text is frozen.
 
     `-(1/N) sum_i log softmax_j( s <p_i, q_j> )_i` for speech to text, the same over columns for
-    text to speech, their mean for both. Relation to CWCL: `w_ij` is 1 for the pair and 0
-    elsewhere.
+    text to speech, their mean for both. Relation to CWCL: `w_ij` is 1 for the pair and 0 elsewhere.
 
     Args:
         speech: (N, dim) unit-norm.

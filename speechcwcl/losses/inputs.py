@@ -1,9 +1,10 @@
 """A batch on its way into the losses: checked, and under torch.distributed gathered over ranks.
 
 Every rank computes the loss of the whole batch. A gather without autograd would drop the part of
-the gradient that reaches a rank's embeddings through the other ranks' losses, silently. Here the backward pass adds the gradients of all ranks, so each rank holds `world_size`
-times its share, and the mean that DistributedDataParallel takes over ranks is exactly the gradient
-of the loss of the whole batch.
+the gradient that reaches a rank's embeddings through the other ranks' losses, silently. Here the
+backward pass adds the gradients of all ranks, so each rank holds `world_size` times its share, and
+the mean that DistributedDataParallel takes over ranks is exactly the gradient of the loss of the
+whole batch.
 """
 
 from __future__ import annotations

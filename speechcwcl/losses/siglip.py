@@ -26,8 +26,7 @@ def siglip(
 ) -> Tensor:
     """Sigmoid loss over all pairs, memory O(N x chunk).
 
-    `-(1/N) sum_ij log sigmoid( z_ij (s <p_i, q_j> + b) )`, `z_ij = 1` on pairs and -1
-    elsewhere.
+    `-(1/N) sum_ij log sigmoid( z_ij (s <p_i, q_j> + b) )`, `z_ij = 1` on pairs and -1 elsewhere.
 
     Args:
         speech: (N, dim) unit-norm.

@@ -48,8 +48,7 @@ class Aligner(nn.Module):
 
     Args:
         speech_encoder: the speech encoder.
-        text: the text encoder: a source, its description, or a loaded encoder; see
-            [`TextSide`][].
+        text: the text encoder: a source, its description, or a loaded encoder; see [`TextSide`][].
         pooling: `"mean"` or `"attention"`.
         pooling_options: options of [`AttentionPooling`][speechcwcl.models.head.AttentionPooling].
         projection: `"linear"`, `"mlp"`, or options of

@@ -288,8 +288,7 @@ class TextSide:
     Not a module: its weights are in no checkpoint and do not move with the model they belong to.
 
     Args:
-        text: a source (see [`describe_text`][]), a description,
-            or a loaded encoder.
+        text: a source (see [`describe_text`][]), a description, or a loaded encoder.
         pooling: of a source; see there.
 
     Attributes:

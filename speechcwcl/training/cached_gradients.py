@@ -1,11 +1,10 @@
 """Contrastive batches of thousands of utterances on one device: cached embedding gradients.
 
-The loss needs all embeddings of a batch at once, the encoder does not. So (1) embed the batch
-chunk by chunk without a graph, (2) compute the loss and its gradient with respect to the
-embeddings, (3) embed each chunk again, now with a graph, and push its part of that gradient
-through. The gradient is that of one big batch; the memory is that of one chunk; the price is one
-more forward pass. Randomness (dropout, masks, layer drop) is replayed, so both passes see the same
-network.
+The loss needs all embeddings of a batch at once, the encoder does not. So (1) embed the batch chunk
+by chunk without a graph, (2) compute the loss and its gradient with respect to the embeddings, (3)
+embed each chunk again, now with a graph, and push its part of that gradient through. The gradient
+is that of one big batch; the memory is that of one chunk; the price is one more forward pass.
+Randomness (dropout, masks, layer drop) is replayed, so both passes see the same network.
 
 Source: Gao et al., GradCache, arXiv 2101.06983.
 """

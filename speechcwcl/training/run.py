@@ -40,8 +40,7 @@ class Experiment:
     """What a training run left in its folder.
 
     Attributes:
-        folder: holds `checkpoints`, `metrics.jsonl`, `hparams.json`, `inputs.json` and
-            `env.json`.
+        folder: holds `checkpoints`, `metrics.jsonl`, `hparams.json`, `inputs.json` and `env.json`.
     """
 
     folder: Path

@@ -249,8 +249,7 @@ def write_audio(path: str | Path, wav: np.ndarray, sample_rate: int = SAMPLE_RAT
     """Write mono audio atomically, in the format that the suffix names.
 
     Args:
-        path: ends in `.wav` (16 bit), `.flac` (16 bit), `.ogg` (Vorbis), `.opus` or
-            `.mp3`.
+        path: ends in `.wav` (16 bit), `.flac` (16 bit), `.ogg` (Vorbis), `.opus` or `.mp3`.
         wav: `(samples,)` float, finite; values beyond -1..1 are clipped.
         sample_rate: in Hz.
 

@@ -15,9 +15,8 @@ def check_lora(lora: dict[str, Any], freeze: str | int) -> dict[str, Any]:
     """Fill in the defaults of LoRA options and refuse what cannot be meant.
 
     Args:
-        lora: any of `r` (rank), `alpha` (scale times rank), `dropout` and `targets`
-            (`"linear"`: every linear map of a layer, or a list of module names such as
-            `["q_proj", "v_proj"]`).
+        lora: any of `r` (rank), `alpha` (scale times rank), `dropout` and `targets` (`"linear"`:
+            every linear map of a layer, or a list of module names such as `["q_proj", "v_proj"]`).
         freeze: the encoder's `freeze`.
     """
     for key in lora:

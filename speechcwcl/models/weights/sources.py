@@ -31,8 +31,7 @@ def resolve(source: str | os.PathLike, *, offline: bool | None = None) -> Path:
 
     Args:
         source: a folder with a config.json, a key of `SOURCES`, or `org/name`.
-        offline: never use the network; `None` asks `$SPEECHCWCL_OFFLINE` and
-            `$HF_HUB_OFFLINE`.
+        offline: never use the network; `None` asks `$SPEECHCWCL_OFFLINE` and `$HF_HUB_OFFLINE`.
 
     Raises:
         UserError: nothing of that name, not a model folder, or it cannot be fetched.
