@@ -5,7 +5,7 @@ a tag, a repeated key, too deep a nesting or too large a file is refused with it
 values must be is said by a pydantic model, whose complaints become one line each:
 `file:line: key: what is wrong (closest: ...)`.
 
-Example:
+Examples:
     >>> class Room(pydantic.BaseModel, extra="forbid"):
     ...     name: str
     ...     seats: int = 1

@@ -1,6 +1,6 @@
 """Writing the manifests of other toolkits, and from one to the other.
 
-Example:
+Examples:
     >>> import_datadir("manifest.json", "data/train")  # doctest: +SKIP
     >>> export_manifest("data/train", "train.csv", "speechbrain_csv")  # doctest: +SKIP
 """

@@ -27,7 +27,7 @@ class Corpus(ABC):
 
     One module of `speechcwcl/corpora` holds one subclass; the module's name is the corpus' name.
 
-    Example:
+    Examples:
         >>> class Two(Corpus):
         ...     name = "two"
         ...     title = "Two words"

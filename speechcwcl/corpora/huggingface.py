@@ -41,7 +41,7 @@ class HuggingFace(Corpus):
         limit: take only so many records a split; for a first look.
         stream: sets that are not written to the disk: a `stream.json` says how training reads them.
 
-    Example:
+    Examples:
         >>> corpus = HuggingFace("org/name", text="sentence", labels={"label": "intent"})
         >>> folder = corpus.download(Path("downloads/org-name"), ["train"])  # doctest: +SKIP
         >>> corpus.prepare(folder, Path("data"), ["train"])  # doctest: +SKIP

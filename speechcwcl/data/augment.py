@@ -92,7 +92,7 @@ class Augmenter:
     Raises:
         UserError: an unknown operation or key, or a value out of range.
 
-    Example:
+    Examples:
         >>> augment = Augmenter({"noise": {"prob": 1.0, "range": [5, 30]}}, seed=1)
         >>> noisy = augment(np.zeros(16000, np.float32), "utt1", copy=1)
     """

@@ -28,7 +28,7 @@ class TextBank:
         matrix: (M, dim) unit-norm, float32 or float16, each transcript once. It may stay on the
             CPU, or in a memory-mapped file, while the speech is on a GPU: it is read in blocks.
 
-    Example:
+    Examples:
         >>> import torch
         >>> bank = TextBank(torch.nn.functional.normalize(torch.randn(100, 8), dim=1))
         >>> speech = torch.nn.functional.normalize(torch.randn(4, 8), dim=1)

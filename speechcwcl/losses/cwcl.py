@@ -79,7 +79,7 @@ def cwcl(
     Returns:
         The loss, 0-d.
 
-    Example:
+    Examples:
         >>> import torch
         >>> p = torch.nn.functional.normalize(torch.randn(16, 8), dim=1).requires_grad_()
         >>> q = torch.nn.functional.normalize(torch.randn(16, 8), dim=1)
@@ -140,7 +140,7 @@ def supcon(
     Returns:
         The loss, 0-d.
 
-    Example:
+    Examples:
         >>> import torch
         >>> q = torch.eye(4)[[0, 0, 1, 2]]
         >>> round(supcon(q, q, 10.0, torch.tensor([0, 0, 1, 2])).item(), 3)  # log(2) / 2
@@ -185,7 +185,7 @@ def contrastive(
     Returns:
         The loss, 0-d.
 
-    Example:
+    Examples:
         >>> import torch
         >>> q = torch.eye(4)
         >>> round(contrastive(q, q, 10.0).item(), 4)
@@ -224,7 +224,7 @@ def cwcl_plain(
 
     Arguments and result as in `cwcl`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> q = torch.eye(4)
         >>> round(cwcl_plain(q, q, 10.0, weighting="identity").item(), 4)

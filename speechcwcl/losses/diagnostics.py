@@ -27,7 +27,7 @@ def text_spread(text: Tensor) -> float:
     Args:
         text: (N, dim) unit-norm; N of at least 2.
 
-    Example:
+    Examples:
         >>> import torch
         >>> text_spread(torch.eye(3))  # all pairs alike
         0.0
@@ -59,7 +59,7 @@ def target_statistics(
     Returns:
         `target_entropy` (nats) and `effective_positives`, means over the rows.
 
-    Example:
+    Examples:
         >>> import torch
         >>> target_statistics(torch.eye(3), torch.eye(3), Weighting("identity"))
         {'target_entropy': 0.0, 'effective_positives': 1.0}
@@ -90,7 +90,7 @@ def matching_accuracy(speech: Tensor, text: Tensor, ids: Tensor | None = None) -
     Returns:
         `accuracy_speech_to_text`, `accuracy_text_to_speech` and `cosine` (mean of the pairs).
 
-    Example:
+    Examples:
         >>> import torch
         >>> matching_accuracy(torch.eye(3), torch.eye(3))["accuracy_speech_to_text"]
         1.0

@@ -27,7 +27,7 @@ def cosine(speech: Tensor, text: Tensor) -> Tensor:
     Returns:
         The loss, 0-d, in [0, 2].
 
-    Example:
+    Examples:
         >>> import torch
         >>> cosine(torch.eye(3), torch.eye(3)).item()
         0.0
@@ -84,7 +84,7 @@ def relational(
     Returns:
         The loss, 0-d, at least 0.
 
-    Example:
+    Examples:
         >>> import torch
         >>> q = torch.nn.functional.normalize(torch.randn(6, 3), dim=1)
         >>> bool(relational(q, q) < 1e-5)

@@ -154,7 +154,7 @@ def gather_rows(rows: Tensor, counts: list[int] | None = None) -> Tensor:
     Returns:
         (sum of n, ...), the same on every rank.
 
-    Example:
+    Examples:
         >>> import torch
         >>> gather_rows(torch.ones(2, 3)).shape  # one process: as it is
         torch.Size([2, 3])

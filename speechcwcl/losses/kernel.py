@@ -65,7 +65,7 @@ def pair_sums(
     Returns:
         A vector for each of `wanted` and a 0-d tensor for each of `weights`.
 
-    Example:
+    Examples:
         >>> p, q = torch.nn.functional.normalize(torch.randn(2, 4, 8), dim=2)
         >>> lse = pair_sums(p, q, 10.0)[0]["rows"]
         >>> torch.allclose(lse, torch.logsumexp(10 * p @ q.T, 1), atol=1e-5)

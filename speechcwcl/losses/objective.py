@@ -309,7 +309,7 @@ class LogitScale(nn.Module):
         minimum: least value of a learnable scale.
         maximum: greatest value of a learnable scale.
 
-    Example:
+    Examples:
         >>> scale = LogitScale(init=20.0, learnable=True)
         >>> round(scale().item(), 4)
         20.0

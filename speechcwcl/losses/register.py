@@ -118,7 +118,7 @@ def term(
     Raises:
         UserError: the name is taken by another file's loss, or the function takes other arguments.
 
-    Example:
+    Examples:
         >>> import torch
         >>> @term("hinge")
         ... def hinge(speech, text, scale, margin=0.2):
@@ -281,7 +281,7 @@ def build_loss(
     Raises:
         UserError: an unknown name or a bad value, with the nearest name.
 
-    Example:
+    Examples:
         >>> import torch
         >>> loss = build_loss({"cwcl": {"weighting": {"softmax": 0.1}}, "cl": 1, "cosine": 10})
         >>> p = torch.nn.functional.normalize(torch.randn(8, 4), dim=1)

@@ -40,7 +40,7 @@ def siglip(
     Returns:
         The loss, 0-d.
 
-    Example:
+    Examples:
         >>> import torch
         >>> q = torch.eye(4)
         >>> round(siglip(q, q, 20.0, -10.0).item(), 4)

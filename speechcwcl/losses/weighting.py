@@ -47,7 +47,7 @@ class Weighting:
         name: one of `WEIGHTINGS`.
         value: the option in the table above; None takes the default.
 
-    Example:
+    Examples:
         >>> Weighting.parse({"softmax": 0.05})
         Weighting(name='softmax', value=0.05)
     """
@@ -163,7 +163,7 @@ class Targets:
         memory: bytes that `Y` and the exponentials beside it may take together; where they do not
             fit, `Y` is not formed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> q = torch.nn.functional.normalize(torch.randn(6, 3), dim=1)
         >>> w = (1 + q @ q.T) / 2
@@ -289,7 +289,7 @@ def gram(x: Tensor) -> Tensor:
 
     That is 10 of 16 products; a GPU is faster with one.
 
-    Example:
+    Examples:
         >>> import torch
         >>> gram(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
         tensor([[ 5., 11.],

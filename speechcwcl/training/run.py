@@ -83,7 +83,7 @@ def train(
     Raises:
         UserError: anything in the configuration or the data that the user can put right.
 
-    Example:
+    Examples:
         >>> run = train("conf/cwcl.yaml", train="dump/train/manifest.jsonl",
         ...             valid=["valid:retrieval"], expdir="exp/cwcl", epochs=3)  # doctest: +SKIP
         >>> run.model().save_pretrained("aligned")  # doctest: +SKIP

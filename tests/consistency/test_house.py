@@ -160,7 +160,8 @@ def test_no_unsafe_loading():
 def test_docstrings_speak_one_dialect():
     """Google sections and Markdown: no roles, no double backticks, no fields of Sphinx."""
     sphinx = re.compile(
-        r":(?:func|class|meth|mod|data|attr|exc):`|``|^\s*:(?:param|return)|::$", re.M
+        r":(?:func|class|meth|mod|data|attr|exc):`|``|^\s*:(?:param|return)|::$|Example:\n\s*>>>",
+        re.M,
     )
     wrong = []
     for path in tracked("*.py"):

@@ -28,5 +28,5 @@ def test_every_loss_has_an_example(name):
     test = doctest.DocTestParser().get_doctest(found, vars(speechcwcl.losses), name, None, None)
     assert len(test.examples) > 1
     assert doctest.DocTestRunner().run(test).failed == 0
-    for part in ("Args:", "Returns:", "Example:", "Source:"):
+    for part in ("Args:", "Returns:", "Examples:", "Source:"):
         assert part in found
