@@ -25,7 +25,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -34,11 +33,10 @@ from tqdm import tqdm
 
 from speechcwcl.data.audio import END_TOLERANCE, audio_info, load_audio, write_audio
 from speechcwcl.data.kaldi import check_datadir, scan_datadir
-from speechcwcl.data.manifest import ManifestWriter, Summary
+from speechcwcl.data.manifest import Summary, save_manifest
 from speechcwcl.data.tables import Problems
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, require
-from speechcwcl.files import atomic_write
 
 _CHUNK = 64
 _WAITING_PER_WORKER = 4
@@ -88,16 +86,16 @@ def compile_manifest(
         pipe_folder=out.parent / f"{out.stem}.audio" if allow_pipe else None,
     )
     bar = tqdm(measured, datadir.name, report.utterances, unit="utt", disable=not progress)
-    with atomic_write(out, "wb") as stream:
-        writer = ManifestWriter(stream)
-        for utterance in _kept(bar, low, high, summary, bad, dropped):
-            writer.add(utterance)
+
+    def sound() -> Iterator[Utterance]:
+        yield from _kept(bar, low, high, summary, bad, dropped)
         if bad and not skip_bad:
             raise UserError(_bad_message(bad, bad_path))
         left = f"{summary.too_short} shorter than {low:g} s, {summary.too_long} longer than "
         left += f"{high:g} s, {summary.bad} with bad audio"
-        require(len(writer.offsets) > 0, f"{datadir}: no utterance is left: {left}")
-    writer.finish(summary, out)
+        require(summary.utterances > 0, f"{datadir}: no utterance is left: {left}")
+
+    save_manifest(out, sound(), summary)
     summary.dropped_list = _keep_list(dropped, out.with_name(f"{out.stem}.dropped.tsv"))
     summary.bad_list = _keep_list(bad, bad_path)
     return summary
@@ -152,13 +150,6 @@ class Measured(NamedTuple):
     cut: bool = False
 
 
-class _Found(NamedTuple):
-    audio: str
-    duration: float | None = None
-    fault: str | None = None
-    cut: bool = False
-
-
 def measure(
     utterances: Iterable[Utterance], *, nj: int = 1, pipe_folder: str | Path | None = None
 ) -> Iterator[Measured]:
@@ -171,22 +162,17 @@ def measure(
         nj: processes; with 1 everything happens in this one.
         pipe_folder: where the audio of commands goes; without it they are faults.
     """
-    work = functools.partial(_measure_chunk, pipe_folder=pipe_folder)
-    source = iter(utterances)
-    chunks = iter(lambda: list(islice(source, _CHUNK)), [])
+    source, waiting = iter(utterances), deque[Future[list[Measured]]]()
     if nj <= 1:
-        for chunk in chunks:
-            yield from _merge(chunk, work(_open_ones(chunk)))
+        yield from (_measure(utterance, pipe_folder) for utterance in source)
         return
-    waiting: deque[tuple[list[Utterance], Future[list[_Found]] | None]] = deque()
     with worker_pool(nj) as pool:
-        for chunk in chunks:
-            jobs = _open_ones(chunk)
-            waiting.append((chunk, pool.submit(work, jobs) if jobs else None))
+        while chunk := list(islice(source, _CHUNK)):
+            waiting.append(pool.submit(_measure_all, chunk, pipe_folder))
             if len(waiting) >= nj * _WAITING_PER_WORKER:
-                yield from _take(waiting)
-        while waiting:
-            yield from _take(waiting)
+                yield from waiting.popleft().result()
+        for future in waiting:
+            yield from future.result()
 
 
 @contextlib.contextmanager
@@ -232,53 +218,32 @@ def _leave_interrupts_to_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # or Ctrl-C prints a traceback a worker
 
 
-def _take(
-    waiting: deque[tuple[list[Utterance], Future[list[_Found]] | None]],
-) -> Iterator[Measured]:
-    chunk, future = waiting.popleft()
-    return _merge(chunk, future.result() if future else [])
-
-
-def _is_open(utterance: Utterance) -> bool:
-    return utterance.duration is None or is_command(utterance.audio)
-
-
-def _open_ones(chunk: list[Utterance]) -> list[Utterance]:
-    """Those whose audio must be looked into, without what workers need not see."""
-    return [replace(u, text=None, labels={}) for u in chunk if _is_open(u)]
-
-
-def _merge(chunk: list[Utterance], found: list[_Found]) -> Iterator[Measured]:
-    results = iter(found)
-    for utterance in chunk:
-        if _is_open(utterance):
-            utterance.audio, utterance.duration, fault, cut = next(results)
-            yield Measured(utterance, fault, cut)
-        else:
-            yield Measured(utterance)
-
-
-def _measure_chunk(chunk: list[Utterance], *, pipe_folder: str | Path | None) -> list[_Found]:
+def _measure_all(chunk: list[Utterance], pipe_folder: str | Path | None) -> list[Measured]:
     return [_measure(utterance, pipe_folder) for utterance in chunk]
 
 
-def _measure(utterance: Utterance, pipe_folder: str | Path | None) -> _Found:
-    audio = utterance.audio
+def _measure(utterance: Utterance, pipe_folder: str | Path | None) -> Measured:
     try:
-        if is_command(audio):
-            require(pipe_folder is not None, f"{audio}: a command; give --allow_pipe to run it")
-            audio = str(run_pipe(audio, str(pipe_folder)))
-        whole, first = _duration(audio), utterance.start or 0.0
+        if is_command(utterance.audio):
+            require(
+                pipe_folder is not None,
+                f"{utterance.audio}: a command; give --allow_pipe to run it",
+            )
+            utterance.audio = str(run_pipe(utterance.audio, str(pipe_folder)))
+        elif utterance.duration is not None:
+            return Measured(utterance)
+        whole, first = _duration(utterance.audio), utterance.start or 0.0
         last = whole if utterance.end is None else utterance.end
         require(
             last <= whole + END_TOLERANCE and first < whole,
-            f"{audio}: the stretch {first:g} s to {last:g} s is outside the recording, "
+            f"{utterance.audio}: the stretch {first:g} s to {last:g} s is outside the recording, "
             f"which has {whole:.3f} s",
         )
+        utterance.duration = min(last, whole) - first
         # below a millisecond it is the rounding of the times
-        return _Found(audio, min(last, whole) - first, cut=last > whole + 0.001)
+        return Measured(utterance, cut=last > whole + 0.001)
     except UserError as error:
-        return _Found(audio, fault=str(error))
+        return Measured(utterance, fault=str(error))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -1,30 +1,26 @@
-"""The manifest: one JSON object an utterance a line; all that training and evaluation read.
-
-Where each line begins is kept beside it (`manifest.jsonl.index.npz`) and made again when it does
-not fit.
-"""
+"""The manifest: one JSON object an utterance a line; all that training and evaluation read."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import hashlib
+import io
 import json
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, NamedTuple
-from zipfile import BadZipFile
+from typing import Any
 
 import numpy as np
 
 from speechcwcl.data.audio import END_TOLERANCE
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest
-from speechcwcl.files import atomic_write, sha256_file, sha256_json
+from speechcwcl.files import atomic_write, sha256_json
 from speechcwcl.jsons import parse_json
 
 _LONGEST = 1e9  # seconds
@@ -32,7 +28,7 @@ _KEYS = ("id", "audio", "start", "end", "duration", "text", "speaker", "labels")
 
 
 class Manifest:
-    """Lazily read utterances: only 12 bytes of each are in memory.
+    """The utterances of a file, whose bytes are in memory; each is parsed when it is wanted.
 
     Safe to pickle, to fork, and to read from several threads (DataLoader workers).
 
@@ -51,16 +47,27 @@ class Manifest:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        index = _read_index(self.path)
-        self.durations: np.ndarray = index.durations
-        self.hash: str = index.hash
-        self._offsets = index.offsets
-        self._size = self.path.stat().st_size
-        self._file: int | None = None
-        self._ids: list[str] | None = None
+        try:
+            self._raw = self.path.read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"{path}: no such manifest ({error.strerror}); run stage 2 (format) first"
+            ) from error
+        self.hash: str = hashlib.sha256(self._raw).hexdigest()
+        durations, at = array("f"), 0
+        self._starts = array("q")
+        for number, line in enumerate(io.BytesIO(self._raw), 1):
+            if line.strip():
+                duration = _parse(line, self.path, number).duration
+                durations.append(float("nan") if duration is None else duration)
+                self._starts.append(at)
+            at += len(line)
+        if not durations:
+            raise UserError(f"{path}: zero utterances")
+        self.durations: np.ndarray = np.asarray(durations, dtype=np.float32)
 
     def __len__(self) -> int:
-        return len(self._offsets)
+        return len(self._starts)
 
     def __getitem__(self, i: int) -> Utterance:
         """The utterance at position `i` (negative counts from the end)."""
@@ -68,22 +75,16 @@ class Manifest:
         at = int(i) + (count if i < 0 else 0)
         if not 0 <= at < count:
             raise IndexError(f"{self.path}: no utterance {i} of {count}")
-        start = int(self._offsets[at])
-        end = int(self._offsets[at + 1]) if at + 1 < count else self._size
-        raw = os.pread(self._descriptor(), end - start, start)
-        return _parse(raw, self.path, at + 1)
+        end = self._starts[at + 1] if at + 1 < count else None
+        return _parse(self._raw[self._starts[at] : end], self.path, at + 1)
 
     def __iter__(self) -> Iterator[Utterance]:
-        with self.path.open("rb") as stream:
-            for number, raw in enumerate((line for line in stream if line.strip()), 1):
-                yield _parse(raw, self.path, number)
+        return map(self.__getitem__, range(len(self)))
 
-    @property
+    @functools.cached_property
     def ids(self) -> list[str]:
-        """The ids in order; read once, on first use."""
-        if self._ids is None:
-            self._ids = [utterance.id for utterance in self]
-        return self._ids
+        """The ids in order."""
+        return [utterance.id for utterance in self]
 
     @property
     def seconds(self) -> float:
@@ -103,21 +104,8 @@ class Manifest:
                     states[path] = f"{found.st_size}:{found.st_mtime_ns}"
         return sha256_json([self.hash, sorted(states.items())])
 
-    def _descriptor(self) -> int:
-        if self._file is None:
-            try:
-                self._file = os.open(self.path, os.O_RDONLY)
-            except OSError as error:
-                raise UserError(f"{self.path}: cannot read: {error.strerror}") from error
-        return self._file
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None}
-
-    def __del__(self) -> None:
-        descriptor = getattr(self, "_file", None)
-        if descriptor is not None:
-            os.close(descriptor)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Manifest, (self.path,)
 
     def __repr__(self) -> str:
         return f"Manifest({str(self.path)!r}, {len(self)} utterances)"
@@ -174,116 +162,26 @@ class Summary:
         return f"{self.manifest}: " + "; ".join(parts)
 
 
-class ManifestWriter:
-    """Writes lines and keeps what the index needs (12 bytes an utterance)."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self.stream = stream
-        self.offsets, self.durations = array("q"), array("f")
-        self.digest = hashlib.sha256()
-        self.seconds = 0.0
-        self.fields: Counter[str] = Counter()
-        self._at = 0
-
-    def add(self, utterance: Utterance) -> None:
-        """Write one line."""
-        duration = round(utterance.duration or 0.0, 6)
-        value = {
-            "id": utterance.id,
-            "audio": utterance.audio,
-            "start": utterance.start,
-            "end": utterance.end,
-            "duration": duration,
-            "text": utterance.text,
-            "speaker": utterance.speaker,
-            "labels": utterance.labels,
-        }
-        line = (json.dumps(value, ensure_ascii=False) + "\n").encode("utf-8")
-        self.stream.write(line)
-        self.digest.update(line)
-        self.offsets.append(self._at)
-        self.durations.append(duration)
-        self._at += len(line)
-        self.seconds += duration
-        self.fields.update(utterance.labels.keys())
-
-    def finish(self, summary: Summary, path: Path) -> None:
-        """Write the index beside the finished manifest and fill in the summary."""
-        summary.hash = self.digest.hexdigest()
-        summary.utterances, summary.seconds = len(self.offsets), self.seconds
-        summary.fields = dict(sorted(self.fields.items()))
-        _write_index(path, self.offsets, self.durations, summary.hash)
+def save_manifest(path: str | Path, utterances: Iterable[Utterance], summary: Summary) -> Summary:
+    """Write a manifest as it is produced: whole, or not at all; fill in the summary."""
+    digest, fields = hashlib.sha256(), Counter[str]()
+    with atomic_write(path, "wb") as stream:
+        for utterance in utterances:
+            line = manifest_line(utterance)
+            stream.write(line)
+            digest.update(line)
+            summary.utterances += 1
+            summary.seconds += round(utterance.duration or 0.0, 6)
+            fields.update(list(utterance.labels))
+    summary.hash, summary.fields = digest.hexdigest(), dict(sorted(fields.items()))
+    return summary
 
 
-class _Index(NamedTuple):
-    """Byte offsets `(N,)` int64, durations `(N,)` float32 in seconds, sha256 of the file."""
-
-    offsets: np.ndarray
-    durations: np.ndarray
-    hash: str
-
-
-def _index_path(manifest: str | Path) -> Path:
-    """`train.jsonl` -> `train.jsonl.index.npz`."""
-    manifest = Path(manifest)
-    return manifest.with_name(manifest.name + ".index.npz")
-
-
-def _write_index(manifest: Path, offsets: array[int], durations: array[float], sha256: str) -> None:
-    """Write the index beside its manifest, atomically."""
-    with atomic_write(_index_path(manifest), "wb") as stream:
-        np.savez(
-            stream,
-            offsets=np.asarray(offsets, dtype=np.int64),
-            durations=np.asarray(durations, dtype=np.float32),
-            stamp=np.asarray(_stamp(manifest), dtype=np.int64),
-            hash=np.asarray(sha256),
-        )
-
-
-def _read_index(manifest: Path) -> _Index:
-    """The index of a manifest: the one beside it if it fits, else made by reading all lines.
-
-    Raises:
-        UserError: the manifest is missing, empty, or a line of it is not a manifest line.
-    """
-    try:
-        stamp = _stamp(manifest)
-    except OSError as error:
-        raise UserError(
-            f"{manifest}: no such manifest ({error.strerror}); run stage 2 (format) first"
-        ) from error
-    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, BadZipFile):
-        with np.load(_index_path(manifest), allow_pickle=False) as stored:
-            index = _Index(stored["offsets"], stored["durations"], str(stored["hash"]))
-            kept = tuple(stored["stamp"].tolist())
-        # A copy has another time but the same bytes.
-        if kept == stamp or (kept[0] == stamp[0] and sha256_file(manifest) == index.hash):
-            return index
-    return _scan(manifest)
-
-
-def _stamp(manifest: Path) -> tuple[int, int]:
-    found = manifest.stat()
-    return found.st_size, found.st_mtime_ns
-
-
-def _scan(manifest: Path) -> _Index:
-    offsets, durations, at = array("q"), array("f"), 0
-    with manifest.open("rb") as stream:
-        for number, raw in enumerate(stream, 1):
-            if raw.strip():
-                duration = _parse(raw, manifest, number).duration
-                offsets.append(at)
-                durations.append(float("nan") if duration is None else float(duration))
-            at += len(raw)
-    if not offsets:
-        raise UserError(f"{manifest}: zero utterances")
-    return _Index(
-        np.asarray(offsets, dtype=np.int64),
-        np.asarray(durations, dtype=np.float32),
-        sha256_file(manifest),
-    )
+def manifest_line(utterance: Utterance) -> bytes:
+    """One line of a manifest."""
+    value = {key: getattr(utterance, key) for key in _KEYS}
+    value["duration"] = round(utterance.duration or 0.0, 6)
+    return (json.dumps(value, ensure_ascii=False) + "\n").encode("utf-8")
 
 
 def _parse(raw: bytes, manifest: Path, number: int) -> Utterance:

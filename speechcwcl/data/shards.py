@@ -32,7 +32,7 @@ from tqdm import tqdm
 from speechcwcl.data.audio import audio_info, encode_audio, load_audio
 from speechcwcl.data.audio.opening import Member, find_member, read_audio_file
 from speechcwcl.data.compiling import worker_pool
-from speechcwcl.data.manifest import Manifest, ManifestWriter, Summary
+from speechcwcl.data.manifest import Manifest, Summary, save_manifest
 from speechcwcl.data.rows import one_text, one_word, seconds
 from speechcwcl.data.stream_spec import ShardIndex, expand, open_shard_file
 from speechcwcl.data.utterance import Utterance
@@ -112,20 +112,19 @@ def write_manifest(folder: str | Path, out: str | Path, *, progress: bool = True
         UserError: no shard, a shard that is missing, cut off or damaged, audio of unknown length.
     """
     folder, out = Path(folder).resolve(), Path(out)
-    paths = _checked_paths(folder)
-    summary, seen = Summary(str(out)), set()
-    with atomic_write(out, "wb") as stream:
-        writer = ManifestWriter(stream)
+    paths, seen = _checked_paths(folder), set()
+
+    def found() -> Iterator[Utterance]:
         for path in tqdm(paths, desc=folder.name, unit="shard", disable=not progress):
             for utterance in read_shard(path):
                 if utterance.id in seen:
                     raise UserError(f"{path}: utterance {utterance.id!r} is in another shard too")
                 seen.add(utterance.id)
-                writer.add(utterance)
-        if not writer.offsets:
+                yield utterance
+        if not seen:
             raise UserError(f"{folder}: the shards hold no audio")
-    writer.finish(summary, out)
-    return summary
+
+    return save_manifest(out, found(), Summary(str(out)))
 
 
 def read_shard(path: str | Path) -> Iterator[Utterance]:

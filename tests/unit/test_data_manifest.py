@@ -281,11 +281,12 @@ def test_an_ended_process_leaves_no_manifest(tmp_path):
     code = (
         "import os, signal\n"
         "from speechcwcl.data import compiling, manifest\n"
-        "real = manifest.ManifestWriter.add\n"
-        "def add(self, u):\n"
-        "    real(self, u)\n"
-        "    if len(self.offsets) == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "manifest.ManifestWriter.add = add\n"
+        "real, written = manifest.manifest_line, []\n"
+        "def line(u):\n"
+        "    written.append(u)\n"
+        "    if len(written) == 4: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return real(u)\n"
+        "manifest.manifest_line = line\n"
         f"compiling.compile_manifest({str(folder)!r}, {str(tmp_path / 'm.jsonl')!r})\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True)
@@ -330,10 +331,10 @@ def test_ctrl_c_ends_it_in_silence_and_leaves_nothing(tmp_path, when):
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     folder, _ = recordings(tmp_path, [0.5] * 3)
 
-    def full(self, utterance):
+    def full(utterance):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("speechcwcl.data.manifest.ManifestWriter.add", full)
+    monkeypatch.setattr("speechcwcl.data.manifest.manifest_line", full)
     with pytest.raises(UserError, match="m.jsonl: cannot write: No space left") as caught:
         compile_manifest(folder, tmp_path / "dump" / "m.jsonl", progress=False)
     assert "\n" not in str(caught.value) and os.listdir(tmp_path / "dump") == []
