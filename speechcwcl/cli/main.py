@@ -1,42 +1,43 @@
-"""The console script `speechcwcl`: one verb a file, loaded only when it is asked for."""
+"""The console script `speechcwcl`: verbs, loaded only when they are asked for."""
 
 from __future__ import annotations
 
 import argparse
 import errno
+import functools
 import importlib
 import io
 import os
 import sys
 import warnings
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 from speechcwcl import __version__
+from speechcwcl.cli.signature import HelpFormatter, Parser, add_signature, call
 from speechcwcl.errors import UserError, closest
 
 # verb -> (module, one line of help); the help stands here so that `--help` imports no module.
 VERBS = {
-    "prepare": ("prepare", "turn a corpus into data folders (stage 1)"),
-    "check": ("check", "check a data folder: wav.scp, text, utt2spk, segments, utt2label"),
-    "format": ("format", "compile a data folder to a manifest, filtered by duration (stages 2, 3)"),
-    "embed-text": ("embed_text", "embed every unique transcript with the frozen text encoder"),
-    "train": ("train", "train the speech side against the frozen text embeddings"),
-    "average": ("average", "average the best checkpoints into a model folder"),
-    "embed-speech": ("embed_speech", "embed the utterances of a set with a trained model"),
-    "evaluate": ("evaluate", "score speech embeddings zero-shot under a protocol"),
-    "report": ("report", "write RESULTS.md and report.html from experiment folders"),
+    "prepare": ("data", "turn a corpus into data folders (stage 1)"),
+    "check": ("data", "check a data folder: wav.scp, text, utt2spk, segments, utt2label"),
+    "format": ("data", "compile a data folder to a manifest, filtered by duration (stages 2, 3)"),
+    "embed-text": ("runs", "embed every unique transcript with the frozen text encoder"),
+    "train": ("runs", "train the speech side against the frozen text embeddings"),
+    "average": ("runs", "average the best checkpoints into a model folder"),
+    "embed-speech": ("runs", "embed the utterances of a set with a trained model"),
+    "evaluate": ("runs", "score speech embeddings zero-shot under a protocol"),
+    "report": ("runs", "write RESULTS.md and report.html from experiment folders"),
     "classify": ("classify", "classify recordings by labels written in words"),
     "search": ("search", "find speech by text, and text by speech, in a folder of recordings"),
     "listen": ("listen", "spot keywords in a stream: a microphone or a long file"),
-    "demo": ("demo", "a page in the browser: record or upload, type labels, see the answer"),
-    "export": ("export", "write the speech side of a model as ONNX"),
-    "convert": ("convert", "import and export manifests: csv, jsonl, SpeechBrain, lhotse"),
-    "shards": ("shards", "pack a set's audio into WebDataset tar shards"),
-    "doctor": ("doctor", "check the installation; say what to type where something is missing"),
-    "pack": ("pack", "put a trained model into one folder to share"),
-    "fetch": ("fetch", "fetch pretrained weights by name into the cache"),
-    "stage": ("stage", "run a command unless its stamp says that nothing changed"),
+    "demo": ("models", "a page in the browser: record or upload, type labels, see the answer"),
+    "export": ("models", "write the speech side of a model as ONNX"),
+    "convert": ("data", "import and export manifests: csv, jsonl, SpeechBrain, lhotse"),
+    "shards": ("data", "pack a set's audio into WebDataset tar shards"),
+    "doctor": ("models", "check the installation; say what to type where something is missing"),
+    "pack": ("models", "put a trained model into one folder to share"),
+    "fetch": ("models", "fetch pretrained weights by name into the cache"),
+    "stage": ("runs", "run a command unless its stamp says that nothing changed"),
 }
 
 
@@ -57,48 +58,24 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def verb_parser(verb: str) -> tuple[argparse.ArgumentParser, Any]:
-    """The parser of one verb and its module."""
+def verb_parser(verb: str) -> tuple[argparse.ArgumentParser, Callable[[list[str]], int]]:
+    """The parser of one verb, and what runs it on words of the command line.
+
+    A verb is a function (see `speechcwcl.cli.signature`), or a module of its own where a signature
+    cannot say what it takes.
+    """
     module = importlib.import_module(f"speechcwcl.cli.{VERBS[verb][0]}")
-    parser = _Parser(
+    parser = Parser(
         prog=f"speechcwcl {verb}",
         description=module.__doc__,
-        formatter_class=_HelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
+    if function := getattr(module, verb.replace("-", "_"), None):
+        add_signature(parser, function)
+        return parser, functools.partial(call, function, parser)
     module.add_arguments(parser)
-    return parser, module
-
-
-def parse(parser: argparse.ArgumentParser, module: Any, words: list[str]) -> argparse.Namespace:
-    """Parse a verb's words. What stands behind `--` goes to `rest`; so do options that the
-    parser does not know, for a verb that takes the keys of a YAML as options."""
-    cut = words.index("--") if "--" in words else len(words)
-    if getattr(module, "TAKES_KEYS", False):
-        args, unknown = parser.parse_known_args(words[:cut])
-    else:
-        args, unknown = parser.parse_args(words[:cut]), []
-    args.rest = unknown + words[cut + 1 :]
-    return args
-
-
-class _Parser(argparse.ArgumentParser):
-    """Refuses a blank where a path belongs: a script's unset variable would mean this folder."""
-
-    def _get_value(self, action: argparse.Action, word: str) -> Any:
-        if action.type is Path and not word.strip():
-            name = "/".join(action.option_strings) or action.dest
-            raise UserError(f"{name}: empty; is a variable of your script unset?")
-        return super()._get_value(action, word)
-
-
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults in the help where they say something, the module's docstring as it is written."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False, "", []) or action.required:
-            return action.help
-        return super()._get_help_string(action)
+    return parser, lambda words: module.run(parser.parse_args(words)) or 0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -112,8 +89,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        parser, module = verb_parser(known.verb)
-        return module.run(parse(parser, module, known.arguments)) or 0
+        _, run = verb_parser(known.verb)
+        return run(known.arguments)
     except UserError as error:
         if known.debug:
             raise

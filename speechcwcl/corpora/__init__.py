@@ -5,16 +5,19 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from speechcwcl.corpora.base import Corpus
-from speechcwcl.errors import UserError, closest
+from speechcwcl.errors import UserError, closest, require
+from speechcwcl.stages import also_reads
 
 CORPORA: tuple[str, ...] = tuple(
     sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base" and m.name[0] != "_")
 )
 """Names of the corpora: the modules of this package (`base` and `_helpers` aside)."""
 
-__all__ = ["CORPORA", "Corpus", "get_corpus"]
+__all__ = ["CORPORA", "Corpus", "get_corpus", "prepare_sets"]
 
 
 def get_corpus(name: str) -> Corpus:
@@ -41,3 +44,73 @@ def get_corpus(name: str) -> Corpus:
     if len(concrete) != 1:
         raise TypeError(f"{module.__name__} must define one Corpus, not {len(concrete)}")
     return concrete[0]()
+
+
+def prepare_sets(
+    name: str,
+    sets: Sequence[str] | None,
+    options: list[str],
+    *,
+    out: Path,
+    data: list[str],
+    downloads: Path,
+    fake: Path | None,
+    skip_bad: bool,
+) -> Iterator[Path]:
+    """Make data folders of a corpus, as `speechcwcl prepare` does, one after the other.
+
+    Args:
+        name: of the corpus.
+        sets: its splits, or CORPUS/SPLIT for one of another corpus; None is all.
+        options: the corpus' own, as words of a command line.
+        out: one folder a set goes here.
+        data: a copy of the corpus, or CORPUS=FOLDER for another one's.
+        downloads: where to fetch to what is not given.
+        fake: where to make a tiny copy instead.
+        skip_bad: see `Corpus.prepare`.
+    """
+    own = get_corpus(name)
+    own.configure(options)
+    places = _given_places(data, own.name)
+    for name, splits in _by_corpus(sets or own.splits, own.name).items():
+        corpus = own if name == own.name else get_corpus(name)
+        corpus.check_splits(splits)
+        source = _find_source(corpus, splits, places, downloads, fake)
+        if source.is_dir() and not source.is_relative_to(downloads):
+            also_reads(source)
+        also_reads(inspect.getfile(type(corpus)))  # the reader: a recipe of one's own is edited
+        folder = out if name == own.name else out / name
+        yield from corpus.prepare(source, folder, splits, skip_bad=skip_bad)
+
+
+def _by_corpus(sets: Sequence[str], own: str) -> dict[str, list[str]]:
+    """`["train", "slurp/test"]` -> `{own: ["train"], "slurp": ["test"]}`."""
+    found: dict[str, list[str]] = {}
+    for name in sets:
+        corpus, slash, split = name.partition("/")
+        found.setdefault(corpus if slash else own, []).append(split if slash else name)
+    return found
+
+
+def _given_places(words: list[str], own: str) -> dict[str, Path]:
+    """`["/a", "slurp=/b"]` -> `{own: /a, "slurp": /b}`."""
+    places: dict[str, Path] = {}
+    for word in words:
+        name, equals, folder = word.partition("=")
+        if not equals or name not in CORPORA:
+            name, folder = own, word
+        require(Path(folder).exists(), f"--data {word}: no such folder")
+        require(name not in places, f"--data {word}: a folder of {name} was given already")
+        places[name] = Path(folder)
+    return places
+
+
+def _find_source(
+    corpus: Corpus, splits: list[str], places: dict[str, Path], downloads: Path, fake: Path | None
+) -> Path:
+    """The corpus' folder: faked, given, or fetched."""
+    if fake:
+        return corpus.fake(fake / corpus.name)
+    if corpus.name in places:
+        return places[corpus.name]
+    return corpus.download(downloads / corpus.folder, splits)

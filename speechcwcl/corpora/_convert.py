@@ -8,17 +8,17 @@ Examples:
 from __future__ import annotations
 
 import csv
+import functools
 import gzip
+import io
 import json
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from speechcwcl.corpora._formats import Options, detect, json_object, read_manifest
-from speechcwcl.data.audio import AudioInfo, audio_info
+from speechcwcl.data.audio import audio_info
 from speechcwcl.data.audio.opening import find_member
 from speechcwcl.data.kaldi import iter_datadir, write_datadir
 from speechcwcl.data.manifest import Manifest
@@ -106,134 +106,107 @@ def write_manifest(path: str | Path, utterances: _Utterances, format: str) -> Pa
 
     Args:
         path: where; `.gz` is packed.
-        utterances: taken one by one, in bounded memory.
+        utterances: what to write.
         format: a key of `WRITERS`.
     """
     path = Path(path)
     if format not in WRITERS:
         raise UserError(f"no format {format!r}{closest(format, WRITERS)}; {', '.join(WRITERS)}")
+    lines = WRITERS[format](utterances, suffix_of_list(path) == ".tsv")
     if path.suffix == ".gz":
         with atomic_write(path, "wb") as raw, gzip.open(raw, "wt", encoding="utf-8") as stream:
-            WRITERS[format](stream, utterances, path)
+            stream.writelines(lines)
     else:
         with atomic_write(path) as stream:
-            WRITERS[format](stream, utterances, path)
+            stream.writelines(lines)
     return path
 
 
-def _csv(stream: IO[str], utterances: _Utterances, path: Path) -> None:
+def _csv(utterances: _Utterances, tabs: bool) -> Iterator[str]:
     """A table; label fields other than `label` become columns `label_X`."""
-
-    def cells(u: Utterance, cut: bool) -> dict[str, Any]:
-        return {
+    rows = [
+        {
             "id": u.id, "audio": _absolute(u), "start": u.start, "end": u.end,
-            "duration": u.duration, "text": u.text, "speaker": u.speaker,
-        }  # fmt: skip
+            "duration": u.duration, "text": u.text, "speaker": u.speaker, "label": None,
+            **_labels(u),
+        }
+        for u in utterances
+    ]  # fmt: skip
+    return _table(rows, tabs)
 
-    _write_table(stream, utterances, path, cells, ("label",))
 
-
-def _speechbrain_csv(stream: IO[str], utterances: _Utterances, path: Path) -> None:
+def _speechbrain_csv(utterances: _Utterances, tabs: bool) -> Iterator[str]:
     """SpeechBrain's table; start and stop, in samples, where an utterance has any."""
-
-    def cells(u: Utterance, cut: bool) -> dict[str, Any]:
-        span = dict(zip(("start", "stop"), _samples(u), strict=True)) if cut else {}
-        duration = f"{_duration(u):.6g}"
-        head = {"ID": u.id, "duration": duration, "wav": _absolute(u), **span}
-        return head | {"spk_id": u.speaker, "wrd": u.text}
-
-    _write_table(stream, utterances, path, cells, ())
-
-
-def _write_table(
-    stream: IO[str],
-    utterances: _Utterances,
-    path: Path,
-    cells: Callable[[Utterance, bool], dict[str, Any]],
-    always: tuple[str, ...],
-) -> None:
-    """Write a table of columns and label fields.
-
-    The utterances wait on the disk until all label fields are known, so that a table of any length
-    is written in little memory.
-
-    Args:
-        stream, utterances, path: as for every format.
-        cells: an utterance, and whether any is a stretch of its file -> its columns.
-        always: label fields that are columns even if no utterance has them.
-    """
-    fields, cut = set(always), False
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as waiting:
-        for utterance in utterances:
-            fields.update(utterance.labels)
-            cut |= utterance.start is not None or utterance.end is not None
-            waiting.write(json.dumps(asdict(utterance)) + "\n")
-        waiting.seek(0)
-        names = sorted(fields, key=lambda name: (name != "label", name))
-        header: list[str] = []
-        tabs = suffix_of_list(path) == ".tsv"
-        table = csv.writer(stream, lineterminator="\n")
-        for line in waiting:
-            u = Utterance(**json.loads(line))
-            row = cells(u, cut) | {_column(name): u.labels.get(name) for name in names}
-            words = ["" if value is None else str(value) for value in row.values()]
-            for words_of_row in [words] if header else [list(row), words]:
-                if tabs:  # has no quotes, so what cannot be in a column becomes a blank
-                    stream.write("\t".join(" ".join(w.split()) for w in words_of_row) + "\n")
-                else:
-                    table.writerow(words_of_row)
-            header = header or list(row)
+    found = list(utterances)
+    cut = any(map(_is_cut, found))
+    rows = [
+        {
+            "ID": u.id, "duration": f"{_duration(u):.6g}", "wav": _absolute(u),
+            **(_samples(u) if cut else {}), "spk_id": u.speaker, "wrd": u.text, **_labels(u),
+        }
+        for u in found
+    ]  # fmt: skip
+    return _table(rows, tabs)
 
 
-def _column(field: str) -> str:
-    return field if field == "label" else f"label_{field}"
+def _table(rows: list[dict[str, Any]], tabs: bool) -> Iterator[str]:
+    """The lines of a table whose columns are those of all rows, labels in the order of names."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    labels = sorted(name for name in names if name.startswith("label_"))
+    header = [*(name for name in names if name not in labels), *labels]
+    line = io.StringIO()
+    table = csv.writer(line, lineterminator="\n")
+    for row in (dict(zip(header, header, strict=True)), *rows):
+        words = ["" if row.get(name) is None else str(row[name]) for name in header]
+        if tabs:  # has no quotes, so what cannot be in a column becomes a blank
+            yield "\t".join(" ".join(word.split()) for word in words) + "\n"
+            continue
+        table.writerow(words)
+        yield line.getvalue()
+        line.seek(line.truncate(0))
 
 
 def _labels(utterance: Utterance) -> dict[str, str]:
-    return {_column(name): value for name, value in utterance.labels.items()}
+    return {k if k == "label" else f"label_{k}": v for k, v in utterance.labels.items()}
 
 
-def _jsonl(stream: IO[str], utterances: _Utterances, path: Path) -> None:
+def _line(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _jsonl(utterances: _Utterances, tabs: bool) -> Iterator[str]:
     """NeMo's keys; `label` as such, other label fields as `label_X`."""
     for u in utterances:
         row: dict[str, Any] = {"audio_filepath": _absolute(u), "duration": round(_duration(u), 6)}
-        if u.start is not None or u.end is not None:
-            row["offset"] = u.start or 0.0
-        if u.text is not None:
-            row["text"] = u.text
-        row |= {"id": u.id, "speaker": u.speaker, **_labels(u)}
-        stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+        row |= {"offset": u.start or 0.0} if _is_cut(u) else {}
+        row |= {} if u.text is None else {"text": u.text}
+        yield _line(row | {"id": u.id, "speaker": u.speaker, **_labels(u)}) + "\n"
 
 
-def _speechbrain_json(stream: IO[str], utterances: _Utterances, path: Path) -> None:
+def _speechbrain_json(utterances: _Utterances, tabs: bool) -> Iterator[str]:
     """`wav` (with start and stop in samples where there are any), length, text, labels."""
     separator = "{\n"
     for u in utterances:
-        wav: Any = _absolute(u)
-        if u.start is not None or u.end is not None:
-            wav = {"file": wav, **dict(zip(("start", "stop"), _samples(u), strict=True))}
+        wav: Any = {"file": _absolute(u), **_samples(u)} if _is_cut(u) else _absolute(u)
         entry: dict[str, Any] = {"wav": wav, "length": round(_duration(u), 6), "spk_id": u.speaker}
-        if u.text is not None:
-            entry["words"] = u.text
-        text = json.dumps(entry | _labels(u), ensure_ascii=False)
-        stream.write(f"{separator}{json.dumps(u.id)}: {text}")
+        entry |= {} if u.text is None else {"words": u.text}
+        yield f"{separator}{json.dumps(u.id)}: {_line(entry | _labels(u))}"
         separator = ",\n"
-    stream.write("{}\n" if separator == "{\n" else "\n}\n")
+    yield "{}\n" if separator == "{\n" else "\n}\n"
 
 
-def _lhotse(stream: IO[str], utterances: _Utterances, path: Path) -> None:
+def _lhotse(utterances: _Utterances, tabs: bool) -> Iterator[str]:
     """A `MonoCut` with one supervision each; label fields go to its `custom`."""
-    for u, info in _with_info(utterances):
-        name, length = Path(u.audio).stem, round(_duration(u), 6)
+    for u in utterances:
+        name, info = Path(u.audio).stem, _info(_absolute(u))
         channels = list(range(info.channels))
         common: dict[str, Any] = {
             "channel": 0 if info.channels == 1 else channels,
-            "duration": length,
+            "duration": round(_duration(u), 6),
         }
         supervision: dict[str, Any] = {"id": u.id, "recording_id": name, "start": 0.0, **common}
         supervision |= {k: v for k, v in (("text", u.text), ("speaker", u.speaker)) if v}
-        if u.labels:
-            supervision["custom"] = _labels(u)
+        supervision |= {"custom": _labels(u)} if u.labels else {}
         recording = {
             "id": name,
             "sources": [{"type": "file", "channels": channels, "source": _absolute(u)}],
@@ -242,14 +215,9 @@ def _lhotse(stream: IO[str], utterances: _Utterances, path: Path) -> None:
             "duration": info.duration,
             "channel_ids": channels,
         }
-        cut: dict[str, Any] = {
-            "id": u.id,
-            "start": u.start or 0.0,
-            **common,
-            "supervisions": [supervision],
-        }
-        cut |= {"recording": recording, "type": "MonoCut" if info.channels == 1 else "MultiCut"}
-        stream.write(json.dumps(cut, ensure_ascii=False) + "\n")
+        kind = "MonoCut" if info.channels == 1 else "MultiCut"
+        cut = {"id": u.id, "start": u.start or 0.0, **common, "supervisions": [supervision]}
+        yield _line(cut | {"recording": recording, "type": kind}) + "\n"
 
 
 WRITERS = {
@@ -261,33 +229,29 @@ WRITERS = {
 }
 """Name of a format -> how it is written."""
 
+_info = functools.lru_cache(maxsize=1024)(audio_info)
 
-def _with_info(utterances: _Utterances) -> Iterator[tuple[Utterance, AudioInfo]]:
-    """Each with its file's facts; utterances of one recording stand together."""
-    last, info = "", None
-    for utterance in utterances:
-        audio = _absolute(utterance)
-        if info is None or audio != last:
-            last, info = audio, audio_info(audio)
-        yield utterance, info
+
+def _is_cut(utterance: Utterance) -> bool:
+    return utterance.start is not None or utterance.end is not None
 
 
 def _duration(utterance: Utterance) -> float:
     """Length in seconds: known, or from start and end, or measured."""
     if utterance.duration is not None:
         return utterance.duration
-    start = utterance.start or 0.0
-    end = utterance.end if utterance.end is not None else audio_info(utterance.audio).duration
-    return end - start
+    end = _info(utterance.audio).duration if utterance.end is None else utterance.end
+    return end - (utterance.start or 0.0)
 
 
-def _samples(utterance: Utterance) -> tuple[int, int]:
+def _samples(utterance: Utterance) -> dict[str, int]:
     """First and one-past-last sample of an utterance, at the rate of its file."""
-    info = audio_info(utterance.audio)
-    start = round((utterance.start or 0.0) * info.sample_rate)
-    if utterance.end is None:
-        return start, info.frames
-    return start, min(info.frames, round(utterance.end * info.sample_rate))
+    info = _info(utterance.audio)
+    end = info.duration if utterance.end is None else utterance.end
+    return {
+        "start": round((utterance.start or 0.0) * info.sample_rate),
+        "stop": min(info.frames, round(end * info.sample_rate)),
+    }
 
 
 def _absolute(utterance: Utterance) -> str:

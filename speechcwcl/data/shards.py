@@ -36,9 +36,10 @@ from speechcwcl.data.manifest import Manifest, Summary, save_manifest
 from speechcwcl.data.rows import one_text, one_word, seconds
 from speechcwcl.data.stream_spec import ShardIndex, expand, open_shard_file
 from speechcwcl.data.utterance import Utterance
-from speechcwcl.errors import UserError, closest
+from speechcwcl.errors import UserError, closest, require
 from speechcwcl.files import (
     atomic_write,
+    copy_json,
     parse_json,
     read_json,
     refuse_foreign,
@@ -125,6 +126,29 @@ def write_manifest(folder: str | Path, out: str | Path, *, progress: bool = True
             raise UserError(f"{folder}: the shards hold no audio")
 
     return save_manifest(out, found(), Summary(str(out)))
+
+
+def pack_set(source: Path, out: Path, *, per_shard: int, nj: int) -> Summary:
+    """Write `out/shards`, unless `source` is a folder of such, and `out/manifest.jsonl` of them.
+
+    Raises:
+        UserError: see `write_shards` and `write_manifest`; or that manifest is the source.
+    """
+    manifest, folder = out / "manifest.jsonl", source
+    if not source.is_dir():
+        require(source.exists(), f"{source}: no such manifest or folder of shards")
+        require(
+            not manifest.exists() or not manifest.samefile(source),
+            f"{manifest}: the manifest of the shards would replace the one they are made from; "
+            "choose another --out",
+        )
+        folder = out / "shards"
+        made = write_shards(source, folder, per_shard=per_shard, nj=nj)
+        size = sum(shard["bytes"] for shard in made)
+        print(f"{folder}: {len(made)} shards, {size / 1e6:.1f} MB")
+    summary = write_manifest(folder, manifest)
+    copy_json(source.parent / "corpus.json", out / "corpus.json")
+    return summary
 
 
 def read_shard(path: str | Path) -> Iterator[Utterance]:

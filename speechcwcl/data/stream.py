@@ -43,6 +43,23 @@ def write_streamed(folder: Path, spec: StreamSpec, corpus: dict[str, Any]) -> Pa
     return Path(folder)
 
 
+def stream_shards(words: list[str], out: Path, shuffle: int) -> Path:
+    """Write the data folder of a set that is read from shards: folders, paths or URLs.
+
+    Raises:
+        UserError: a manifest instead of shards; else as `check_stream`.
+    """
+    for word in words:
+        require(
+            not word.endswith(".jsonl"),
+            f"{word}: a manifest; pack it first (the same command without --stream), then stream "
+            "the folder of shards",
+        )
+    places = [word if "://" in word else str(Path(word).resolve()) for word in words]
+    spec = StreamSpec(shards=places, shuffle=shuffle)
+    return write_streamed(out, spec, {"name": out.name, "title": words[0]})
+
+
 @dataclass(slots=True)
 class StreamClip:
     """A row of a stream, not decoded yet.

@@ -100,6 +100,26 @@ def export_once(folder: Path, target: Path) -> None:
             export(Aligner.from_pretrained(folder), target, text=True)
 
 
+# Largest difference of an entry of an embedding, and smallest cosine in int8.
+_EXACT, _COSINE = 1e-4, 0.9
+
+
+def compare(aligner: Aligner, exported: Any, int8: bool) -> None:
+    """Print how near an exported model is to its original, on noise.
+
+    Raises:
+        UserError: its embeddings are too far apart.
+    """
+    found = largest_difference(aligner, exported)
+    worst = max(found["alone"], found["padded"], found["reversed"])
+    print(
+        f"checked: largest difference alone {found['alone']:.1e}, padded {found['padded']:.1e}, "
+        f"reversed {found['reversed']:.1e}; smallest cosine {found['cosine']:.6f}"
+    )
+    if worst > _EXACT and not int8 or found["cosine"] < _COSINE:
+        raise UserError("export: the exported model does not give the model's embeddings")
+
+
 def largest_difference(
     aligner: Aligner, exported: Any, seconds: tuple[float, ...] = (1.0, 0.3, 2.2, 0.05)
 ) -> dict[str, float]:

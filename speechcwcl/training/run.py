@@ -23,7 +23,15 @@ from speechcwcl.data.manifest import Manifest
 from speechcwcl.data.stream_spec import is_stream, read_stream
 from speechcwcl.errors import UserError, require
 from speechcwcl.evaluation.evals import make_validator, manifest_of, parse_evals, read_protocol
-from speechcwcl.files import lock, read_json, read_text, sha256_file, sha256_json, write_json
+from speechcwcl.files import (
+    copy_json,
+    lock,
+    read_json,
+    read_text,
+    sha256_file,
+    sha256_json,
+    write_json,
+)
 from speechcwcl.losses import build_loss
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.checkpoint import check_shapes
@@ -164,9 +172,9 @@ def _fit(
     loader = data.loader(brain)
     if sb.utils.distributed.if_main_process():
         write_run_files(config, inputs, expdir)
-        card = train_set.with_name("corpus.json")
-        if is_stream(train_set) and card.exists():  # where `pack` looks for what was trained on
-            write_json(dumpdir / train_set.parent.name / "corpus.json", read_json(card))
+        if is_stream(train_set):  # where `pack` looks for what was trained on
+            card = dumpdir / train_set.parent.name / "corpus.json"
+            copy_json(train_set.with_name("corpus.json"), card)
     torch.manual_seed(config.seed)
     brain.fit(counter, loader)
     if not brain.epochs_run:

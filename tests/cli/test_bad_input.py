@@ -165,10 +165,10 @@ def test_an_eval_of_no_such_protocol_or_label(datadir, tmp_path, capsys):
 def test_a_reader_that_goes_away_is_no_error(monkeypatch, capfd):
     from speechcwcl.cli import main as entry
 
-    module = type("Verb", (), {"run": staticmethod(lambda args: (_ for _ in ()).throw(
-        BrokenPipeError(32, "Broken pipe")))})  # fmt: skip
-    monkeypatch.setattr(entry, "verb_parser", lambda verb: (None, module))
-    monkeypatch.setattr(entry, "parse", lambda *words: None)
+    def gone(words):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(entry, "verb_parser", lambda verb: (None, gone))
     monkeypatch.setattr(entry.os, "dup2", lambda *files: None)
     assert entry.main(["doctor"]) == 1
     assert capfd.readouterr().err == ""
