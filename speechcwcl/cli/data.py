@@ -205,9 +205,9 @@ def shards(
     It writes OUT/shards/shard-000000.tar ... and OUT/manifest.jsonl, which serves wherever a
     manifest does. The audio is stored as it is; segments of longer recordings are cut out as FLAC.
     The same command resumes after an interruption. From a folder of shards (yours, copied to
-    another place, or anybody's WebDataset), only the manifest is written. With --stream the shards stay where they are, on the
-    disk or the web (http, https and hf URLs): OUT/stream.json is written, and `speechcwcl train
-    --train OUT/stream.json` reads them as it goes.
+    another place, or anybody's WebDataset), only the manifest is written. With --stream the shards
+    stay where they are, on the disk or the web (http, https and hf URLs): OUT/stream.json is
+    written, and `speechcwcl train --train OUT/stream.json` reads them as it goes.
 
     Args:
         source: a manifest.jsonl, or a folder of shards; with --stream a folder, or paths and URLs

@@ -22,9 +22,9 @@ def pack(
 ) -> None:
     """Put a trained model into one folder to share: safetensors, plain JSON, texts, model card.
 
-    Opening the folder runs no code from it. The label texts are those of the protocols that the run was scored under; `speechcwcl classify --protocol NAME` finds them in
-    the folder. The card is made from the run: results, corpora with their licences, command,
-    versions, citation.
+    Opening the folder runs no code from it. The label texts are those of the protocols that the run
+    was scored under; `speechcwcl classify --protocol NAME` finds them in the folder. The card is
+    made from the run: results, corpora with their licences, command, versions, citation.
 
     Args:
         expdir: experiment folder

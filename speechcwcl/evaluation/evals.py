@@ -171,8 +171,9 @@ class Prober:
 
 def make_validator(
     pairs: Sequence[tuple[str, str]], dumpdir: Path
-) -> Callable[[Aligner], Callable[[Aligner], dict[str, float]]]:
-    """A function that, given the aligner, makes the function that scores it after each epoch.
+) -> tuple[Callable[[Aligner], Callable[[Aligner], dict[str, float]]], dict[str, Manifest]]:
+    """A function that, given the aligner, makes the function that scores it after each epoch; and
+    the manifests of the sets.
 
     Label embeddings and feature caches are made once; an epoch costs only the trained part.
     The mean over the pairs is `score`: zero-shot top-1 accuracy, or retrieval R@1. Without pairs
@@ -197,7 +198,7 @@ def make_validator(
 
         return validate
 
-    return prepare
+    return prepare, manifests
 
 
 def _scorer(

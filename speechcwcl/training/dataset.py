@@ -192,16 +192,15 @@ def batch_sampler(
 
 
 def manifest_data(
-    config: TrainConfig, aligner: Aligner, train_manifest: Path, dumpdir: Path
+    config: TrainConfig, aligner: Aligner, manifest: Manifest, dumpdir: Path
 ) -> TrainingData:
     """A training set that is on the disk: texts embedded before, frozen features cached."""
     require(
         config.steps_per_epoch is None,
         "steps_per_epoch: for a stream only; an epoch of a manifest is all of it, so leave it out",
     )
-    manifest = Manifest(train_manifest)
     texts, rows = training_texts(aligner, manifest, dumpdir / FOLDER, config.center_text)
-    dataset = build_dataset(config, aligner, manifest, rows, dumpdir / train_manifest.parent.name)
+    dataset = build_dataset(config, aligner, manifest, rows, dumpdir / manifest.path.parent.name)
     sampler = batch_sampler(
         manifest.durations,
         batch_size=config.batch_size,
@@ -211,7 +210,7 @@ def manifest_data(
     )
     require(
         len(sampler) >= world_size(),
-        f"{train_manifest}: {len(sampler)} batch(es) an epoch are too few for {world_size()} "
+        f"{manifest.path}: {len(sampler)} batch(es) an epoch are too few for {world_size()} "
         f"processes; set batch_size (now {config.batch_size}) lower or start fewer processes",
     )
     return TrainingData(

@@ -20,9 +20,9 @@ import torch
 from speechbrain.utils.checkpoints import Checkpointer, average_checkpoints
 
 from speechcwcl.data.manifest import Manifest
-from speechcwcl.data.stream_spec import is_stream, read_stream
+from speechcwcl.data.stream_spec import StreamSpec, is_stream, read_stream
 from speechcwcl.errors import UserError, require
-from speechcwcl.evaluation.evals import make_validator, manifest_of, parse_evals, read_protocol
+from speechcwcl.evaluation.evals import make_validator, parse_evals, read_protocol
 from speechcwcl.files import (
     copy_json,
     lock,
@@ -141,9 +141,10 @@ def _fit(
     device: str | None,
 ) -> None:
     """Build everything that a run needs, and run it; nothing of it is left afterwards."""
-    validator = make_validator(pairs, dumpdir)
+    validator, manifests = make_validator(pairs, dumpdir)
     aligner = build_aligner(config)
-    inputs = run_inputs(aligner, train_set, pairs, dumpdir)
+    training = read_stream(train_set) if is_stream(train_set) else Manifest(train_set)
+    inputs = run_inputs(aligner, train_set, training, pairs, manifests)
     if config.init_model is not None:
         identity = start_from(aligner, config.init_model)
         inputs["initial model"] = {"path": config.init_model, "hash": identity}
@@ -153,10 +154,10 @@ def _fit(
             "hash": sha256_file(Path(config.loss_file)),
         }
     refuse_another_run(config, inputs, expdir)
-    if is_stream(train_set):
-        data = stream_data(config, aligner, read_stream(train_set))
+    if isinstance(training, Manifest):
+        data = manifest_data(config, aligner, training, dumpdir)
     else:
-        data = manifest_data(config, aligner, train_set, dumpdir)
+        data = stream_data(config, aligner, training)
     counter = sb.utils.epoch_loop.EpochCounter(limit=config.epochs)
     checkpointer = WholeCheckpointer(expdir / "checkpoints", recoverables={"counter": counter})
     brain = AlignBrain(
@@ -238,13 +239,17 @@ def check_workers(config: TrainConfig) -> None:
 
 
 def run_inputs(
-    aligner: Aligner, train_set: Path, pairs: list[tuple[str, str]], dumpdir: Path
+    aligner: Aligner,
+    train_set: Path,
+    training: Manifest | StreamSpec,
+    pairs: list[tuple[str, str]],
+    manifests: dict[str, Manifest],
 ) -> dict[str, dict[str, str]]:
     """What a run depends on beside its configuration: for each input where it is, and its hash."""
-    of_train = read_stream(train_set).hash if is_stream(train_set) else Manifest(train_set).state
+    of_train = training.state if isinstance(training, Manifest) else training.hash
     found = {"training set": {"path": str(train_set), "hash": of_train}}
     for name, word in pairs:
-        manifest = manifest_of(dumpdir, name)
+        manifest = manifests[name]
         found[f"validation set {name}"] = {"path": str(manifest.path), "hash": manifest.state}
         protocol = read_protocol(word)
         if protocol is not None:
