@@ -172,15 +172,12 @@ def convert(
     from speechcwcl.corpora._convert import export_manifest, import_datadir
     from speechcwcl.corpora._formats import FORMATS, Options
     from speechcwcl.data.kaldi import check_datadir
+    from speechcwcl.data.rows import named_column
     from speechcwcl.errors import require
 
     kind = to or _BY_SUFFIX.get(out.suffix, "")
     require(bool(kind), f"{out}: which format? say --to ({', '.join(FORMATS)})")
-    pairs = [word.partition("=") for word in labels or []]
-    for name, equals, column in pairs:
-        given = bool(name and equals and column)
-        require(given, f"--labels {name}: expected FIELD=COLUMN, such as label=intent")
-    fields = {name: column for name, _, column in pairs}
+    fields = dict(named_column(word, wanted="FIELD=COLUMN") for word in labels or [])
     options = Options(audio, text, speaker, id, fields, root)
     if kind == "datadir":
         require(not source.is_dir(), f"{source}: a data folder already")

@@ -18,7 +18,7 @@ from speechcwcl.corpora._hf_disk import DONE, STATE, repeats, write_parquet, wri
 from speechcwcl.corpora.base import Corpus
 from speechcwcl.data import remote
 from speechcwcl.data.remote import Records
-from speechcwcl.data.rows import no_column
+from speechcwcl.data.rows import named_column, no_column
 from speechcwcl.data.stream import write_streamed
 from speechcwcl.data.stream_spec import StreamSpec
 from speechcwcl.data.tables import Problems
@@ -98,8 +98,8 @@ class HuggingFace(Corpus):
             **pairs,
         )
         options = vars(parser.parse_args(words))
-        labels = dict(_pair(word, default="label") for word in options.pop("labels"))
-        split_map = dict(_pair(word) for word in options.pop("split"))
+        labels = dict(named_column(word, default="label") for word in options.pop("labels"))
+        split_map = dict(named_column(word) for word in options.pop("split"))
         vars(self).update(vars(HuggingFace(**options, labels=labels, split_map=split_map)))
 
     @property
@@ -281,13 +281,3 @@ class HuggingFace(Corpus):
     def _given(self, column: str, role: str, records: Records) -> str:
         require(column in records.columns, f"{role}: {no_column(column, records.columns)}")
         return column
-
-
-def _pair(word: str, default: str = "") -> tuple[str, str]:
-    """`"field=column"` -> both; without `=`, the default field, if there is one."""
-    name, equals, value = word.partition("=")
-    if not equals and default:
-        name, value = default, word
-    if not name or not value:
-        raise UserError(f"{word!r}: expected NAME=VALUE")
-    return name, value

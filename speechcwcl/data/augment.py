@@ -33,7 +33,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "noise": {
         "prob": 0.7,
         "range": [5.0, 30.0],
-        "kinds": {"white": 1.0, "pink": 1.0, "brown": 1.0, "hum": 0.5, "crowd": 1.0, "file": 1.0},
+        "kinds": {"white": 1.0, "pink": 1.0, "brown": 1.0, "hum": 0.5, "file": 1.0},
         "files": [],
     },
     "band": {"prob": 0.3, "low": [50.0, 300.0], "high": [3000.0, 7000.0]},
@@ -82,8 +82,6 @@ class Augmenter:
         config: operation -> its keys (those left out keep `DEFAULTS`; `True` is all of
             them); operations left out, or `False`, are off. None is all of the defaults.
         seed: another seed, other draws.
-        speech: waveforms or paths of other utterances; what the noise kind `crowd` is made of
-            (without them that kind is not drawn).
 
     Attributes:
         config: with every default filled in; JSON-able.
@@ -97,15 +95,9 @@ class Augmenter:
         >>> noisy = augment(np.zeros(16000, np.float32), "utt1", copy=1)
     """
 
-    def __init__(
-        self,
-        config: Mapping[str, Any] | None = None,
-        seed: int = 0,
-        speech: Sequence[str | np.ndarray] = (),
-    ) -> None:
+    def __init__(self, config: Mapping[str, Any] | None = None, seed: int = 0) -> None:
         self.config = check_config(DEFAULTS if config is None else config)
         self.seed = seed
-        self.speech = speech
         self.hash = sha256_json({"config": self.config, "seed": seed})
 
     def __call__(
@@ -162,8 +154,6 @@ class Augmenter:
     def _noise(self, wav: np.ndarray, options: dict, rng: np.random.Generator) -> np.ndarray:
         snr = rng.uniform(*options["range"])
         kinds = {name: weight for name, weight in options["kinds"].items() if weight > 0}
-        if not len(self.speech):
-            kinds.pop("crowd", None)
         if not options["files"]:
             kinds.pop("file", None)
         if not kinds:
@@ -180,13 +170,8 @@ class Augmenter:
             return effects.coloured_noise(samples, exponents[kind], rng)
         if kind == "hum":
             return effects.hum(samples, rng)
-        if kind == "file":
-            path = options["files"][int(rng.integers(len(options["files"])))]
-            return effects.excerpt(_decoded(path), samples, rng)
-        chosen = rng.integers(len(self.speech), size=effects.crowd_size(rng)).tolist()
-        voices = [self.speech[i] for i in chosen]
-        waves = [_decoded(v) if isinstance(v, str) else np.asarray(v) for v in voices]
-        return effects.crowd(samples, waves, rng)
+        path = options["files"][int(rng.integers(len(options["files"])))]
+        return effects.excerpt(_decoded(path), samples, rng)
 
 
 @functools.lru_cache(maxsize=64)

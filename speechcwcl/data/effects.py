@@ -5,8 +5,6 @@ Everywhere `wav` is `(samples,)` float32 at 16 kHz and so is the result.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from scipy import fft, signal
 
@@ -14,7 +12,6 @@ from speechcwcl.data.audio import SAMPLE_RATE
 
 _FRAME = SAMPLE_RATE // 50
 _SILENT = 1e-10
-_CROWD_VOICES = (3, 8)
 
 
 def change_speed(wav: np.ndarray, factor: float) -> np.ndarray:
@@ -111,20 +108,6 @@ def hum(samples: int, rng: np.random.Generator) -> np.ndarray:
         strength = rng.uniform(0.2, 1.0) / harmonic
         wave += strength * np.sin(2 * np.pi * (harmonic * mains * time + rng.uniform()))
     return _unit(wave)
-
-
-def crowd(samples: int, voices: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Several voices at once, each somewhere in its recording and at its own distance."""
-    mixed = np.zeros(samples, dtype=np.float32)
-    for voice in voices:
-        loudness = 10 ** (rng.uniform(-6, 3) / 20)
-        mixed += loudness * _unit(excerpt(voice, samples, rng))
-    return _unit(mixed)
-
-
-def crowd_size(rng: np.random.Generator) -> int:
-    """How many voices a crowd has."""
-    return int(rng.integers(_CROWD_VOICES[0], _CROWD_VOICES[1] + 1))
 
 
 def excerpt(wav: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:

@@ -152,6 +152,16 @@ def no_column(name: str, columns: list[str]) -> str:
     return f"no column {name!r}{closest(name, columns)}; it has {', '.join(columns) or 'none'}"
 
 
+def named_column(word: str, default: str = "", wanted: str = "NAME=VALUE") -> tuple[str, str]:
+    """`"field=column"` -> both; without `=`, the default field, if there is one."""
+    name, equals, value = word.partition("=")
+    if not equals and default:
+        name, value = default, word
+    if not name or not value:
+        raise UserError(f"{word!r}: expected {wanted}")
+    return name, value
+
+
 def separator_of(path: str | Path, header: str) -> str:
     """What stands between the columns of a table."""
     if suffix_of_list(path) == ".tsv":

@@ -25,10 +25,14 @@ sys.exit(code[0] if code else 1)
 
 
 @contextlib.contextmanager
-def speechcwcl(folder):
-    """Start the process; give the script that stands for the command."""
+def speechcwcl(folder, package=None):
+    """Start the process; give the script that stands for the command.
+
+    `package`: a copy of the repository whose engine is imported instead of this one.
+    """
     path, script = folder / "socket", folder / "speechcwcl"
     environment = dict(os.environ, OMP_NUM_THREADS="1")
+    environment |= {"PYTHONPATH": str(package)} if package else {}
     process = subprocess.Popen(
         [sys.executable, __file__, str(path)], stdout=subprocess.PIPE, env=environment
     )
@@ -48,6 +52,11 @@ def answer(connection):
     words, folder, environment = json.loads(connection.makefile("rb").read())
     for number, handle in enumerate(handles):
         os.dup2(handle, number)
+    # those of before the fork may remember places in files
+    sys.stdout, sys.stderr = (
+        open(number, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115, PTH123
+        for number in (1, 2)
+    )
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 import yaml
 
@@ -20,6 +21,7 @@ def copy(tmp_path):
         source, target = ROOT / name, tmp_path / "repo" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+    (tmp_path / "repo/bin").mkdir()
     return tmp_path / "repo"
 
 
@@ -31,12 +33,7 @@ def commands():
 
 
 def shell(command, copy, **more):
-    tools = copy / "bin"
-    tools.mkdir(exist_ok=True)
-    (tools / "speechcwcl").write_text(
-        f'#!/bin/sh\nexec {sys.executable} -m speechcwcl.cli.main "$@"\n'
-    )
-    (tools / "speechcwcl").chmod(0o755)
+    tools = copy / "bin"  # where the command is put
     environment = dict(os.environ, PATH=f"{tools}:{os.environ['PATH']}", OMP_NUM_THREADS="1")
     environment.pop("PYTHONPATH", None)
     return subprocess.run(
@@ -55,13 +52,16 @@ def test_the_walk_of_contributing(copy, tiny_speech, tiny_text):
         "batch_size": 4, "threads": 1, "projection": {"hidden": [8]},
     }))  # fmt: skip
     faked = fake.replace("/tmp/mycorpus", str(copy / "fake")) + f" --train_config {tiny}"
-    done = shell(faked, copy)
+    with forked.speechcwcl(copy / "bin", package=copy):
+        done = shell(faked, copy)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert (copy / "egs/mycorpus/cwcl1/exp/report.html").exists()
     # the same with --data: the fake is in the layout that the csv reader wants
     table = copy / "fake/mycorpus/metadata.csv"  # as a spreadsheet of a German office writes it
     table.write_text("\ufeff" + table.read_text().replace(",", ";"), encoding="utf-8")
     owned = real.replace("FOLDER", str(copy / "fake/mycorpus")) + f" --train_config {tiny}"
+    script = f'#!/bin/sh\nexec {sys.executable} -m speechcwcl.cli.main "$@"\n'
+    (copy / "bin/speechcwcl").write_text(script)
     done = shell(owned + " --stop_stage 2", copy)
     assert done.returncode == 0, done.stderr[-2000:]
 
