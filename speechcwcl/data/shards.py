@@ -21,7 +21,7 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from speechcwcl.data.audio.opening import Member, find_member, read_audio_file
 from speechcwcl.data.compiling import worker_pool
 from speechcwcl.data.manifest import Manifest, Summary, save_manifest
 from speechcwcl.data.rows import one_text, one_word, seconds
-from speechcwcl.data.stream_spec import ShardIndex, expand, open_shard_file
+from speechcwcl.data.stream_spec import ShardIndex, open_shard_file
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest, require
 from speechcwcl.files import (
@@ -113,7 +113,7 @@ def write_manifest(folder: str | Path, out: str | Path, *, progress: bool = True
         UserError: no shard, a shard that is missing, cut off or damaged, audio of unknown length.
     """
     folder, out = Path(folder).resolve(), Path(out)
-    paths, seen = _checked_paths(folder), set()
+    paths, seen = shard_paths(folder), set()
 
     def found() -> Iterator[Utterance]:
         for path in tqdm(paths, desc=folder.name, unit="shard", disable=not progress):
@@ -169,29 +169,11 @@ def read_shard(path: str | Path) -> Iterator[Utterance]:
             yield found
 
 
-def shard_list(shards: str | Path | Sequence[str]) -> list[str]:
-    """The shards that a folder, a path, a URL or a list of such means; braces are expanded.
-
-    Raises:
-        UserError: see `speechcwcl.data.stream_spec.expand`.
-    """
-    found = []
-    for word in [shards] if isinstance(shards, str | Path) else shards:
-        text = str(word)
-        if os.path.isdir(text):
-            found += [str(path) for path in _checked_paths(Path(text))]
-        elif os.path.isfile(text):
-            found.append(text)
-        else:
-            found += expand(text)
-    return found
-
-
 def open_shard(shard: str) -> Iterator[tuple[Utterance, bytes]]:
     """Read one shard from front to back, from the disk or a URL; nothing is kept.
 
     Args:
-        shard: one of `shard_list`.
+        shard: one of `speechcwcl.data.stream.shard_list`.
 
     Yields:
         Utterances with their audio as it is stored.
@@ -331,7 +313,7 @@ def _clip(utterance: Utterance) -> tuple[bytes, str]:
     return data, suffix if suffix.isalnum() and suffix not in _NOT_AUDIO else "audio"
 
 
-def _checked_paths(folder: Path) -> list[Path]:
+def shard_paths(folder: Path) -> list[Path]:
     """The shards of a folder in order; what the index says must be so."""
     if not folder.is_dir():
         beside = [p.name for p in folder.parent.glob("*") if p.is_dir()]

@@ -8,8 +8,9 @@ clips, so that memory is bounded by a block and any place can be come back to.
 from __future__ import annotations
 
 import functools
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,8 +22,8 @@ from speechcwcl.data import remote
 from speechcwcl.data.audio import SAMPLE_RATE, audio_info, decode_audio, load_audio
 from speechcwcl.data.audio.resampling import resample
 from speechcwcl.data.rows import audio_of, hub_file, no_column, on_the_hub, one_text, one_word
-from speechcwcl.data.shards import open_shard, shard_list
-from speechcwcl.data.stream_spec import NAME, StreamSpec, check_spec, write_stream
+from speechcwcl.data.shards import open_shard, shard_paths
+from speechcwcl.data.stream_spec import NAME, StreamSpec, check_spec, expand, write_stream
 from speechcwcl.data.tables import replaced_datadir
 from speechcwcl.errors import UserError, require
 
@@ -137,6 +138,24 @@ def open_pieces(spec: StreamSpec) -> list[Piece]:
         functools.partial(_clips_of_rows, rows, spec, f"{name}:{spec.split}:{at}", records)
         for at, rows in enumerate(records.pieces())
     ]
+
+
+def shard_list(shards: str | Path | Sequence[str]) -> list[str]:
+    """The shards that a folder, a path, a URL or a list of such means; braces are expanded.
+
+    Raises:
+        UserError: see `speechcwcl.data.stream_spec.expand`.
+    """
+    found = []
+    for word in [shards] if isinstance(shards, str | Path) else shards:
+        text = str(word)
+        if os.path.isdir(text):
+            found += [str(path) for path in shard_paths(Path(text))]
+        elif os.path.isfile(text):
+            found.append(text)
+        else:
+            found += expand(text)
+    return found
 
 
 def _clips_of_shard(shard: str) -> Iterator[StreamClip]:

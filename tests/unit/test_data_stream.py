@@ -282,7 +282,7 @@ def test_braces_without_bounds_are_refused(tmp_path, word, message):
 
 
 def test_files_and_addresses_are_still_named_in_every_way(made, tmp_path):
-    from speechcwcl.data.shards import shard_list
+    from speechcwcl.data.stream import shard_list
 
     shards = made[0] / "shards"
     names = [str(shards / f"shard-00000{n}.tar") for n in range(5)]
