@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "docs"))
 import boxed_model  # noqa: E402
+import draw_losses  # noqa: E402
 
 README = ROOT / "README.md"
 MEASURED = (
@@ -113,6 +114,28 @@ def test_figures_of_a_page_were_measured(page):
     bare = re.sub(r"arXiv \d+\.\d+|version \d+\.\d+|\$.*?\$", " ", bare, flags=re.S)
     shown = set(re.findall(r"(?<![\w.])\d+\.\d+(?![\w.])", bare))
     assert shown <= measured, f"{page.name}: {sorted(shown - measured)} stand in no results"
+
+
+def test_the_ablation_page_prints_what_its_results_hold():
+    page, results = ROOT / "recipes/cwcl/README.md", ROOT / "recipes/cwcl/ablation/RESULTS.md"
+    means = re.compile(r"\d+\.\d ± \d+\.\d")
+    assert len(means.findall(text_of(page))) > 100
+    assert set(means.findall(text_of(page))) <= set(means.findall(text_of(results)))
+    rows = {"`loss: cwcl_matched`": "cwcl_matched (default)", "`loss: cwcl`": "cwcl, the paper's"}
+    rows["`loss: clip`"] = "clip, learned scale"
+    columns = zip(("SLURP intents", "TOPv2 intents", "R@1 of 800", "real words"),
+                  draw_losses.TESTS, strict=True)  # fmt: skip
+    shown, drawn = table_with(page, "R@1 of 800"), draw_losses.measured()
+    for column, test in columns:
+        for row, loss in rows.items():
+            assert shown[row, column] == "{} ± {}".format(*drawn[loss][test]), (row, column)
+
+
+def test_pictures_are_light(tmp_path):
+    draw_losses.draw(tmp_path / "losses.png")
+    assert (tmp_path / "losses.png").stat().st_size > 10_000
+    sizes = {path.name: path.stat().st_size for path in (ROOT / "docs/pictures").iterdir()}
+    assert max(sizes.values()) < 100_000, sizes
 
 
 def test_drawings_are_as_their_scripts_make_them(tmp_path):
