@@ -54,6 +54,8 @@ EXTRAS = {
         "python-multipart>=0.0.9",
         "uvicorn>=0.29",
     ],  # examples/service.py
+    # the field's harness, and audio models of sentence-transformers
+    "mteb": ["mteb>=2.26,<3; python_version >= '3.11'", "sentence-transformers>=6"],
     "bench": [
         "open_clip_torch>=2.30",
         "sentence-transformers>=5",
@@ -68,6 +70,7 @@ EXTRAS["test"] = [
     *EXTRAS["all"],
     *EXTRAS["docs"],
     *EXTRAS["service"],
+    *EXTRAS["mteb"],
     "httpx>=0.27",
     "ipykernel>=6",
     "nbclient>=0.10",

@@ -23,19 +23,17 @@ import numpy as np
 import torch
 from long_speech import questions
 from make_release_sets import PROTOCOLS
+from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / "benchmarks"))
-from rivals import Cascade, spell  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-from speechcwcl.data.effects import add_noise, band, coloured_noise, mulaw  # noqa: E402
-from speechcwcl.data.manifest import Manifest  # noqa: E402
-from speechcwcl.errors import UserError  # noqa: E402
-from speechcwcl.evaluation.metrics import accuracy_interval  # noqa: E402
-from speechcwcl.evaluation.scores import build_classifier  # noqa: E402
-from speechcwcl.files import atomic_write, read_json, write_json  # noqa: E402
-from speechcwcl.models.aligner import Aligner  # noqa: E402
-from speechcwcl.zeroshot.protocol import load_protocol  # noqa: E402
+from speechcwcl.data.effects import add_noise, band, coloured_noise, mulaw
+from speechcwcl.data.manifest import Manifest
+from speechcwcl.errors import UserError
+from speechcwcl.evaluation.metrics import accuracy_interval
+from speechcwcl.evaluation.scores import build_classifier
+from speechcwcl.files import atomic_write, read_json, write_json
+from speechcwcl.models.aligner import Aligner
+from speechcwcl.models.peers import Cascade, spell
+from speechcwcl.zeroshot.protocol import load_protocol
 
 EncodeText = Callable[[Sequence[str]], np.ndarray]
 SETS = [name for name in PROTOCOLS if name.startswith("test_")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 _DUMP = Path("dump")
 
@@ -108,28 +109,58 @@ def embed_speech(
 def evaluate(
     expdir: Path,
     *,
-    evals: list[str],
+    evals: list[str] | None = None,
+    mteb: list[str] | None = None,
     dumpdir: Path = _DUMP,
+    data: Path | None = None,
     model: str | None = None,
+    device: str = "cpu",
     probe: str | None = None,
+    trust_remote_code: bool = False,
 ) -> None:
-    """Score speech embeddings: zero-shot under protocols, and speech-text retrieval.
+    """Score a model: zero-shot under protocols, speech-text retrieval, tasks of mteb.
+
+    Models of others are scored on the same clips: --model hf:ID is a CLAP of transformers or a
+    sentence-transformers model that takes audio; --model cascade:WHISPER+TEXT transcribes, then
+    embeds the transcript (with +spelt behind it, spelt as labels are). --mteb scores with mteb's
+    own code; --data DIR holds a folder for each task, laid out as on the hub, and without it they
+    are fetched.
 
     Args:
         expdir: experiment folder
         evals (SET:PROTOCOL): PROTOCOL: a name, a YAML file, or `retrieval`
+        mteb (TASK): tasks of mteb
         dumpdir: manifests and caches
-        model: a model folder; left out: EXPDIR/model
+        data (DIR): data of --mteb; else the hub's
+        model: a model folder, en-tiny, hf:ID, or cascade:WHISPER+TEXT; left out: EXPDIR/model
+        device: cpu, cuda:0, ...
         probe (SET): also a linear probe and few shots, with the labels of this set
+        trust_remote_code: let hf:ID run the code that its repository brings along
 
     Example:
         speechcwcl evaluate exp/cwcl --evals test_words:mini_words test_sentences:retrieval
         speechcwcl evaluate exp/cwcl --evals test:slurp_intent --probe train
+        speechcwcl evaluate exp/clap --model hf:laion/clap-htsat-unfused --evals test:gsc_10
+        speechcwcl evaluate exp/cascade --model cascade:whisper-tiny.en+all-MiniLM-L6-v2 \\
+            --evals test:gsc_10
+        speechcwcl evaluate exp/en-tiny --model en-tiny --mteb FSDD MInDS14 --data DIR
     """
-    from speechcwcl.evaluation.evals import evaluate_sets, parse_evals
+    from speechcwcl.errors import require
 
-    for line in evaluate_sets(expdir, parse_evals(evals), dumpdir, model=model, probe=probe):
-        print(line)
+    require(bool(evals or mteb), "nothing to score: give --evals, or --mteb")
+    require(bool(mteb) or data is None, "--data: holds the tasks of --mteb; give those")
+    options: dict[str, Any] = {"device": device, "remote_code": trust_remote_code}
+    if evals:
+        from speechcwcl.evaluation.evals import evaluate_sets, parse_evals
+
+        pairs = parse_evals(evals)
+        for line in evaluate_sets(expdir, pairs, dumpdir, model=model, probe=probe, **options):
+            print(line, flush=True)
+    if mteb:
+        from speechcwcl.integrations.mteb import evaluate_tasks
+
+        for line in evaluate_tasks(expdir, mteb, data=data, model=model, **options):
+            print(line, flush=True)
 
 
 def report(

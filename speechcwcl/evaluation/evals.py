@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from speechcwcl.cache.embed import embed_manifest, feature_cache
 from speechcwcl.cache.features import FeatureCache
@@ -17,15 +18,17 @@ from speechcwcl.evaluation.probe import ProbeSet, evaluate_probe, probe_rows
 from speechcwcl.evaluation.results import read_embeddings, text_table, write_embeddings
 from speechcwcl.evaluation.retrieval import evaluate_retrieval, retrieval_scores
 from speechcwcl.evaluation.scores import accuracy, build_classifier, evaluate_zeroshot
-from speechcwcl.files import read_json, write_json
+from speechcwcl.files import atomic_write, read_json, sha256_json, write_json
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.encoders.speech import SpeechEncoder
+from speechcwcl.models.peers import Peer, open_model
 from speechcwcl.stages import also_reads
 from speechcwcl.zeroshot.classifier import EncodeText
 from speechcwcl.zeroshot.protocol import Protocol, load_protocol
 
 RETRIEVAL = "retrieval"
 INPUTS = "inputs.json"  # which model embedded which manifest
+_BLOCK = 64  # clips that a peer embeds between two files
 
 
 def parse_evals(pairs: Sequence[str]) -> list[tuple[str, str]]:
@@ -68,20 +71,44 @@ def manifest_of(dumpdir: Path, name: str) -> Manifest:
     return Manifest(path)
 
 
-def embed_set(aligner: Aligner, expdir: Path, dumpdir: Path, name: str) -> np.ndarray:
+def embed_set(aligner: Aligner | Peer, expdir: Path, dumpdir: Path, name: str) -> np.ndarray:
     """Embed the utterances of a set and write `expdir/eval/<set>/`.
 
     Returns:
         (n, dim) unit-norm float32, in the order of the manifest.
     """
     manifest = manifest_of(dumpdir, name)
-    cache = _frozen_features(aligner.speech_encoder, manifest, dumpdir / name)
-    speech = embed_manifest(aligner, manifest, cache, progress=f"embed {name}")
+    folder = eval_folder(expdir, name)
+    if isinstance(aligner, Peer):
+        speech = _heard_by(aligner, manifest, folder)
+    else:
+        cache = _frozen_features(aligner.speech_encoder, manifest, dumpdir / name)
+        speech = embed_manifest(aligner, manifest, cache, progress=f"embed {name}")
     card = dumpdir / name / "corpus.json"
     corpus = read_json(card, dict) if card.exists() else None
-    folder = eval_folder(expdir, name)
     write_embeddings(folder, manifest.ids, speech, corpus)
     write_json(folder / INPUTS, {"model": aligner.identity, "manifest": manifest.state})
+    return speech
+
+
+def _heard_by(peer: Peer, manifest: Manifest, folder: Path) -> np.ndarray:
+    """The embeddings of a peer; blocks are kept until all are there, so that a cut-off run goes on.
+
+    Transcribing takes half a second a clip.
+    """
+    key = sha256_json([peer.identity, manifest.state])[:12]
+    parts = []
+    for start in tqdm(range(0, len(manifest), _BLOCK), desc=f"{peer.name}: {folder.name}"):
+        part = folder / f".{key}-{start}.npy"
+        if not part.exists():
+            stop = min(start + _BLOCK, len(manifest))
+            rows = peer.encode_speech([manifest[i].load() for i in range(start, stop)])
+            with atomic_write(part, "wb") as stream:
+                np.save(stream, rows, allow_pickle=False)
+        parts.append(part)
+    speech = np.concatenate([np.load(part, allow_pickle=False) for part in parts])
+    for part in parts:
+        part.unlink()
     return speech
 
 
@@ -92,6 +119,8 @@ def evaluate_sets(
     *,
     model: str | Path | None = None,
     probe: str | None = None,
+    device: str | None = "cpu",
+    remote_code: bool = False,
 ) -> Iterator[str]:
     """Score the embeddings of sets; the score folders are written as it goes.
 
@@ -99,19 +128,27 @@ def evaluate_sets(
         expdir: the experiment folder.
         evals: (set, protocol) pairs.
         dumpdir: manifests and caches.
-        model: a model folder or hub id; `expdir/model` by default.
+        model: see `open_model`; `expdir/model` by default. A peer embeds what is missing.
         probe: a set whose labels a linear probe and few shots learn from, for each protocol.
+        device: where the weights go.
+        remote_code: see `open_model`.
 
     Yields:
         Lines that tell the figures.
     """
-    aligner = Aligner.from_pretrained(model or expdir / "model")
-    encode_text = stored_encoder(aligner, dumpdir / FOLDER)
+    aligner = open_model(model or expdir / "model", device=device, remote_code=remote_code)
+    encode_text: EncodeText = aligner.encode_text
+    if isinstance(aligner, Aligner):
+        encode_text = stored_encoder(aligner, dumpdir / FOLDER)
     prober = Prober(aligner, expdir, dumpdir) if probe else None
     for name, word in evals:
         protocol = read_protocol(word)
         manifest, folder = manifest_of(dumpdir, name), eval_folder(expdir, name)
-        utterances, speech = list(manifest), _embeddings_of(folder, manifest, aligner)
+        utterances = list(manifest)
+        if isinstance(aligner, Peer):
+            speech = _embedded(aligner, expdir, dumpdir, name)
+        else:
+            speech = _embeddings_of(folder, manifest, aligner)
         if protocol is None:
             texts, ids = [u.text or "" for u in utterances], [u.id for u in utterances]
             ranked = evaluate_retrieval(speech, texts, encode_text, folder / RETRIEVAL, ids=ids)
@@ -136,9 +173,11 @@ class Prober:
         dumpdir: manifests and caches.
     """
 
-    def __init__(self, aligner: Aligner, expdir: Path, dumpdir: Path) -> None:
+    def __init__(self, aligner: Aligner | Peer, expdir: Path, dumpdir: Path) -> None:
         self.aligner, self.expdir, self.dumpdir = aligner, expdir, dumpdir
-        self.encoder = _pretrained(aligner.speech_encoder)
+        self.encoder = None
+        if isinstance(aligner, Aligner):
+            self.encoder = _pretrained(aligner.speech_encoder)
         self._vectors: dict[str, dict[str, np.ndarray]] = {}
 
     def labelled(self, name: str, protocol: Protocol) -> ProbeSet:
@@ -156,16 +195,13 @@ class Prober:
     def vectors(self, name: str) -> dict[str, np.ndarray]:
         """Kind -> (utterances, dim): the model's embeddings, the frozen encoder's mean frames."""
         if name not in self._vectors:
-            manifest = manifest_of(self.dumpdir, name)
-            cache = feature_cache(self.encoder, manifest, self.dumpdir / name)
-            frames = (np.asarray(cache.get(i), np.float32) for i in range(len(manifest)))
-            means = np.stack([f.mean(axis=0).reshape(-1) for f in frames])
-            try:
-                folder = eval_folder(self.expdir, name)
-                speech = _embeddings_of(folder, manifest, self.aligner)
-            except UserError:  # none yet, or of another manifest or model
-                speech = embed_set(self.aligner, self.expdir, self.dumpdir, name)
-            self._vectors[name] = {"embedding": speech, "encoder": means}
+            found = {"embedding": _embedded(self.aligner, self.expdir, self.dumpdir, name)}
+            if self.encoder is not None:
+                manifest = manifest_of(self.dumpdir, name)
+                cache = feature_cache(self.encoder, manifest, self.dumpdir / name)
+                frames = (np.asarray(cache.get(i), np.float32) for i in range(len(manifest)))
+                found["encoder"] = np.stack([f.mean(axis=0).reshape(-1) for f in frames])
+            self._vectors[name] = found
         return self._vectors[name]
 
 
@@ -214,7 +250,15 @@ def _scorer(
     return lambda speech: accuracy(speech[kept], classifier, wanted)
 
 
-def _embeddings_of(folder: Path, manifest: Manifest, aligner: Aligner) -> np.ndarray:
+def _embedded(model: Aligner | Peer, expdir: Path, dumpdir: Path, name: str) -> np.ndarray:
+    """The embeddings of a set, made now where there are none of this model and manifest."""
+    try:
+        return _embeddings_of(eval_folder(expdir, name), manifest_of(dumpdir, name), model)
+    except UserError:
+        return embed_set(model, expdir, dumpdir, name)
+
+
+def _embeddings_of(folder: Path, manifest: Manifest, aligner: Aligner | Peer) -> np.ndarray:
     path = folder / "speech.npy"
     require(
         path.exists(),

@@ -49,7 +49,7 @@ def embed_all(
     sizes = [samples(item, index, sample_rate) for index, item in enumerate(audio)]
     with tqdm(total=len(audio), desc="embed speech", unit="clip", disable=not progress) as bar:
         for chosen in batches(sizes, batch_seconds):
-            rows[chosen] = embed(*_padded([_load(audio[i], i, sample_rate) for i in chosen]))
+            rows[chosen] = embed(*_padded([load_one(audio[i], i, sample_rate) for i in chosen]))
             bar.update(len(chosen))
     return rows
 
@@ -88,7 +88,7 @@ def load_batch(items: Sequence[tuple[int, Audio]], sample_rate: int) -> tuple[Te
     Returns:
         (batch, samples) float32 at 16 kHz, zero-padded, and (batch,) lengths in samples.
     """
-    return pad([_load(item, index, sample_rate) for index, item in items])
+    return pad([load_one(item, index, sample_rate) for index, item in items])
 
 
 def pad(arrays: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
@@ -107,19 +107,25 @@ def _padded(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return padded, lengths
 
 
-def _load(item: Audio, index: int, sample_rate: int) -> np.ndarray:
+def load_one(item: Audio, index: int, sample_rate: int, rate: int = _RATE) -> np.ndarray:
+    """(samples,) float32 at `rate` Hz of a file, or of an array at `sample_rate` Hz.
+
+    Args:
+        item: the recording.
+        index: its number, for messages.
+        sample_rate: of an array.
+        rate: wanted.
+    """
     if isinstance(item, str | os.PathLike):
         from speechcwcl.data.audio import load_audio
 
-        return load_audio(os.fspath(item))
+        return load_audio(os.fspath(item), sample_rate=rate)
     array = _array(item, index)
     if np.issubdtype(array.dtype, np.integer):
         array = array / float(np.iinfo(array.dtype).max + 1)
     clip = np.ascontiguousarray(array, dtype=np.float32)
     check_samples(f"recording {index + 1}", clip)
-    if sample_rate != _RATE:
-        clip = resample(clip, sample_rate, _RATE)
-    return clip
+    return clip if sample_rate == rate else resample(clip, sample_rate, rate)
 
 
 def _array(item: Any, index: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from speechcwcl.evaluation.probe import PROBE_NOTE, probe_rows
 from speechcwcl.evaluation.results import text_table
 from speechcwcl.files import read_text
-from speechcwcl.report.runs import Card, RunDir, Test, gather_tests, open_runs
+from speechcwcl.report.runs import Card, RunDir, Test, gather_tests, mteb_rows, open_runs
 
 ASSETS = Path(__file__).parent / "assets"
 Rows = tuple[list[str], list[list[str]]]  # header, rows
@@ -58,6 +58,7 @@ def results_table(runs: Iterable[RunDir | str | Path]) -> str:
     """`summary_rows` as aligned text for a terminal."""
     opened = open_runs(runs)
     header, rows = summary_rows(opened, gather_tests(opened))
+    rows += [[f"mteb: {row[0]}", row[1], "", "", "", *row[3:]] for row in mteb_rows(opened)]
     rule = ["-" * max(map(len, column)) for column in zip(header, *rows, strict=True)]
     return text_table([header, rule, *rows], numbers_from=1)
 
@@ -87,6 +88,7 @@ def results_markdown(
         retrieved=[test for test in tests if test.is_retrieval],
         probe_note=PROBE_NOTE,
         cards=sorted(cards.items()),
+        mteb=mteb_rows(runs),
         whole=whole,
     )
 

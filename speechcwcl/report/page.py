@@ -16,7 +16,7 @@ from speechcwcl.evaluation.probe import PROBE_NOTE, probe_rows
 from speechcwcl.files import read_text
 from speechcwcl.report import figures
 from speechcwcl.report.markdown import ASSETS, template_environment
-from speechcwcl.report.runs import Card, RunDir, Test, is_number
+from speechcwcl.report.runs import Card, RunDir, Test, is_number, mteb_rows
 
 AUDIO_BYTES = 2_000_000
 MOST_CLASSES = 70  # of a confusion matrix; beyond, the most confused ones are drawn
@@ -52,6 +52,7 @@ def render_page(
         retrieved=[test for test in tests if test.is_retrieval],
         curves=training_curves(runs),
         cards=sorted(cards.items()),
+        mteb=mteb_rows(runs),
         gradient=Markup(figures.scale_gradient()),
         probe_note=PROBE_NOTE.replace("*", ""),
         style=Markup(read_text(ASSETS / "report.css")),

@@ -15,13 +15,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict  # pydantic wants it below Python 3.12
 
 from speechcwcl.errors import UserError, closest
 from speechcwcl.evaluation import metrics
 from speechcwcl.evaluation.results import SCORES, ScoreFolder
 from speechcwcl.files import read_json, read_text
+from speechcwcl.jsons import of_kind
 
 Card = dict[str, Any]  # what a corpus.json holds
+
+
+class MtebScores(TypedDict):
+    hf_subset: str
+    main_score: float
+
+
+class MtebResult(TypedDict):
+    """What is read of a result of mteb."""
+
+    task_name: str
+    dataset_revision: str
+    mteb_version: str
+    scores: dict[str, list[MtebScores]]  # split -> ...
 
 
 @dataclass
@@ -35,6 +51,7 @@ class RunDir:
         hparams, env: the JSON files, empty where absent.
         scores: (set, protocol) -> score folder.
         corpora: set -> its corpus card.
+        mteb: task -> mteb's own result.
     """
 
     path: Path
@@ -44,6 +61,7 @@ class RunDir:
     env: dict[str, Any] = field(default_factory=dict)
     scores: dict[tuple[str, str], ScoreFolder] = field(default_factory=dict)
     corpora: dict[str, Card] = field(default_factory=dict)
+    mteb: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -71,7 +89,9 @@ class RunDir:
             folder = ScoreFolder.open(found.parent)
             run.scores[folder.set_name, folder.protocol] = folder
             run.corpora[folder.set_name] = read_mapping(found.parent.parent / "corpus.json")
-        if must_be_scored and not run.scores:
+        for found in sorted(path.glob("mteb/*.json")):  # mteb writes NaN where there is no figure
+            run.mteb[found.stem] = of_kind(found, None, read_text(found), MtebResult)
+        if must_be_scored and not run.scores and not run.mteb:
             raise UserError(f"{path}: nothing is scored here (eval/*/*/scores.json); run stage 8")
         return run
 
@@ -179,6 +199,23 @@ def gather_tests(runs: Sequence[RunDir]) -> list[Test]:
         cards = (runs[number].corpora[key[0]] for number in folders)
         tests.append(Test(*key, folders, next(filter(None, cards), {})))
     return sorted(tests, key=lambda test: test.is_retrieval)
+
+
+def mteb_rows(runs: Sequence[RunDir]) -> list[list[str]]:
+    """One row a task of mteb and its data: both, mteb's version, the main score of each run.
+
+    The score is the mean over splits and languages, as mteb takes it.
+    """
+    found: dict[tuple[str, str, str], dict[int, float]] = {}
+    for number, run in enumerate(runs):
+        for task, result in sorted(run.mteb.items()):
+            scores = [one["main_score"] for split in result["scores"].values() for one in split]
+            key = task, result["dataset_revision"], result["mteb_version"]
+            found.setdefault(key, {})[number] = float(np.mean(scores))
+    return [
+        [*key, *(f"{100 * by[n]:.1f} %" if n in by else "–" for n in range(len(runs)))]
+        for key, by in sorted(found.items())
+    ]
 
 
 def open_runs(runs: Iterable[RunDir | str | Path]) -> list[RunDir]:

@@ -20,6 +20,7 @@ MEASURED = (
     "recipes/cwcl/README.md",
     "recipes/cwcl/ablation/RESULTS.md",
     "recipes/probe/README.md",
+    "docs/mteb.md",  # its table is written by a tool
 )
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 

@@ -77,44 +77,6 @@ def test_transcripts_are_not_made_twice(monkeypatch):
     assert heard == ["Known.", "Yes.", "Yes."] and len(known) == 3
 
 
-def test_spelling_is_the_labels_not_the_transcribers(monkeypatch):
-    rivals = load("rivals", monkeypatch)
-    assert rivals.spell("7.") == "seven"
-    assert rivals.spell("Set it to 20, don't!") == "set it to 20 don't"
-    assert rivals.spell("...") == ""
-
-
-def test_cascade_transcribes_and_classifies(tiny_text, tmp_path, monkeypatch):
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
-
-    rivals = load("rivals", monkeypatch)
-    torch.manual_seed(0)
-    # Whatever comes after the last of these is a time stamp to Whisper.
-    words = ["<|endoftext|>", "<|startoftranscript|>", "yes", "no", "<|notimestamps|>"]
-    config = WhisperConfig(
-        d_model=16, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=16,
-        decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=16, vocab_size=len(words),
-        pad_token_id=0, bos_token_id=0, eos_token_id=0, decoder_start_token_id=1,
-    )  # fmt: skip
-    WhisperModel(config).save_pretrained(tmp_path)
-    WhisperFeatureExtractor().save_pretrained(tmp_path)
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="no"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    folder = tmp_path / "words"
-    folder.mkdir()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    never = {"suppress_ids": [1, 4], "suppress_ids_begin": [0]}
-    (folder / "config.json").write_text(json.dumps(never))
-    monkeypatch.setattr(rivals, "MOST_TOKENS", 3)
-    rival = rivals.Cascade(tmp_path, folder, tiny_text)
-    wav = np.zeros(8000, np.float32)
-    heard = rival.transcribe(wav)
-    assert heard and set(heard.split()) <= {"yes", "no"} and len(heard.split()) <= 3
-    labels = rival.encode_text(["x", heard])
-    assert rival.classify(wav, labels) == 1
-
-
 def test_clap_pipeline_answers(tiny_text, monkeypatch):
     rivals = load("rivals", monkeypatch)
     pipeline = rivals.build_clap(layers=1, tokenizer=tiny_text, tiny=True)
