@@ -20,6 +20,11 @@ def closest(name: str, options: Iterable[str]) -> str:
     return f" (closest: {found[0]!r})" if found else ""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what a library says, or the error's name where it says nothing."""
+    return (str(error).strip().splitlines() or [repr(error)])[0]
+
+
 def summarise(problems: Sequence[str], limit: int = 10) -> str:
     """Join problems one a line: the first `limit`, then how many there are in all."""
     lines = list(problems[:limit])

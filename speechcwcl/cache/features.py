@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -27,6 +27,9 @@ from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest
 from speechcwcl.files import atomic_path, atomic_write, lock, read_json, write_json
 
+if TYPE_CHECKING:
+    from speechcwcl.data.manifest import Manifest
+
 _VERSION = 1
 _UNKNOWN_SECONDS = 10.0
 _AHEAD = 2  # batches under way at a time
@@ -35,17 +38,6 @@ _log = logging.getLogger(__name__)
 Extract = Callable[[list[Utterance], int], Sequence[np.ndarray]]
 """`extract(utterances, copy)` returns one `(frames, ...)` float array an utterance. It is
 called from two threads, so that one batch is decoded while another is encoded."""
-
-
-class ManifestLike(Protocol):
-    """What of a manifest is needed here."""
-
-    durations: np.ndarray
-    hash: str
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, i: int) -> Utterance: ...
 
 
 class _Plan(TypedDict):
@@ -84,7 +76,6 @@ class FeatureCache:
         key: what the features depend on.
         copies: variants of each utterance; 0 is the clean one, the others are augmented.
         frame_shape: shape of one frame, such as `(layers, dim)`.
-        frames: frames of all utterances of copy 0 together.
     """
 
     def __init__(self, folder: Path, meta: _Meta, starts: list[int]) -> None:
@@ -99,7 +90,7 @@ class FeatureCache:
     def build(
         cls,
         folder: str | Path,
-        manifest: ManifestLike,
+        manifest: Manifest,
         extract: Extract,
         key: str,
         *,
@@ -157,20 +148,6 @@ class FeatureCache:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    @property
-    def lengths(self) -> np.ndarray:
-        """`(N,)` int64, frames of each utterance's clean copy."""
-        return self.lengths_of(0)
-
-    @property
-    def frames(self) -> int:
-        """Frames of copy 0 in all."""
-        return int(self.lengths.sum())
-
-    def lengths_of(self, copy: int) -> np.ndarray:
-        """`(N,)` int64, frames of each utterance in that copy."""
-        return self._table[self._check_copy(copy), :, 1]
-
     def get(self, i: int, copy: int = 0) -> np.ndarray:
         """Features of the utterance at position `i`.
 
@@ -182,13 +159,10 @@ class FeatureCache:
         if not 0 <= at < count:
             raise IndexError(f"{self.folder}: no utterance {i} of {count}")
         shard = int(np.searchsorted(self._starts, at, side="right")) - 1
-        first, frames = self._table[self._check_copy(copy), at].tolist()
-        return self._map(copy, shard)[first : first + frames]
-
-    def _check_copy(self, copy: int) -> int:
         if not 0 <= copy < self.copies:
             raise IndexError(f"{self.folder}: no copy {copy} of {self.copies}")
-        return copy
+        first, frames = self._table[copy, at].tolist()
+        return self._map(copy, shard)[first : first + frames]
 
     def _map(self, copy: int, shard: int) -> np.ndarray:
         if (copy, shard) not in self._maps:
@@ -223,7 +197,7 @@ class _Builder:
     def __init__(
         self,
         target: Path,
-        manifest: ManifestLike,
+        manifest: Manifest,
         extract: Extract,
         key: str,
         shard_seconds: float,

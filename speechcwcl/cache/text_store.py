@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from speechcwcl.errors import UserError, closest
+from speechcwcl.errors import UserError
 from speechcwcl.files import atomic_write, lock, read_json, write_json
 
 if TYPE_CHECKING:
@@ -34,15 +34,12 @@ class TextStore:
 
     Attributes:
         folder: of the parts.
-        unique: the texts, in the order of `matrix`.
     """
 
     def __init__(self, folder: Path, encoder_hash: str):
         self.folder = folder
-        self.unique: list[str] = []
         self._hash = encoder_hash
-        self._rows: dict[str, int] = {}
-        self._matrices: list[np.ndarray] = []
+        self._rows: dict[str, np.ndarray] = {}  # text -> (dim,) float32, unit norm
         self._parts = 0
         self._refresh()
 
@@ -73,31 +70,18 @@ class TextStore:
                 rows = np.load(data, allow_pickle=False)
             except (OSError, ValueError, EOFError, MemoryError) as error:
                 raise UserError(f"{data}: broken; delete the folder {self.folder}") from error
-            width = self._matrices[0].shape[1:] if self._matrices else rows.shape[1:]
-            if rows.dtype != np.float32 or rows.ndim != 2 or rows.shape[1:] != width:
-                raise UserError(f"{data}: no embeddings; delete the folder {self.folder}")
-            if len(rows) != len(texts):
+            width = next((row.shape for row in self._rows.values()), rows.shape[1:])
+            sound = rows.dtype == np.float32 and rows.ndim == 2 and rows.shape[1:] == width
+            if not sound or len(rows) != len(texts):
                 raise UserError(f"{data}: does not fit its texts; delete the folder {self.folder}")
             self._append(texts, rows)
 
     def _append(self, texts: list[str], rows: np.ndarray) -> None:
-        self._rows.update({text: len(self) + number for number, text in enumerate(texts)})
-        self.unique += texts
-        self._matrices.append(rows)
+        self._rows.update(zip(texts, rows, strict=True))
         self._parts += 1
 
     def __len__(self) -> int:
-        return len(self.unique)
-
-    def __contains__(self, text: str) -> bool:
-        return text in self._rows
-
-    @property
-    def matrix(self) -> np.ndarray:
-        """(unique texts, dim) float32, unit norm."""
-        if len(self._matrices) > 1:
-            self._matrices = [np.concatenate(self._matrices)]
-        return self._matrices[0] if self._matrices else np.zeros((0, 0), dtype=np.float32)
+        return len(self._rows)
 
     def add(
         self,
@@ -139,21 +123,18 @@ class TextStore:
         """The unique texts that are not there yet, in the order given."""
         return [text for text in dict.fromkeys(texts) if text not in self._rows]
 
-    def rows(self, texts: Sequence[str]) -> np.ndarray:
-        """(texts,) int64 row numbers in `matrix`: equal texts have equal numbers."""
-        missing = self.missing(texts)
-        if missing:
-            # Comparing against every stored text would take minutes on a large store.
-            near = closest(missing[0], self.unique[:2000])
+    def lookup(self, texts: Sequence[str]) -> np.ndarray:
+        """(texts, dim) float32 embeddings, in the order given.
+
+        Raises:
+            UserError: some are not there.
+        """
+        if missing := self.missing(texts):
             raise UserError(
-                f"{self.folder}: {len(missing)} texts are not embedded, e.g. {missing[0]!r}{near}; "
+                f"{self.folder}: {len(missing)} texts are not embedded, e.g. {missing[0]!r}; "
                 "run stage 4 (embed-text) again"
             )
-        return np.array([self._rows[text] for text in texts], dtype=np.int64)
-
-    def lookup(self, texts: Sequence[str]) -> np.ndarray:
-        """(texts, dim) float32 embeddings, in the order given."""
-        return self.matrix[self.rows(texts)]
+        return np.stack([self._rows[text] for text in texts])
 
 
 def embed_stored(

@@ -178,8 +178,8 @@ def report(
         dumpdir: manifests and caches
         title: the heading
     """
-    from speechcwcl.report import build_report
     from speechcwcl.report.markdown import results_table
+    from speechcwcl.report.page import build_report
 
     build_report(expdirs, out, dumpdir=dumpdir, title=title)
     print(results_table(expdirs))

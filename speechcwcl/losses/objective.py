@@ -9,6 +9,7 @@ from types import GeneratorType
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from speechcwcl.errors import UserError, closest, require
@@ -68,10 +69,8 @@ class Term(nn.Module):
         given = {key: shared[key] for key in self.loss.shared}
         if self.bank is False and "text_bank" in given:
             given["text_bank"] = None
-        require(
-            not self.bank or given["text_bank"] is not None,
-            f"bank: term {self.name!r} has `bank: true` but no bank was passed",
-        )
+        if self.bank and given["text_bank"] is None:
+            raise UserError(f"bank: term {self.name!r} has `bank: true` but no bank was passed")
         require_rows(speech, self.name, self.loss.least_rows)
         if self.loss.scaled:
             given["scale"] = scale
@@ -134,11 +133,11 @@ def answer(
 
 def require_rows(speech: Tensor, name: str, least: int) -> None:
     """Refuse a batch of fewer rows than the term `name` can contrast."""
-    require(
-        len(speech) >= least,
-        f"speech: term {name!r} contrasts the items of a batch and this one has {len(speech)} row; "
-        "use larger batches, drop a last batch of 1, or use a text bank",
-    )
+    if len(speech) < least:
+        raise UserError(
+            f"speech: term {name!r} contrasts the items of a batch and this one has {len(speech)} "
+            "row; use larger batches, drop a last batch of 1, or use a text bank"
+        )
 
 
 @dataclass
@@ -165,7 +164,7 @@ class ContrastiveObjective(nn.Module):
     unless `speech` comes straight from `gather_rows`. Wrap it in DistributedDataParallel like
     every other module, so that a learnable scale stays the same everywhere.
 
-    On a GPU only the rows of the first batch are looked at: it would wait for us at every step.
+    The first batch is checked; the others are trusted to be like it.
 
     Args:
         terms: what to add up.
@@ -223,17 +222,16 @@ class ContrastiveObjective(nn.Module):
         Raises:
             UserError: an input is not what it should be; the message names the argument.
         """
-        check_pair(speech, text, text_ids, values=not self.looked_at)
-        self.looked_at = True
-        if bank is not None:
-            require(
-                isinstance(bank, TextBank), f"bank: expected a TextBank, got {type(bank).__name__}"
-            )
-            require(
-                bank.dim == speech.shape[1],
-                f"bank: width {bank.dim} does not match speech {tuple(speech.shape)}",
-            )
-        if self.gather and self.training and world_size() > 1 and own_rows(speech) is None:
+        if not self.looked_at:
+            check_pair(speech, text, text_ids)
+            if bank is not None:
+                kind = type(bank).__name__
+                require(isinstance(bank, TextBank), f"bank: expected a TextBank, got {kind}")
+                wide = f"width {bank.dim} does not match speech {tuple(speech.shape)}"
+                require(bank.dim == speech.shape[1], f"bank: {wide}")
+            self.looked_at = True
+        spread = self.gather and self.training and dist.is_available() and dist.is_initialized()
+        if spread and world_size() > 1 and own_rows(speech) is None:
             counts = row_counts(len(speech), speech.device)
             speech, text = gather_rows(speech, counts), gather_rows(text, counts)
             if text_ids is not None:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from speechcwcl.errors import UserError
+from speechcwcl.errors import UserError, first_line
 from speechcwcl.files import replace_folder, sha256_json
 from speechcwcl.models import checkpoint, folders
 from speechcwcl.models.audio_input import (
@@ -347,7 +347,7 @@ class Aligner(nn.Module):
             checkpoint.check_shapes(path / folders.WEIGHTS, shapes, expected)
             model = cls(checkpoint.speech_side(path, config), text, **options)
         except (UserError, TypeError, LookupError, ValueError, ArithmeticError, RuntimeError) as e:
-            why = (str(e).splitlines() or [repr(e)])[0]
+            why = first_line(e)
             if isinstance(e, UserError) and str(path) in why:
                 raise
             what = "" if isinstance(e, UserError) else "not as expected: "

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from speechcwcl.errors import UserError, closest
+from speechcwcl.errors import UserError, closest, first_line
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
@@ -30,7 +30,7 @@ def check_device(device: str | torch.device | None, precision: str = "fp32") -> 
     try:
         torch.zeros(1, device=name).tolist()
     except Exception as error:  # torch raises another class for each way to lack a device
-        why = (str(error).strip().splitlines() or [repr(error)])[0].split(". ")[0].rstrip(".")
+        why = first_line(error).split(". ")[0].rstrip(".")
         raise UserError(f"--device {name}: {why}; use --device cpu") from error
     if precision not in PRECISIONS:
         near = closest(str(precision), PRECISIONS)

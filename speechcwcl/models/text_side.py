@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from speechcwcl.errors import UserError
+from speechcwcl.errors import UserError, first_line
 from speechcwcl.files import read_json, sha256_file, sha256_json
 from speechcwcl.models.encoders.families import quiet
 from speechcwcl.models.folders import TOKENIZER_FILES, TextInfo
@@ -146,7 +146,7 @@ class TextEncoder(nn.Module):
                 tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
                 model = _load_model(folder)
         except Exception as error:
-            why = (str(error).strip().splitlines() or [repr(error)])[0]
+            why = first_line(error)
             raise UserError(f"{os.fspath(source)}: cannot load the text encoder: {why}") from error
         return cls(model, tokenizer, info)
 

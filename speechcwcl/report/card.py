@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechcwcl.errors import UserError
+from speechcwcl.errors import UserError, first_line
 from speechcwcl.files import read_text, refuse_foreign
 from speechcwcl.report.markdown import ASSETS, card_facts, markdown_table, results_markdown
 from speechcwcl.report.runs import Card, RunDir, corpus_cards, gather_tests
@@ -195,5 +195,5 @@ def push(folder: Path, repo: str) -> str:
     except HFValidationError as error:
         raise UserError(f"{repo}: not the name of a hub repository (owner/name)") from error
     except Exception as error:  # its HTTP client, and so the errors, change between versions
-        why = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        why = first_line(error)
         raise UserError(f"{repo}: cannot upload: {why}; {hint}") from error

@@ -1,28 +1,79 @@
-"""The page report.html: one file, no network, light and dark.
+"""RESULTS.md and the page report.html: one file, no network, light and dark.
 
 Whatever comes from data is escaped by the template; only what is drawn here goes in as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
+from speechcwcl.errors import UserError
 from speechcwcl.evaluation import metrics
 from speechcwcl.evaluation.probe import PROBE_NOTE, probe_rows
-from speechcwcl.files import read_text
+from speechcwcl.files import atomic_write, read_text
 from speechcwcl.report import figures
-from speechcwcl.report.markdown import ASSETS, template_environment
-from speechcwcl.report.runs import Card, RunDir, Test, is_number, mteb_rows
+from speechcwcl.report.markdown import ASSETS, results_markdown, template_environment
+from speechcwcl.report.runs import (
+    Card,
+    RunDir,
+    Test,
+    corpus_cards,
+    gather_tests,
+    is_number,
+    mteb_rows,
+    open_runs,
+)
 
 AUDIO_BYTES = 2_000_000
 MOST_CLASSES = 70  # of a confusion matrix; beyond, the most confused ones are drawn
 MOST_SPEAKERS = 40
 MOST_CURVES = 18
 _FIRST_CURVES = ("loss", "cwcl", "cl", "clip", "cosine", "accuracy", "score")
+
+
+def build_report(
+    runs: Iterable[RunDir | str | Path],
+    out: str | Path,
+    title: str = "Zero-shot speech classification",
+    *,
+    dumpdir: str | Path | None = None,
+) -> tuple[Path, Path]:
+    """Write `RESULTS.md` and `report.html` for one or more runs side by side.
+
+    Args:
+        runs: experiment folders `exp/<tag>` (or opened ones); differences are against the first.
+        out: the folder that takes the two files.
+        title: the heading.
+        dumpdir: where `<set>/corpus.json` is looked for, if the runs do not hold it; the cards
+            of sets that were not scored, such as the training set, are shown too.
+
+    Returns:
+        The two paths.
+
+    Raises:
+        UserError: no run, nothing scored, a broken file, or a folder that cannot be written.
+    """
+    opened = open_runs(runs)
+    cards = corpus_cards(opened, dumpdir)
+    tests = gather_tests(opened)
+    for test in tests:
+        test.corpus = test.corpus or cards.get(test.set_name, {})
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: a folder is needed here, this is a file")
+    pages = {
+        out / "RESULTS.md": results_markdown(opened, tests, cards, title),
+        out / "report.html": render_page(opened, tests, cards, title),
+    }
+    for path, text in pages.items():
+        with atomic_write(path) as stream:
+            stream.write(text)
+    return out / "RESULTS.md", out / "report.html"
 
 
 def render_page(

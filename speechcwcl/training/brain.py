@@ -154,6 +154,14 @@ class AlignBrain(sb.Brain):
             return self.cached_gradients.fit_batch(self, batch)
         return super().fit_batch(batch)
 
+    def check_loss_isfinite(self, loss: torch.Tensor) -> None:
+        """End the training before a loss that is no number reaches the weights."""
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"epoch {self.train_dataset.epoch}, batch {self.step}: the loss is {float(loss)}; "
+                "look at the audio, the learning rate and, in half precision, gradient scaling"
+            )
+
     def on_fit_batch_start(self, batch: Batch, should_step: bool) -> None:
         """Set the learning rate from the number of steps made: nothing to save, nothing to lose.
 

@@ -39,7 +39,7 @@ from speechcwcl.evaluation.retrieval import evaluate_retrieval
 from speechcwcl.evaluation.scores import evaluate_zeroshot
 from speechcwcl.files import write_json
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.report import build_report
+from speechcwcl.report.page import build_report
 from speechcwcl.zeroshot.protocol import Protocol, load_labels, load_protocol
 from speechcwcl.zeroshot.threshold import Threshold
 

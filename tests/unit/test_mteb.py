@@ -21,8 +21,8 @@ from speechcwcl.errors import UserError  # noqa: E402
 from speechcwcl.evaluation.scores import score_zeroshot  # noqa: E402
 from speechcwcl.integrations import mteb as ours  # noqa: E402
 from speechcwcl.models.aligner import Aligner  # noqa: E402
-from speechcwcl.report import build_report  # noqa: E402
 from speechcwcl.report.markdown import results_table  # noqa: E402
+from speechcwcl.report.page import build_report  # noqa: E402
 from speechcwcl.zeroshot.protocol import load_protocol  # noqa: E402
 
 COMMANDS = "SpeechCommandsZeroshotv0.01"

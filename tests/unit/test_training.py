@@ -1,5 +1,6 @@
 """Training: it learns, it goes on where it was killed, and nothing half-written counts."""
 
+import importlib
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -105,6 +107,14 @@ def test_the_loss_falls_whatever_is_frozen(config, dump, tmp_path, changes):
     assert lines[-1]["train"]["loss"] < 0.95 * lines[0]["train"]["loss"]
     assert {"cwcl", "cl"} <= set(lines[0]["train"])
     assert lines[0]["valid"].keys() == {"score", *VALID}
+
+
+def test_a_batch_passes_through_few_files(config, dump, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "tools")
+    walk = importlib.import_module("walk").walk
+    found = walk(words(config(epochs=1), dump, tmp_path / "exp"), batch=True)
+    assert "losses/kernel.py" in found.calls and "cache/features.py" in found.calls
+    assert len(found.calls) <= 12, list(found.calls)
 
 
 def test_a_fully_trained_encoder_moves_and_a_frozen_one_does_not(config, dump, tmp_path):

@@ -165,7 +165,7 @@ def test_models_get_names_that_tell_them_apart(judges, tmp_path):
     assert open_judges(folders[:1])[0].name == "exp/model"
     with pytest.raises(UserError, match="given twice"):
         open_judges([folders[0], folders[0]])
-    with pytest.raises(UserError, match="--device gpu: .+; try cpu"):
+    with pytest.raises(UserError, match="--device gpu: .+; use --device cpu"):
         open_judges(folders, "gpu")
 
 

@@ -10,7 +10,7 @@ import pytest
 from chromium import BROWSER, command
 from report_runs import make_run
 
-from speechcwcl.report import build_report
+from speechcwcl.report.page import build_report
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 

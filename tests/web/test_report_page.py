@@ -17,9 +17,9 @@ from speechcwcl.errors import UserError
 from speechcwcl.evaluation.results import ScoreFolder
 from speechcwcl.evaluation.scores import evaluate_zeroshot
 from speechcwcl.files import write_json
-from speechcwcl.report import build_report
 from speechcwcl.report.figures import RUN_COLOURS, Budget, choose_examples, embed_audio
 from speechcwcl.report.markdown import results_table
+from speechcwcl.report.page import build_report
 from speechcwcl.report.runs import RunDir, gather_tests, open_runs
 from speechcwcl.zeroshot.protocol import Protocol
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from speechcwcl.apps.demo.ask import Labels, Limits, check_size, parse_labels, parse_templates
 from speechcwcl.data.audio import SAMPLE_RATE, audio_info, load_audio
@@ -158,11 +157,6 @@ def open_judges(folders: Sequence[str | os.PathLike], device: str = "cpu") -> li
     Raises:
         UserError: a folder is given twice, or holds no model, or there is no such device.
     """
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        why = str(error).strip().splitlines()[0]
-        raise UserError(f"--device {device}: {why}; try cpu") from error
     paths = [Path(folder).expanduser() for folder in folders]
     whole = [path.resolve().parts if path.is_dir() else path.parts for path in paths]
     for number, parts in enumerate(whole):

@@ -10,7 +10,7 @@ import numpy as np
 
 from speechcwcl.data.audio import SAMPLE_RATE
 from speechcwcl.data.audio.resampling import BlockResampler
-from speechcwcl.errors import UserError
+from speechcwcl.errors import UserError, first_line
 
 _BLOCK = 0.1  # seconds
 _NO_MICROPHONE = (
@@ -40,7 +40,7 @@ def microphone(device: int | str | None = None) -> Iterator[np.ndarray]:
         except sounddevice.PortAudioError:  # not every device can be had at 16 kHz
             rate = round(info["default_samplerate"])
     except (sounddevice.PortAudioError, ValueError) as error:
-        raise UserError(_NO_MICROPHONE.format(reason=_first_line(error))) from error
+        raise UserError(_NO_MICROPHONE.format(reason=first_line(error))) from error
     return _recorded(sounddevice, device, rate)
 
 
@@ -63,7 +63,7 @@ def _recorded(sounddevice: Any, device: int | str | None, rate: int) -> Iterator
             while True:
                 yield resampler.push(waiting.get())
     except sounddevice.PortAudioError as error:
-        raise UserError(_NO_MICROPHONE.format(reason=_first_line(error))) from error
+        raise UserError(_NO_MICROPHONE.format(reason=first_line(error))) from error
 
 
 def _sounddevice() -> Any:
@@ -88,7 +88,3 @@ def raw_samples(stream: BinaryIO) -> Iterator[np.ndarray]:
         even = len(data) // 2 * 2
         rest = data[even:]
         yield np.frombuffer(data[:even], dtype="<i2").astype(np.float32) / 32768
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [repr(error)])[0]

@@ -27,7 +27,7 @@ from speechcwcl.data.audio.opening import (
     refuse_cut,
 )
 from speechcwcl.data.audio.resampling import BlockResampler, resample
-from speechcwcl.errors import UserError, closest
+from speechcwcl.errors import UserError, closest, first_line
 from speechcwcl.files import atomic_write
 
 SAMPLE_RATE = 16000
@@ -297,7 +297,7 @@ def _check(suffix: str) -> str:
     try:
         heard = decode_audio(encode_audio(tone, suffix), f"a tone{suffix}")
     except Exception as error:  # a missing library is no less a finding than a missing format
-        return (str(error).strip().splitlines() or [repr(error)])[0]
+        return first_line(error)
     half = heard[: SAMPLE_RATE // 2]
     peak = np.argmax(np.abs(np.fft.rfft(half))) * SAMPLE_RATE / len(half)
     if abs(len(heard) - SAMPLE_RATE) > 4000 or abs(peak - 440) > 5:

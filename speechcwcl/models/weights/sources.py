@@ -17,7 +17,7 @@ from typing import Any
 
 from speechcwcl import files
 from speechcwcl.assets import boxed_models
-from speechcwcl.errors import UserError, closest
+from speechcwcl.errors import UserError, closest, first_line
 from speechcwcl.models.weights.catalogue import ELSEWHERE, SOURCES, Source, collect
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
@@ -247,7 +247,7 @@ def _from_hub(hub_id: str, offline: bool) -> Path:
                 folder = snapshot([*_HUB_FILES, "pytorch_model*.bin"], False)
             return folder
         except Exception as error:
-            problem = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            problem = first_line(error)
     same = [source.name for source in SOURCES.values() if source.hub_id == hub_id]
     hint = f"; the same weights come with pip as {same[0]!r}" if same else ""
     raise UserError(f"{hub_id}: cannot be fetched from the hub: {problem}{hint}")

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from speechcwcl.errors import UserError
+from speechcwcl.errors import UserError, first_line
 from speechcwcl.files import read_json, sha256_json
 from speechcwcl.models import towers
 from speechcwcl.models.encoders.frames import attention_mask, masked_moments
@@ -185,7 +185,7 @@ def _auto_config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
-        why = (str(error).strip().splitlines() or [repr(error)])[0]
+        why = first_line(error)
         raise UserError(f"{folder}: cannot read config.json: {why}") from error
 
 
@@ -248,7 +248,7 @@ def load_pretrained(cls: Any, folder: Path, config: Any, key_mapping: dict | Non
                 **options,
             )
     except Exception as error:
-        why = (str(error).strip().splitlines() or [repr(error)])[0]
+        why = first_line(error)
         raise UserError(f"{folder}: cannot load the weights: {why}") from error
     # Used only by self-supervised training, and some checkpoints leave it out.
     missing = sorted(k for k in info["missing_keys"] if not k.endswith("masked_spec_embed"))
