@@ -168,7 +168,11 @@ def measure(
         return
     with worker_pool(nj) as pool:
         while chunk := list(islice(source, _CHUNK)):
-            waiting.append(pool.submit(_measure_all, chunk, pipe_folder))
+            if any(u.duration is None or is_command(u.audio) for u in chunk):
+                waiting.append(pool.submit(_measure_all, chunk, pipe_folder))
+            else:  # nothing to look into
+                waiting.append(Future())
+                waiting[-1].set_result([Measured(u) for u in chunk])
             if len(waiting) >= nj * _WAITING_PER_WORKER:
                 yield from waiting.popleft().result()
         for future in waiting:
