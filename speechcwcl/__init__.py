@@ -30,7 +30,12 @@ __all__ = ["classify", "load", "register", "train"]
 
 
 def load(
-    model: str | os.PathLike = "en-tiny", *, device: str | None = "cpu", onnx: bool = False
+    model: str | os.PathLike = "en-tiny",
+    *,
+    device: str | None = "cpu",
+    onnx: bool = False,
+    int8: bool = False,
+    threads: int | None = None,
 ) -> Aligner | Any:
     """Open a trained model.
 
@@ -40,6 +45,8 @@ def load(
         device: `cpu`, `cuda:0`, ...; `None`: a GPU when there is one.
         onnx: onnxruntime runs it, with the same methods: a folder of `speechcwcl export`, or any
             model, which is exported to the cache when it is first opened so.
+        int8: with `onnx`: export with 8-bit weights.
+        threads: with `onnx`: of the CPU; `None`: all cores.
 
     Raises:
         UserError: not a model, no such device, or the extra for ONNX is not installed.
@@ -52,12 +59,12 @@ def load(
         cpu = device in (None, "cpu")
         require(cpu, f"--device {device}: an ONNX model runs on the CPU; leave --device out")
         folder = locate(model)
-        place = place_of(folder)
+        place = place_of(folder, int8=int8)
         if place != folder and not (place / "config.json").is_file():
             from speechcwcl.export.onnx import export_once
 
-            export_once(folder, place)
-        return OnnxAligner.from_pretrained(place)
+            export_once(folder, place, int8=int8)
+        return OnnxAligner.from_pretrained(place, threads=threads)
     from speechcwcl.models.aligner import Aligner
 
     return Aligner.from_pretrained(model, device=device)

@@ -1,11 +1,13 @@
-"""Spot keywords, any that can be written in words, in a microphone's stream or in a long file.
+"""Spot keywords in a microphone's stream, on the standard input, or in a long file.
 
 Examples:
-  speechcwcl listen meeting.flac --model MODEL --labels "go;stop;turn left"
-  speechcwcl listen --model MODEL --labels "go;stop"                      # the microphone
-  arecord -q -f S16_LE -r 16000 -c 1 -t raw | speechcwcl listen - --model MODEL --labels "go;stop"
+  speechcwcl listen meeting.flac --labels "go;stop;turn left"
+  speechcwcl listen --examples mine/ --false_alarms_per_hour 0.5         # the microphone
+  arecord -q -f S16_LE -r 16000 -c 1 -t raw | speechcwcl listen - --keywords mine.json --format json
 
-It prints one line for each event: start and end in seconds, label, score.
+One line an event: start and end in seconds, label, score (0 to 1). Thresholds are set so that
+ordinary speech gives about so many false alarms an hour. The model runs as ONNX in 8-bit weights,
+without PyTorch; it is exported to the cache once.
 """
 
 from __future__ import annotations
@@ -15,109 +17,106 @@ import json
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechcwcl.assets import DEFAULT_MODEL
-from speechcwcl.data.audio import audio_blocks, audio_info
-from speechcwcl.errors import UserError, require
-from speechcwcl.files import read_text
+from speechcwcl.cli.labels import add_label_arguments, enrolled, labels_of, read_keywords
+from speechcwcl.errors import require
 
 if TYPE_CHECKING:
-    import numpy as np
+    from speechcwcl.apps.sound import Block
+    from speechcwcl.zeroshot.spotting import Event
 
-    from speechcwcl.apps.listen.listener import Event
+RATE = 1.0  # false alarms an hour
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from speechcwcl.apps.listen.listener import Options
-
-    defaults = Options()
     parser.add_argument(
-        "audio", nargs="?", help="a file of any length; - : raw 16-bit mono samples at 16 kHz on "
-        "the standard input; left out: the microphone",
-    )  # fmt: skip
+        "audio",
+        nargs="?",
+        help="a file of any length; - : raw 16-bit mono samples at 16 kHz on the standard input; "
+        "left out: the microphone",
+    )
     parser.add_argument(
         "--model",
         default=DEFAULT_MODEL,
-        help="a model folder or hub id (default: %(default)s)",
+        help="a model folder, a folder of `speechcwcl export`, or a hub id (default: %(default)s)",
     )
-    parser.add_argument("--labels", help="what to listen for, separated by semicolons")
-    parser.add_argument("--labels_file", type=Path, help="a file of labels, one a line")
-    parser.add_argument(
-        "--template", action="append", help="a sentence with {} for the label; may be repeated"
-    )
+    add_label_arguments(parser)
     parser.add_argument(
         "--threshold",
         type=float,
-        default=defaults.threshold,
-        help="0 to 1; a higher one gives fewer events, and fewer wrong ones",
+        metavar="SCORE",
+        help="0 to 1: tell events of this score and more, whatever their thresholds",
     )
-    parser.add_argument("--window", type=float, default=defaults.window, help="seconds of a window")
-    parser.add_argument("--hop", type=float, default=defaults.hop, help="seconds between windows")
     parser.add_argument(
         "--gate",
         type=float,
-        default=defaults.gate,
-        help="windows that stand out of the noise by fewer dB are skipped; -1 skips none",
+        default=6.0,
+        help="dB over the noise below which nothing is computed; -1: compute always",
     )
     parser.add_argument(
         "--format", choices=("text", "json"), default="text", help="json: one object a line"
     )
     parser.add_argument("--microphone", help="number or part of the name of an input device")
-    parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda:0, ...")
+    parser.add_argument("--torch", action="store_true", help="run by PyTorch, not by ONNX")
+    parser.add_argument("--device", default="cpu", help="with --torch: cpu, cuda:0, ...")
 
 
 def run(args: argparse.Namespace) -> int:
-    from speechcwcl.apps.listen.listener import Listener, Options
-    from speechcwcl.apps.listen.scoring import Scorer
-    from speechcwcl.models.aligner import Aligner
+    import speechcwcl
+    from speechcwcl.zeroshot.keywords import level_of_confidence
+    from speechcwcl.zeroshot.spotting import Spotter
 
-    labels = _labels(args)
-    options = Options(window=args.window, hop=args.hop, threshold=args.threshold, gate=args.gate)
+    level = None if args.threshold is None else level_of_confidence(args.threshold)
+    saved = read_keywords(args)
+    labels, templates = (saved.labels, ()) if saved else labels_of(args)
     blocks = _blocks(args)
-    aligner = Aligner.from_pretrained(args.model, device=args.device)
-    listener = Listener(aligner, Scorer(aligner, labels, args.template or ["{}"]), options)
+    how = {"device": args.device} if args.torch else {"onnx": True, "int8": True, "threads": 1}
+    model = speechcwcl.load(args.model, **how)
+    if args.false_alarms_per_hour is None and (not saved or saved.level is None):
+        args.false_alarms_per_hour = RATE
+    keywords = enrolled(args, model, saved, labels, templates, _say)
     live = args.audio in (None, "-")
     if live:
-        print(f"listening for: {'; '.join(labels)} (Ctrl-C ends it)", file=sys.stderr)
+        _say(f"listening for: {'; '.join(keywords.labels)} (Ctrl-C ends it)")
+    spotter = Spotter(model, keywords, level=level, gate=args.gate)
     try:
         for block in blocks:
-            for event in listener.push(block):
-                _show(event, args.format)
+            if block.gap:  # what was said before it and after it are not one word
+                _show(spotter.finish(), args.format)
+                _say(f"no sound for {block.gap:.1f} s; listening again")
+                spotter = Spotter(
+                    model, keywords, level=level, gate=args.gate, began=spotter.now + block.gap
+                )
+            _show(spotter.push(block.wav), args.format)
     except KeyboardInterrupt:
         if not live:
             raise
-    for event in listener.finish():
-        _show(event, args.format)
+    _show(spotter.finish(), args.format)
     return 0
 
 
-def _labels(args: argparse.Namespace) -> list[str]:
-    lines = read_text(args.labels_file).splitlines() if args.labels_file else []
-    given = [*(args.labels or "").split(";"), *lines]
-    labels = [label.strip() for label in given if label.strip()]
-    require(bool(labels), "no labels: give words to listen for, as in --labels 'go;stop'")
-    return labels
+def _say(line: str) -> None:
+    print(f"speechcwcl listen: {line}", file=sys.stderr, flush=True)
 
 
-def _blocks(args: argparse.Namespace) -> Iterable[np.ndarray]:
-    """The audio; a file or a device that is missing is noticed before the model is loaded."""
-    from speechcwcl.apps.listen.sources import microphone, raw_samples
+def _blocks(args: argparse.Namespace) -> Iterable[Block]:
+    """The sound; a file or a device that cannot be had is noticed before the model is loaded."""
+    from speechcwcl.apps.sound import file_blocks, microphone, raw_samples
 
     if args.audio == "-":
-        return raw_samples(sys.stdin.buffer)
+        return raw_samples(sys.stdin.buffer, _say)
     if args.audio is not None:
-        if args.microphone:
-            raise UserError("--microphone: there is a file to listen to already")
-        audio_info(args.audio)
-        return audio_blocks(args.audio)
+        require(not args.microphone, "--microphone: there is a file to listen to already")
+        return file_blocks(args.audio)
     device = args.microphone
-    return microphone(int(device) if device and device.isdigit() else device)
+    return microphone(int(device) if device and device.isdigit() else device, _say)
 
 
-def _show(event: Event, form: str) -> None:
-    if form == "json":
-        print(json.dumps(asdict(event), ensure_ascii=False), flush=True)
-    else:
-        print(f"{event.start:.2f} {event.end:.2f} {event.label} {event.score:.3f}", flush=True)
+def _show(events: list[Event], form: str) -> None:
+    for event in events:
+        if form == "json":
+            print(json.dumps(asdict(event), ensure_ascii=False), flush=True)
+        else:
+            print(f"{event.start:.2f} {event.end:.2f} {event.label} {event.score:.3f}", flush=True)

@@ -117,6 +117,7 @@ def evaluate(
     device: str = "cpu",
     probe: str | None = None,
     trust_remote_code: bool = False,
+    examples: Path | None = None,
 ) -> None:
     """Score a model: zero-shot under protocols, speech-text retrieval, tasks of mteb.
 
@@ -136,6 +137,7 @@ def evaluate(
         device: cpu, cuda:0, ...
         probe (SET): also a linear probe and few shots, with the labels of this set
         trust_remote_code: let hf:ID run the code that its repository brings along
+        examples (FOLDER): for protocols of spotting: 1 to 16 clips of each label to enrol from
 
     Example:
         speechcwcl evaluate exp/cwcl --evals test_words:mini_words test_sentences:retrieval
@@ -144,6 +146,7 @@ def evaluate(
         speechcwcl evaluate exp/cascade --model cascade:whisper-tiny.en+all-MiniLM-L6-v2 \\
             --evals test:gsc_10
         speechcwcl evaluate exp/en-tiny --model en-tiny --mteb FSDD MInDS14 --data DIR
+        speechcwcl evaluate exp/cwcl --evals streams:wake.yaml --examples mine/
     """
     from speechcwcl.errors import require
 
@@ -154,7 +157,8 @@ def evaluate(
         from speechcwcl.evaluation.evals import evaluate_sets, parse_evals
 
         pairs = parse_evals(evals)
-        for line in evaluate_sets(expdir, pairs, dumpdir, model=model, probe=probe, **options):
+        more = {**options, "model": model, "probe": probe, "examples": examples}
+        for line in evaluate_sets(expdir, pairs, dumpdir, **more):
             print(line, flush=True)
     if mteb:
         from speechcwcl.integrations.mteb import evaluate_tasks

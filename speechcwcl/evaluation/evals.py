@@ -18,12 +18,14 @@ from speechcwcl.evaluation.probe import ProbeSet, evaluate_probe, probe_rows
 from speechcwcl.evaluation.results import read_embeddings, text_table, write_embeddings
 from speechcwcl.evaluation.retrieval import evaluate_retrieval, retrieval_scores
 from speechcwcl.evaluation.scores import accuracy, build_classifier, evaluate_zeroshot
+from speechcwcl.evaluation.spotting import evaluate_spotting, spotting_line
 from speechcwcl.files import atomic_write, read_json, sha256_json, write_json
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.encoders.speech import SpeechEncoder
 from speechcwcl.models.peers import Peer, open_model
 from speechcwcl.stages import also_reads
 from speechcwcl.zeroshot.classifier import EncodeText
+from speechcwcl.zeroshot.enrolment import background_of
 from speechcwcl.zeroshot.protocol import Protocol, load_protocol
 
 RETRIEVAL = "retrieval"
@@ -121,6 +123,7 @@ def evaluate_sets(
     probe: str | None = None,
     device: str | None = "cpu",
     remote_code: bool = False,
+    examples: Path | None = None,
 ) -> Iterator[str]:
     """Score the embeddings of sets; the score folders are written as it goes.
 
@@ -132,6 +135,7 @@ def evaluate_sets(
         probe: a set whose labels a linear probe and few shots learn from, for each protocol.
         device: where the weights go.
         remote_code: see `open_model`.
+        examples: a folder of clips to enrol from, for protocols of spotting.
 
     Yields:
         Lines that tell the figures.
@@ -144,6 +148,13 @@ def evaluate_sets(
     for name, word in evals:
         protocol = read_protocol(word)
         manifest, folder = manifest_of(dumpdir, name), eval_folder(expdir, name)
+        if isinstance(aligner, Peer):
+            _refuse_thresholds(protocol)
+        if protocol and protocol.task == "spotting":
+            out, cache = folder / protocol.name, dumpdir / name / "windows"
+            spotted = evaluate_spotting(aligner, list(manifest), protocol, out, cache, examples)
+            yield f"{name}: {protocol.name} {spotting_line(spotted)}"
+            continue
         utterances = list(manifest)
         if isinstance(aligner, Peer):
             speech = _embedded(aligner, expdir, dumpdir, name)
@@ -155,13 +166,20 @@ def evaluate_sets(
             yield f"{name}: speech -> text R@1 {100 * ranked['speech_to_text']['R@1']:.1f} %"
             continue
         out = folder / protocol.name
-        scores = evaluate_zeroshot(speech, utterances, protocol, encode_text, out)
+        ordinary = background_of(aligner) if protocol.unknown else None
+        scores = evaluate_zeroshot(speech, utterances, protocol, encode_text, out, ordinary)
         yield f"{name}: {protocol.name} top-1 {100 * scores['top1']:.1f} %"
         if prober and probe:
             sides = (prober.labelled(probe, protocol), prober.labelled(name, protocol))
             classifier = build_classifier(protocol, encode_text)
             header, rows = probe_rows(evaluate_probe(*sides, classifier, out))
             yield text_table([header, *rows])
+
+
+def _refuse_thresholds(protocol: Protocol | None) -> None:
+    """Models of others have no windows of ordinary speech."""
+    if protocol and (protocol.task == "spotting" or protocol.unknown):
+        raise UserError(f"protocol {protocol.name!r}: only models of speechcwcl find thresholds")
 
 
 class Prober:
@@ -245,6 +263,8 @@ def _scorer(
         texts = [u.text or "" for u in utterances]
         text = encode_text(texts)
         return lambda speech: retrieval_scores(speech, text, texts)["speech_to_text"]["R@1"]
+    fit = protocol.task == "classify" and not protocol.unknown
+    require(fit, f"protocol {protocol.name!r} cannot choose checkpoints: it needs thresholds")
     classifier = build_classifier(protocol, encode_text)
     kept, wanted = protocol.assign(utterances)
     return lambda speech: accuracy(speech[kept], classifier, wanted)

@@ -8,20 +8,22 @@ same way.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from speechcwcl.errors import UserError
+from speechcwcl.errors import UserError, require
 from speechcwcl.evaluation import metrics
 from speechcwcl.evaluation.metrics import short
 from speechcwcl.evaluation.results import Table, write_scores
 from speechcwcl.zeroshot.classifier import EncodeText, class_vectors, prompt_means
+from speechcwcl.zeroshot.keywords import Keywords, level_of_share
 from speechcwcl.zeroshot.protocol import Protocol
 
+FAR = 0.05  # of ordinary speech that gets a label, where a protocol has `unknown`
 FIGURE_ROWS = 420  # of the similarity matrix
 
 
@@ -80,6 +82,7 @@ def evaluate_zeroshot(
     protocol: Protocol,
     encode_text: EncodeText,
     out_dir: str | Path,
+    ordinary: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Score one protocol on one set and write `out_dir` (see `results`).
 
@@ -90,6 +93,7 @@ def evaluate_zeroshot(
         protocol: labels, texts and templates.
         encode_text: texts -> (n_texts, dim), the frozen text encoder as the model uses it.
         out_dir: usually `exp/<tag>/eval/<set>/<protocol name>`.
+        ordinary: (n, dim) embeddings of ordinary speech; for protocols with `unknown`.
 
     Returns:
         What `scores.json` holds.
@@ -97,7 +101,7 @@ def evaluate_zeroshot(
     Raises:
         UserError: counts or dimensions that do not fit, a label that the protocol does not know.
     """
-    result = score_zeroshot(speech, utterances, protocol, encode_text)
+    result = score_zeroshot(speech, utterances, protocol, encode_text, ordinary)
     labels = [(label, texts[0]) for label, texts in protocol.labels.items()]
     tables = {
         "predictions.tsv": _predictions(result, protocol.ids),
@@ -122,6 +126,7 @@ def score_zeroshot(
     utterances: Sequence[Any],
     protocol: Protocol,
     encode_text: EncodeText,
+    ordinary: np.ndarray | None = None,
 ) -> ZeroShotResult:
     """[`evaluate_zeroshot`][] without writing anything."""
     if len(speech) != len(utterances):
@@ -144,6 +149,8 @@ def score_zeroshot(
     rows = np.flatnonzero([bool(text) for text in texts])
     transcripts = Transcripts(rows, embedded([texts[i] for i in rows]), wanted[rows])
     scores = metrics.cosine_scores(speech, classifier)
+    if protocol.unknown:
+        scores = _above_threshold(scores, speech, classifier, protocol, ordinary)
     ranking = metrics.top_columns(scores, min(5, scores.shape[1]))
     by_class = metrics.class_figures(wanted, ranking[:, 0], len(classifier))
     figures = _figures(protocol, ranking, wanted, by_class)
@@ -166,6 +173,30 @@ def score_zeroshot(
         similarity=similarity.astype(np.float16),
         sample=sample,
     )
+
+
+def _above_threshold(
+    scores: np.ndarray,
+    speech: np.ndarray,
+    classifier: np.ndarray,
+    protocol: Protocol,
+    ordinary: np.ndarray | None,
+) -> np.ndarray:
+    """(n, classes): how far each cosine is above its label's threshold, and 0 for `unknown`.
+
+    The thresholds are set so that [`FAR`][] of the windows of ordinary speech pass one.
+    """
+    require(ordinary is not None, f"protocol {protocol.name!r}: unknown needs ordinary speech")
+    assert ordinary is not None
+    column = protocol.ids.index(protocol.unknown)
+    known = np.arange(len(classifier)) != column
+    names = [label for label in protocol.ids if label != protocol.unknown]
+    keywords = Keywords.against(names, classifier[known], "", ordinary)
+    level = level_of_share(keywords.z(ordinary).max(axis=1), FAR)
+    limits = replace(keywords, level=level).thresholds(speech)
+    above = np.zeros_like(scores)
+    above[:, known] = scores[:, known] - limits
+    return np.round(above, metrics.DECIMALS)
 
 
 def embed_once(encode_text: EncodeText, texts: Sequence[str]) -> EncodeText:

@@ -1,4 +1,4 @@
-"""Writing the speech side of a model as ONNX, exact or with 8-bit weights."""
+"""Writing a model as ONNX, exact or with 8-bit weights: the speech side, windows, the text side."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from speechcwcl.errors import UserError
-from speechcwcl.export.onnx_graph import SpeechGraph
-from speechcwcl.export.onnx_model import MODEL, TEXT, needs, ours, write
+from speechcwcl.export.onnx_graph import SpeechGraph, WindowGraph
+from speechcwcl.export.onnx_model import MODEL, TEXT, WINDOWS, needs, ours, write
 from speechcwcl.files import lock, replace_folder
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.audio_input import embed_all
 from speechcwcl.models.text_side import TextEncoder
 from speechcwcl.models.weights.sources import resolve
 from speechcwcl.models.wordpiece import WordPiece
+from speechcwcl.zeroshot.grid import GRID
 
 OPSET = 18
 # A protobuf file ends at 2 GiB; larger models get their tensors into a second file.
@@ -36,22 +38,22 @@ def export(
     folder: str | Path,
     *,
     int8: bool = False,
-    text: bool = False,
+    text: bool = True,
     info: dict[str, Any] | None = None,
 ) -> None:
     """Write a folder that `OnnxAligner` opens.
 
     The graph takes `wav` (batch, samples) float32 at 16 kHz and `lengths` (batch,) int64, of
-    any batch and length, and gives `embeddings` (batch, dim) of unit norm. The text encoder is
-    named, as in the model's own folder.
+    any batch and length, and gives `embeddings` (batch, dim) of unit norm. A second one embeds
+    the windows of a stream (`encode_windows`).
 
     Args:
         aligner: the model.
         folder: made, or replaced as a whole when it holds an exported model and nothing else.
         int8: keep the weights of all matrix products as 8-bit integers (activations are quantised
             as they come); convolutions, among them the front end, stay float32.
-        text: put the text encoder in too, where it is a BERT in plain torch: labels then need no
-            torch either.
+        text: put the text encoder in too, in float32, where it is a BERT in plain torch: labels
+            then need no torch either. Other encoders are named, as in the model's own folder.
         info: anything worth knowing (JSON-able), kept under `info`.
 
     Raises:
@@ -59,14 +61,13 @@ def export(
     """
     needs("onnx", "onnxscript", *(["onnxruntime"] if int8 else []))
     with replace_folder(folder, ours) as scratch:
-        target = scratch / MODEL
-        if int8:
-            exact = scratch / "exact" / MODEL
-            exact.parent.mkdir()
-            _quantise(exact, target, external=_write_graph(aligner, exact))
-            shutil.rmtree(exact.parent)
-        else:
-            _write_graph(aligner, target)
+        for name, graph in ((MODEL, SpeechGraph), (WINDOWS, WindowGraph)):
+            exact = scratch / "exact" / name if int8 else scratch / name
+            exact.parent.mkdir(exist_ok=True)
+            external = _write_graph(aligner, graph, exact)
+            if int8:
+                _quantise(exact, scratch / name, external)
+                shutil.rmtree(exact.parent)
         if text:
             _write_text(aligner, scratch)
         config = {
@@ -81,13 +82,13 @@ def export(
             },
             "text": asdict(aligner.text.info),
             "text_mean": aligner.text_mean.tolist(),
-            "info": info or {},
+            "info": {"model": aligner.identity, **(info or {})},
         }
         write(scratch, config)
 
 
-def export_once(folder: Path, target: Path) -> None:
-    """Export a saved model with its text encoder to the cache, if nobody has yet.
+def export_once(folder: Path, target: Path, *, int8: bool = False) -> None:
+    """Export a saved model to the cache, if nobody has yet.
 
     Raises:
         UserError: it cannot be exported, or a package for that is missing.
@@ -97,7 +98,7 @@ def export_once(folder: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with lock(target.parent / f".{target.name}.lock"):
         if not (target / "config.json").is_file():
-            export(Aligner.from_pretrained(folder), target, text=True)
+            export(Aligner.from_pretrained(folder), target, int8=int8)
 
 
 # Largest difference of an entry of an embedding, and smallest cosine in int8.
@@ -180,31 +181,33 @@ def _write_text(aligner: Aligner, scratch: Path) -> None:
         shutil.copyfile(source / name, scratch / name)
 
 
-def _write_graph(aligner: Aligner, target: Path) -> bool:
+def _write_graph(aligner: Aligner, kind: type[SpeechGraph], target: Path) -> bool:
     """Write the exact graph; whether its tensors went into a file of their own."""
     device, training = aligner.device, aligner.training
-    graph = SpeechGraph(aligner.cpu())
-    # Two clips of unlike lengths: the exporter must not take a size for a constant.
-    example = torch.zeros(2, 20000), torch.tensor([20000, 12000])
+    graph = kind(aligner.cpu())
     free = torch.export.Dim.DYNAMIC
+    # Two clips of unlike lengths: the exporter must not take a size for a constant.
+    example: tuple[Tensor, ...] = torch.zeros(2, 20000), torch.tensor([20000, 12000])
+    names, shapes = ["wav", "lengths"], ({0: free, 1: free}, {0: free})
+    if kind is WindowGraph:
+        example, names, shapes = (torch.zeros(2, GRID.block_samples),), names[:1], ({0: free},)
     try:
-        program = _traced(graph, example, ["wav", "lengths"], ({0: free, 1: free}, {0: free}))
+        program = _traced(graph, example, names, shapes)
     except UserError:
         raise
     except Exception as error:  # of torch's exporter, and it has many
-        kind = aligner.speech_encoder.family.config.model_type
+        model_type = aligner.speech_encoder.family.config.model_type
         why = (str(error).strip().splitlines() or [repr(error)])[0]
-        raise UserError(f"export: torch cannot export this {kind} encoder: {why}") from error
+        raise UserError(f"export: torch cannot export this {model_type} encoder: {why}") from error
     finally:
         aligner.to(device).train(training)
     size = sum(t.numel() * t.element_size() for t in graph.state_dict().values())
-    assert program is not None
     program.save(target, external_data=size > _INLINE)
     return size > _INLINE
 
 
 def _traced(
-    graph: torch.nn.Module, example: tuple[torch.Tensor, ...], names: list[str], shapes: Any
+    graph: torch.nn.Module, example: tuple[Tensor, ...], names: list[str], shapes: Any
 ) -> Any:
     # torch's own transformer layers have a fused inference path, which no exporter knows.
     fused = torch.backends.mha.get_fastpath_enabled()

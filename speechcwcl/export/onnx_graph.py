@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
+from speechcwcl.models.audio_input import windows_in_block
 from speechcwcl.models.encoders.families import Family
 from speechcwcl.models.encoders.frames import zero_beyond
 
@@ -60,6 +61,10 @@ class SpeechGraph(nn.Module):
         Returns:
             (batch, dim) unit norm.
         """
+        return self.aligner.head(*self.frames(wav, lengths))
+
+    def frames(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, frames, width) of the speech encoder, and their lengths."""
         encoder = self.aligner.speech_encoder
         family, (before, after) = encoder.family, encoder.silence_samples
         wav = zero_beyond(wav, lengths)
@@ -71,8 +76,18 @@ class SpeechGraph(nn.Module):
         lengths = lengths + before + after
         lengths = lengths.clamp(min=family.min_samples)
         hidden, row_lengths, frame_lengths, merge = self.front(wav, lengths)
-        frames = encoder.above_front(hidden, row_lengths, frame_lengths, merge)
-        return self.aligner.head(*frames)
+        return encoder.above_front(hidden, row_lengths, frame_lengths, merge)
+
+
+class WindowGraph(SpeechGraph):
+    """Blocks of a stream to the embeddings of the windows in them, as `encode_windows` gives."""
+
+    def forward(self, wav: Tensor) -> Tensor:  # type: ignore[override]
+        """(blocks, samples) of the length that GRID says -> (blocks, places, dim)."""
+        lengths = torch.full((1,), wav.shape[1], device=wav.device).expand(wav.shape[0])
+        frames, _ = self.frames(wav, lengths)
+        rate = self.aligner.speech_encoder.frame_rate
+        return windows_in_block(frames, rate, self.aligner.head)
 
 
 class PlainFront(nn.Module):

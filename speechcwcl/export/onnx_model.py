@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from speechcwcl.models import folders
 from speechcwcl.models.audio_input import Audio, embed_all
 from speechcwcl.models.folders import TextInfo
 from speechcwcl.models.wordpiece import open_wordpiece
-from speechcwcl.zeroshot import classifier
+from speechcwcl.zeroshot import classifier, enrolment
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 FORMAT = "speechcwcl-onnx"
 VERSION = 1
 MODEL = "model.onnx"
+WINDOWS = "windows.onnx"  # embeds the windows of a stream
 TEXT = "text.onnx"  # the text encoder, in exports that hold it
 _KEYS = {
     "format": str,
@@ -52,7 +53,7 @@ _KEYS = {
 class OnnxAligner:
     """Speech side in onnxruntime, text side the frozen encoder that the model was trained with.
 
-    `classify` and `encode_labels` are those of `Aligner`.
+    `classify`, `encode_labels` and `enrol` are those of [`Aligner`][].
 
     Args:
         session: onnxruntime's session: `wav`, `lengths` -> `embeddings`.
@@ -62,12 +63,14 @@ class OnnxAligner:
 
     def __init__(self, session: Any, config: dict[str, Any], text: TextInfo):
         self._session = session
+        self._windows: Callable[[], Any] | None = None
         self._mean = np.array(config["text_mean"], dtype=np.float32)
         self._text: tuple[Any, Any] | None = None
         self.config = config
         self.text_info = text
         self.dim: int = config["dim"]
         self.logit_scale: float = config["logit_scale"]
+        self.precision: str = config["precision"]
 
     @classmethod
     def from_pretrained(
@@ -96,9 +99,16 @@ class OnnxAligner:
             model = cls(session, config, TextInfo(**config["text"]))
         except TypeError as error:
             raise UserError(f"{path / 'config.json'}: not as expected: {error}") from error
+        if WINDOWS in config["files"]:  # opened when a stream comes
+            model._windows = lru_cache(partial(_session, runtime, path / WINDOWS, threads))
         if TEXT in config["files"]:
             model._text = open_wordpiece(path), _session(runtime, path / TEXT, threads)
         return model
+
+    @property
+    def identity(self) -> str:
+        """The `Aligner.identity` of the model that was exported."""
+        return self.config["info"].get("model", self.config["files"][MODEL]["sha256"])
 
     @cached_property
     def text(self) -> TextSide:
@@ -141,6 +151,12 @@ class OnnxAligner:
             progress=progress,
         )
 
+    def encode_windows(self, blocks: np.ndarray) -> np.ndarray:
+        """Embed windows over blocks of sound; as `Aligner.encode_windows`."""
+        if self._windows is None:
+            raise UserError("this ONNX folder is of an older speechcwcl; export the model again")
+        return self._windows().run(None, {"wav": blocks})[0]
+
     def transform_text(self, raw: Tensor | np.ndarray) -> Tensor:
         """(texts, dim) from the text encoder -> (texts, dim) unit-norm in the aligned space."""
         import torch
@@ -165,6 +181,8 @@ class OnnxAligner:
 
     encode_labels = classifier.encode_labels
     classify = classifier.classify
+    enrol = enrolment.enrol
+    open_keywords = enrolment.open_keywords
 
 
 def _session(runtime: Any, path: Path, threads: int | None) -> Any:
@@ -179,17 +197,19 @@ def _session(runtime: Any, path: Path, threads: int | None) -> Any:
         raise UserError(f"{path}: onnxruntime refuses it: {why}") from error
 
 
-def place_of(folder: Path) -> Path:
+def place_of(folder: Path, *, int8: bool = False) -> Path:
     """Where the ONNX form of a saved model is in the cache, or will be.
 
     Args:
         folder: of a saved model; one that is exported already is given back as it is.
+        int8: with 8-bit weights.
     """
     path = folder / "config.json"
     if not path.is_file() or read_json(path, dict, limit=folders.MOST_JSON).get("format") == FORMAT:
         return folder
     # Its config.json has the hashes of the weights and of both encoders.
-    return cache_folder() / "onnx" / f"{folder.name}-{sha256_file(path)[:16]}"
+    kind = "int8" if int8 else "exact"
+    return cache_folder() / "onnx" / f"{folder.name}-{kind}-{sha256_file(path)[:16]}"
 
 
 def ours(folder: Path) -> set[str]:

@@ -23,6 +23,7 @@ from speechcwcl.models.audio_input import (
     embed_all,
     load_batch,
     samples,
+    windows_in_block,
     windows_over,
 )
 from speechcwcl.models.device import check_device, on_meta
@@ -32,7 +33,7 @@ from speechcwcl.models.folders import TextInfo
 from speechcwcl.models.head import build_pooling, build_projection
 from speechcwcl.models.text_side import TextEncoder, TextSide, centred, describe_text
 from speechcwcl.models.weights.sources import bring, locate
-from speechcwcl.zeroshot import classifier
+from speechcwcl.zeroshot import classifier, enrolment
 
 MAX_SCALE = 100.0
 _HEAD = ("pooling", "pooling_options", "projection")
@@ -43,8 +44,8 @@ class Aligner(nn.Module):
 
     The text encoder is not part of the module: `text` describes it and loads it when it is
     first asked for, so that it takes no memory while training from stored text embeddings.
-    [`classify`][speechcwcl.zeroshot.classifier.classify] and
-    [`encode_labels`][speechcwcl.zeroshot.classifier.encode_labels] are those of `zeroshot`.
+    `classify` and `encode_labels` are `speechcwcl.zeroshot.classifier`'s,
+    `enrol` is `speechcwcl.zeroshot.enrolment`'s.
 
     Args:
         speech_encoder: the speech encoder.
@@ -250,12 +251,31 @@ class Aligner(nn.Module):
         return torch.cat(found)
 
     @torch.no_grad()
+    def encode_windows(self, blocks: np.ndarray) -> np.ndarray:
+        """Embed windows over blocks of sound, each block encoded once; for spotting.
+
+        Args:
+            blocks: (blocks, samples) float32 at 16 kHz, of the length that
+                [`GRID`][speechcwcl.zeroshot.grid.GRID] says.
+
+        Returns:
+            (blocks, places, dim) float32 unit norm.
+        """
+        wav = torch.from_numpy(blocks).to(self.device)
+        lengths = torch.full((len(wav),), wav.shape[1], device=self.device)
+        frames, _ = self.speech_encoder(wav, lengths)
+        rate = self.speech_encoder.frame_rate
+        return windows_in_block(frames, rate, self.head).cpu().numpy()
+
+    @torch.no_grad()
     def encode_text(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
         """Embed texts: (texts, dim) float32 unit norm, in the aligned space."""
         return self.text.encode(texts, self.text_mean, batch_size=batch_size)
 
     encode_labels = classifier.encode_labels
     classify = classifier.classify
+    enrol = enrolment.enrol
+    open_keywords = enrolment.open_keywords
 
     # -- folders ----------------------------------------------------------------------------------
 

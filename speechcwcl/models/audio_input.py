@@ -14,6 +14,7 @@ from tqdm import tqdm
 from speechcwcl.data.audio import check_samples
 from speechcwcl.data.audio.resampling import resample
 from speechcwcl.errors import UserError
+from speechcwcl.zeroshot.grid import GRID
 
 if TYPE_CHECKING:  # an exported model does without torch
     from torch import Tensor
@@ -189,3 +190,25 @@ def windows_over(frames: Tensor, rate: float, seconds: list[float]) -> Iterator[
         step = max(1, size // 4)
         starts = torch.arange(0, len(frames) - size + step, step).clamp(max=len(frames) - size)
         yield frames[starts[:, None] + torch.arange(size)]
+
+
+def windows_in_block(
+    frames: Tensor, rate: float, head: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Embed the windows of [`GRID`][speechcwcl.zeroshot.grid.GRID] over the frames of blocks.
+
+    Args:
+        frames: (blocks, frames, width); all of them are true.
+        rate: frames a second.
+        head: frames and lengths -> (rows, dim).
+
+    Returns:
+        (blocks, places, dim).
+    """
+    import torch
+
+    size = max(1, round(GRID.length * rate))
+    starts = [round(place * GRID.step * rate) for place in range(GRID.places)]
+    rows = torch.cat([frames[:, start : start + size] for start in starts])
+    lengths = torch.full((1,), rows.shape[1], device=rows.device).expand(rows.shape[0])
+    return head(rows, lengths).unflatten(0, (GRID.places, -1)).transpose(0, 1)

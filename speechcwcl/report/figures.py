@@ -74,8 +74,48 @@ def curves(series: Sequence[tuple[int, bool, Sequence[float], Sequence[float]]])
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.set_xlabel("epoch")
-        stream = io.BytesIO()
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+        return _drawn(figure)
+
+
+def trade_off(series: Sequence[tuple[int, bool, dict[str, list[float]]]]) -> str:
+    """Detection error trade-off: missed keywords by false alarms an hour, as an SVG's address.
+
+    Args:
+        series: (run number, all labels together? else each alone, the curve); alone is dashed.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(4.2, 3.0), layout="constrained")
+        axes = figure.subplots()
+        for run, together, curve in series:
+            colour = RUN_COLOURS[run % len(RUN_COLOURS)]
+            missed = [max(100 * value, 0.5) for value in curve["missed"]]
+            style = "-" if together else "--"
+            axes.loglog(curve["per_hour"], missed, style, color=colour, linewidth=1.6)
+        for number in (axes.xaxis, axes.yaxis):
+            number.set_major_formatter("{x:g}")
+        axes.set_xlabel("false alarms an hour")
+        axes.set_ylabel("missed, %")
+        return _drawn(figure)
+
+
+def reliability(series: Sequence[tuple[int, Sequence[dict[str, float]]]]) -> str:
+    """Share of right events by their score, as an SVG's address; the diagonal is calibrated."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(3.0, 3.0), layout="constrained")
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color="#d5d2cb", linewidth=1)
+        for run, bins in series:
+            colour = RUN_COLOURS[run % len(RUN_COLOURS)]
+            points = [(row["score"], row["right"]) for row in bins]
+            axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3)
+        axes.set_xlabel("score")
+        axes.set_ylabel("share right")
+        return _drawn(figure)
+
+
+def _drawn(figure: Figure) -> str:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     return data_address("image/svg+xml", stream.getvalue())
 
 

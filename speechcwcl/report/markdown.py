@@ -86,11 +86,33 @@ def results_markdown(
         classified=classified,
         reference=_reference_rows(runs, classified),
         retrieved=[test for test in tests if test.is_retrieval],
+        spotted=[
+            (" · ".join(key), spotting_rows(runs, key))
+            for key in sorted({key for run in runs for key in run.spotting})
+        ],
         probe_note=PROBE_NOTE,
         cards=sorted(cards.items()),
         mteb=mteb_rows(runs),
         whole=whole,
     )
+
+
+def spotting_rows(runs: Sequence[RunDir], key: tuple[str, str]) -> Rows:
+    """Recall at false alarms an hour of one (set, protocol), a row a run and way."""
+    header: list[str] = []
+    rows = []
+    for run in runs:
+        for way in ("alone", "together") if key in run.spotting else ():
+            scores = run.spotting[key]
+            recall = scores[way]["recall"]
+            header = [
+                "run",
+                "labels",
+                *(f"recall at {one['per_hour']:g} an hour" for one in recall),
+            ]
+            cells = [f"{percent(one['recall'])} {interval(one['interval'])}" for one in recall]
+            rows.append([run.name, "each alone" if way == "alone" else "all at once", *cells])
+    return header, rows
 
 
 def template_environment(**options: Any) -> Environment:

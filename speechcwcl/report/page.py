@@ -17,7 +17,12 @@ from speechcwcl.evaluation import metrics
 from speechcwcl.evaluation.probe import PROBE_NOTE, probe_rows
 from speechcwcl.files import atomic_write, read_text
 from speechcwcl.report import figures
-from speechcwcl.report.markdown import ASSETS, results_markdown, template_environment
+from speechcwcl.report.markdown import (
+    ASSETS,
+    results_markdown,
+    spotting_rows,
+    template_environment,
+)
 from speechcwcl.report.runs import (
     Card,
     RunDir,
@@ -101,6 +106,7 @@ def render_page(
         anchors={test.title: f"t{number}" for number, test in enumerate(tests)},
         classified=[_section(t, budget, largest) for t in tests if not t.is_retrieval],
         retrieved=[test for test in tests if test.is_retrieval],
+        spotted=spotted(runs),
         curves=training_curves(runs),
         cards=sorted(cards.items()),
         mteb=mteb_rows(runs),
@@ -111,6 +117,28 @@ def render_page(
         colours=len(figures.RUN_COLOURS),
         most_speakers=MOST_SPEAKERS,
     )
+
+
+def spotted(runs: Sequence[RunDir]) -> list[dict[str, Any]]:
+    """A table and two drawings for each (set, protocol) of spotting."""
+    sections = []
+    for key in sorted({key for run in runs for key in run.spotting}):
+        found = [(n, run.spotting[key]) for n, run in enumerate(runs) if key in run.spotting]
+        curves = [
+            (number, way == "together", scores[way]["curve"])
+            for number, scores in found
+            for way in ("together", "alone")
+        ]
+        sections.append(
+            {
+                "title": " · ".join(key),
+                "table": spotting_rows(runs, key),
+                "curve": figures.trade_off(curves),
+                "reliability": figures.reliability([(n, s["reliability"]) for n, s in found]),
+                "scores": found[0][1],
+            }
+        )
+    return sections
 
 
 def short(text: str, limit: int = 26) -> str:

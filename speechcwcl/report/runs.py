@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from typing_extensions import TypedDict  # pydantic wants it below Python 3.12
 
-from speechcwcl.errors import UserError, closest
+from speechcwcl.errors import UserError, closest, require
 from speechcwcl.evaluation import metrics
 from speechcwcl.evaluation.results import SCORES, ScoreFolder
+from speechcwcl.evaluation.spotting import SPOTTING
 from speechcwcl.files import read_json, read_text
 from speechcwcl.jsons import of_kind
 
@@ -52,6 +53,7 @@ class RunDir:
         scores: (set, protocol) -> score folder.
         corpora: set -> its corpus card.
         mteb: task -> mteb's own result.
+        spotting: (set, protocol) -> what its spotting.json holds.
     """
 
     path: Path
@@ -62,6 +64,7 @@ class RunDir:
     scores: dict[tuple[str, str], ScoreFolder] = field(default_factory=dict)
     corpora: dict[str, Card] = field(default_factory=dict)
     mteb: dict[str, dict[str, Any]] = field(default_factory=dict)
+    spotting: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -91,7 +94,12 @@ class RunDir:
             run.corpora[folder.set_name] = read_mapping(found.parent.parent / "corpus.json")
         for found in sorted(path.glob("mteb/*.json")):  # mteb writes NaN where there is no figure
             run.mteb[found.stem] = of_kind(found, None, read_text(found), MtebResult)
-        if must_be_scored and not run.scores and not run.mteb:
+        for found in sorted(path.glob(f"eval/*/*/{SPOTTING}")):
+            scores = read_json(found, dict)
+            whole = scores.get("kind") == "spotting" and "together" in scores
+            require(whole, f"{found}: not the scores of `speechcwcl evaluate`; score again")
+            run.spotting[found.parent.parent.name, found.parent.name] = scores
+        if must_be_scored and not run.scores and not run.mteb and not run.spotting:
             raise UserError(f"{path}: nothing is scored here (eval/*/*/scores.json); run stage 8")
         return run
 

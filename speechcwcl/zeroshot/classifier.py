@@ -17,6 +17,7 @@ from speechcwcl.errors import UserError, closest, require
 from speechcwcl.files import read_text
 
 if TYPE_CHECKING:  # labels in words need no pydantic
+    from speechcwcl.zeroshot.keywords import Keywords
     from speechcwcl.zeroshot.protocol import LabelTexts
 
     Wording = tuple[LabelTexts, tuple[str, ...]]  # label -> its texts, templates
@@ -109,19 +110,27 @@ def split_labels(labels: Labels) -> tuple[list[str], list[str | Sequence[str]]]:
     return names, texts
 
 
-def speech_of(
-    model: Any, audio: Sequence[Any], threshold: float | None, sample_rate: int = 16000
-) -> np.ndarray | list[np.ndarray]:
-    """Embeddings to rank labels by: in parts where the model has them for long recordings.
+def speech_and_limit(
+    model: Any,
+    audio: Sequence[Any],
+    keywords: Keywords | None,
+    threshold: float | None,
+    sample_rate: int = 16000,
+) -> tuple[np.ndarray | list[np.ndarray], float | np.ndarray | None]:
+    """Embeddings to rank labels by, and the threshold for [`rank`][].
 
-    With a threshold every recording is one whole, as those are that a threshold is calibrated on.
+    Without a threshold long recordings are taken in parts where the model has them. With one every
+    recording is one whole, as those are that a threshold is set on.
 
     Returns:
-        (recordings, dim), or (parts, dim) of each recording.
+        (recordings, dim), or (parts, dim) of each recording; a cosine, or (recordings, labels).
     """
-    if threshold is None and getattr(model, "windows", None):
-        return model.encode_parts(audio, sample_rate=sample_rate)
-    return model.encode_speech(audio, sample_rate=sample_rate)
+    thresholds = threshold is not None or (keywords is not None and keywords.level is not None)
+    if not thresholds and getattr(model, "windows", None):
+        return model.encode_parts(audio, sample_rate=sample_rate), None
+    speech = model.encode_speech(audio, sample_rate=sample_rate)
+    limit = keywords.thresholds(speech) if keywords and threshold is None else threshold
+    return speech, limit
 
 
 def rank(
@@ -131,7 +140,7 @@ def rank(
     scale: Any,
     *,
     top_k: int | None = None,
-    threshold: float | None = None,
+    threshold: Any = None,
     unknown: str = UNKNOWN,
 ) -> list[list[dict[str, Any]]]:
     """The labels of each recording, the best first.
@@ -143,7 +152,9 @@ def rank(
         names: of the labels.
         scale: 1 / temperature of the softmax, a number or a model's `logit_scale`.
         top_k: labels to return; all when `None`.
-        threshold: the cosine of one more label, `unknown`; none when `None`.
+        threshold: the cosine of one more label, `unknown`; none when `None`. One for each
+            label and recording, (recordings, labels): labels are then ranked by how far they are
+            above their own, and `unknown` has the mean of them.
         unknown: its name.
 
     Returns:
@@ -154,7 +165,7 @@ def rank(
         raise UserError(f"top_k: {top_k} is not at least 1")
     whole = isinstance(speech, np.ndarray)
     cosine = speech @ rows.T if whole else np.stack([(p @ rows.T).max(axis=0) for p in speech])
-    names = list(names)
+    names, offset = list(names), np.zeros(cosine.shape)
     if threshold is not None:
         if unknown.casefold() in {name.casefold() for name in names}:
             raise UserError(
@@ -162,17 +173,21 @@ def rank(
                 "label too; word the label differently"
             )
         names = [*names, unknown]
-        cosine = np.c_[cosine, np.full(len(cosine), threshold, dtype=cosine.dtype)]
+        limits = np.broadcast_to(threshold, cosine.shape)
+        mean = limits.mean(axis=1, keepdims=True)
+        offset = np.c_[limits - mean, np.zeros(len(cosine))]
+        cosine = np.c_[cosine, mean.astype(cosine.dtype)]
     scale = scale.detach() if hasattr(scale, "detach") else scale
-    logits = cosine.astype(np.float64) * float(scale)
+    above = cosine.astype(np.float64) - offset
+    logits = above * float(scale)
     scores = np.exp(logits - logits.max(axis=1, keepdims=True))
     scores /= scores.sum(axis=1, keepdims=True)
     return [
         [
             {"label": names[k], "score": float(s[k]), "cosine": float(c[k])}
-            for k in np.argsort(-c, kind="stable")[:top_k]
+            for k in np.argsort(-a, kind="stable")[:top_k]
         ]
-        for s, c in zip(scores, cosine, strict=True)
+        for s, c, a in zip(scores, cosine, above, strict=True)
     ]
 
 
@@ -192,12 +207,12 @@ def encode_labels(
 def classify(
     model: Embedder,
     audio: Sequence[Any],
-    labels: Labels | None = None,
+    labels: Labels | Keywords | None = None,
     templates: Sequence[str] | str | None = None,
     top_k: int | None = None,
     *,
     sample_rate: int = 16000,
-    threshold: Any = None,
+    threshold: float | None = None,
     unknown: str = UNKNOWN,
     candidate_labels: Labels | None = None,
     hypothesis_template: Sequence[str] | str | None = None,
@@ -207,14 +222,13 @@ def classify(
     Args:
         model: embeds speech and text.
         audio: files, or one-dimensional arrays or tensors; see `encode_speech`.
-        labels: the texts, or `{label: text or texts}`.
+        labels: the texts, `{label: text or texts}`, or what `enrol` made, which brings its own
+            thresholds.
         templates: sentences with one `{}` to put the label into; the label as it is when left
             out.
         top_k: labels to return; all when `None`.
         sample_rate: of the arrays, in Hz.
-        threshold: cosine that a label must reach, else the answer is `unknown`: a number, or a
-            [`Threshold`][speechcwcl.zeroshot.threshold.Threshold], checked against model and
-            labels.
+        threshold: cosine that a label must reach, else the answer is `unknown`.
         unknown: the name of that answer.
         candidate_labels: `labels` in the words of transformers' pipeline.
         hypothesis_template: `templates` in the words of transformers' pipeline.
@@ -226,13 +240,15 @@ def classify(
     labels = _one_of("labels", labels, "candidate_labels", candidate_labels)
     given = _one_of("templates", templates, "hypothesis_template", hypothesis_template)
     templates = PLAIN if given is None else (given,) if isinstance(given, str) else given
-    names, texts = split_labels([] if labels is None else labels)
-    rows = encode_labels(model, texts, templates)
-    if threshold is not None and not isinstance(threshold, int | float):
-        threshold = threshold.check(model, names, rows)
-    speech = speech_of(model, audio, threshold, sample_rate)
+    if labels is not None and not isinstance(labels, Sequence | Mapping):
+        labels.check(model)
+        names, rows = labels.labels, labels.rows
+    else:
+        names, texts = split_labels([] if labels is None else labels)
+        rows, labels = encode_labels(model, texts, templates), None
+    speech, limit = speech_and_limit(model, audio, labels, threshold, sample_rate)
     return rank(
-        speech, rows, names, model.logit_scale, top_k=top_k, threshold=threshold, unknown=unknown
+        speech, rows, names, model.logit_scale, top_k=top_k, threshold=limit, unknown=unknown
     )
 
 

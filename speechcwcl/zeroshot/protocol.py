@@ -13,6 +13,8 @@ A protocol is a YAML file (one of the package's, by name, or yours, by path):
     templates: plain                # a file of templates/, or a list; "{}" stands for the text
     map: {cellar: kitchen}          # label in the data -> label id, optional; "*" = any other
     ignore: [garden]                # utterances with these labels are left out, optional
+    task: classify                  # or spotting: find the labels in long recordings; optional
+    unknown: other                  # a label that is the answer below a threshold, optional
 
 An unknown key, a repeated label, or two labels with the same text is an error with its line. Every
 scalar is text: `yes`, `no`, `on`, `off` and `0` are words here.
@@ -25,7 +27,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from typing import Protocol as Shape
 
 import numpy as np
@@ -101,6 +103,8 @@ class _ProtocolFile(BaseModel, extra="forbid"):
     corpus: Word = ""
     split: Word = ""
     description: Word = ""
+    task: Literal["classify", "spotting"] = "classify"
+    unknown: Word = ""
 
 
 class _LabelFile(RootModel[Labels]):
@@ -134,6 +138,9 @@ class Protocol:
         corpus, split, description: for readers.
         templates_name: name of the template file, or `""` for a list given in place.
         path: the file it came from, if any.
+        task: `classify`, or `spotting` in long recordings.
+        unknown: label id that is the answer where no other label is near enough; its texts are not
+            compared with the speech.
     """
 
     name: str
@@ -147,6 +154,8 @@ class Protocol:
     description: str = ""
     templates_name: str = ""
     path: str = ""
+    task: str = "classify"
+    unknown: str = ""
 
     @property
     def ids(self) -> list[str]:
@@ -168,6 +177,7 @@ class Protocol:
                 "templates": sorted(self.templates),
                 "map": self.mapping,
                 "ignore": sorted(self.ignore),
+                **({"unknown": self.unknown} if self.unknown else {}),
             }
         )
 
@@ -363,6 +373,9 @@ def _refuse_bad_map(document: Document, found: _ProtocolFile) -> None:
         if raw in found.labels and raw != label:
             problem = f"map: {raw!r} is itself a label, so it cannot also mean {label!r}"
             raise document.refuse("map", raw, problem=problem)
+    if found.unknown and found.unknown not in found.labels:
+        problem = f"unknown: {found.unknown!r} is no label{closest(found.unknown, found.labels)}"
+        raise document.refuse("unknown", problem=problem)
     for raw in found.ignore:
         if raw in found.labels or raw in found.mapping:
             home = "labels" if raw in found.labels else "map"

@@ -40,8 +40,8 @@ from speechcwcl.evaluation.scores import evaluate_zeroshot
 from speechcwcl.files import write_json
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.report.page import build_report
+from speechcwcl.zeroshot.keywords import Keywords
 from speechcwcl.zeroshot.protocol import Protocol, load_labels, load_protocol
-from speechcwcl.zeroshot.threshold import Threshold
 
 GROWTH = 300  # MB by which one attempt may raise the peak of the whole test process
 
@@ -133,17 +133,28 @@ READERS: dict[str, tuple[str, bytes, Callable[[Path], object]]] = {
     ),
     "metadata.csv": ("metadata.csv", b"file_name,text\na.wav,yes\n", read_metadata),
     "metadata.jsonl": ("metadata.jsonl", lines({"file_name": "a.wav", "text": "x"}), read_metadata),
-    "threshold": (
-        "threshold.json",
-        lines({"format": "speechcwcl-threshold", "version": 1, "cosine": 0.4, "labels": ["a"]}),
-        Threshold.load,
+    "keywords": (
+        "keywords.json",
+        lines(
+            {
+                "format": "speechcwcl-keywords",
+                "version": 1,
+                "labels": ["a"],
+                "rows": [[1, 0]],
+                "model": "m",
+                "mean": [0],
+                "deviation": [1],
+                "level": 2.0,
+            }
+        ),
+        Keywords.load,
     ),
 }
 
 
 def test_the_seeds_are_sound(tmp_path):
     for name, (file, seed, read) in READERS.items():
-        if name in ("manifest", "threshold"):
+        if name == "manifest":
             continue  # short of some keys on purpose: refused in words
         path = tmp_path / name / file  # a folder each: some readers look at all that is there
         path.parent.mkdir()

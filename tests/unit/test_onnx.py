@@ -2,16 +2,19 @@
 
 import json
 import shutil
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
 from models_tiny import clips, pad, save
+from test_towers import bert  # noqa: F401
 
 from speechcwcl.errors import UserError
 from speechcwcl.export.onnx_graph import SpeechGraph
 from speechcwcl.models.aligner import Aligner
+from speechcwcl.zeroshot.grid import GRID
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -238,3 +241,52 @@ def test_missing_extra_is_named(package, folder, model, tmp_path, monkeypatch):
             OnnxAligner.from_pretrained(folder)
         else:
             export(model, tmp_path / "other")
+
+
+def test_windows_of_a_stream(model, onnx_model):
+    blocks = np.stack([np.resize(wave, GRID.block_samples) for wave in clips(0.7, 2.0, 1.1)])
+    wanted = model.encode_windows(blocks)
+    assert wanted.shape == (3, GRID.places, model.dim)
+    assert np.abs(onnx_model.encode_windows(blocks) - wanted).max() < EXACT
+    assert np.abs(onnx_model.encode_windows(blocks[1:2]) - wanted[1:2]).max() < EXACT
+    wav, lengths = pad(list(blocks))
+    with torch.no_grad():  # the third window is that stretch of the frames
+        frames, _ = model.speech_encoder(wav, lengths)
+        rate = model.speech_encoder.frame_rate
+        start, size = round(2 * GRID.step * rate), round(GRID.length * rate)
+        rows = model.head(frames[:, start : start + size], torch.full((3,), size))
+    assert np.abs(rows.numpy() - wanted[:, 2]).max() < 1e-5
+    assert onnx_model.identity == model.identity
+
+
+NO_TORCH = """
+import sys
+import numpy as np
+import speechcwcl
+from speechcwcl.zeroshot import enrolment
+from speechcwcl.zeroshot.grid import GRID
+from speechcwcl.zeroshot.spotting import Spotter
+
+model = speechcwcl.load(sys.argv[1], onnx=True, threads=1)
+wave = np.random.default_rng(0).standard_normal(GRID.block_samples * 3).astype(np.float32) * 0.1
+enrolment.background_of = lambda model: enrolment.embed_stream(model, wave)
+labels = ["turn on", "the light"]
+keywords = model.enrol(labels, {"turn on": [wave[:16000]]}, false_alarms_per_hour=1)
+spotter = Spotter(model, keywords, level=-100.0)
+print(len(spotter.push(wave) + spotter.finish()), "torch" in sys.modules)
+"""
+
+
+def test_both_towers_in_one_folder_and_no_torch(bert, tmp_path):  # noqa: F811
+    model = make("whisper", tmp_path / "speech", bert)
+    export(model, tmp_path / "m", int8=True)
+    inside = {path.name for path in (tmp_path / "m").iterdir()}
+    assert {"model.onnx", "windows.onnx", "text.onnx"} <= inside
+    opened = OnnxAligner.from_pretrained(tmp_path / "m", threads=1)
+    texts = ["turn on", "the light", "ok", "naive cafe, don't"]
+    assert np.abs(opened.encode_text(texts) - model.encode_text(texts)).max() < 1e-5
+    assert opened.precision == "int8" and opened.identity == model.identity
+    words = [sys.executable, "-c", NO_TORCH, str(tmp_path / "m")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    events, torch_there = done.stdout.split()
+    assert int(events) > 0 and torch_there == "False"

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import torch
 
-from speechcwcl.apps.demo.answer import Judge, classify, open_judges, read_upload
+from speechcwcl.apps.demo.answer import Judge, classify, decide_all, open_judges, read_upload
 from speechcwcl.apps.demo.ask import (
     EXAMPLES,
     Limits,
@@ -357,3 +357,26 @@ def test_the_temporary_folder_is_private_swept_and_goes():
         assert not list(folder.iterdir())
         (folder / "left.wav").write_bytes(b"x")
     assert not folder.exists()
+
+
+def test_a_recording_is_kept_as_an_example_of_a_label(judges, clip):
+    from speechcwcl.apps.demo.page import MOST_EXAMPLES, Desk
+
+    desk = Desk(judges, LIMITS)
+    heard, *_ = desk.receive(str(clip), TYPED, "", 0.0)
+    kept, said = desk.keep(heard, " stop ", TYPED, {})
+    assert list(kept) == ["stop"] and said == "Examples: stop 1"
+    plain = decide_all(judges, heard, TYPED, "", 0.0, LIMITS)
+    with_it = decide_all(judges, heard, TYPED, "", 0.0, LIMITS, kept)
+    for before, after in zip(plain, with_it, strict=True):
+        cosine = [{r["label"]: r["cosine"] for r in one["labels"]} for one in (before, after)]
+        assert cosine[1]["stop"] > cosine[0]["stop"] + 0.05
+        assert cosine[1]["music"] == pytest.approx(cosine[0]["music"], abs=1e-5)
+    same, said = desk.keep(heard, "stopp", TYPED, kept)
+    assert same is kept and "no label 'stopp'" in said.replace("\\", "") and "closest" in said
+    assert "no recording" in desk.keep(None, "stop", TYPED, kept)[1]
+    full = {"stop": [heard] * MOST_EXAMPLES}
+    assert desk.keep(heard, "stop", TYPED, full)[0] is full
+    both = {"stop": [heard], "music": [heard]}
+    shown = desk.answer(heard, TYPED, "", 0.0, both)
+    assert "cannot be told apart" in shown[0]

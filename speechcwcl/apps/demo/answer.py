@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from speechcwcl.data.audio import SAMPLE_RATE, audio_info, load_audio
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.zeroshot.classifier import prompt_means, rank, unit_rows
+from speechcwcl.zeroshot.keywords import check_apart, join
 
 SHORTEST = 0.05  # seconds: less is a click, not a word
 SILENT = 0.01  # a peak below this share of full scale
@@ -111,7 +112,12 @@ class Judge:
         return self.aligner.encode_speech([wav])[0]
 
     def decide(
-        self, speech: np.ndarray, labels: Labels, templates: Sequence[str], unknown_below: float
+        self,
+        speech: np.ndarray,
+        labels: Labels,
+        templates: Sequence[str],
+        unknown_below: float,
+        examples: Mapping[str, Sequence[np.ndarray]] | None = None,
     ) -> dict[str, Any]:
         """Rank the labels for an embedded recording.
 
@@ -120,6 +126,7 @@ class Judge:
             labels: label -> texts.
             templates: each with one `{}`.
             unknown_below: the answer is None when no label is at least so similar (cosine).
+            examples: label -> (dim,) of `embed`, recordings that stand beside its texts.
 
         Returns:
             `{"model", "speech_encoder", "text_encoder", "dim", "answer", "labels": [{"label",
@@ -129,6 +136,10 @@ class Judge:
         """
         whole, parts = self._rows(tuple(labels.values()), tuple(templates))
         names = list(labels)
+        given = [np.array((examples or {}).get(name, [])) for name in names]
+        if any(map(len, given)):
+            whole = join(whole, given)
+            check_apart(names, whole, given)
         by_template = dict(zip(names, (parts @ speech).T.tolist(), strict=True))
         ranked = rank(speech[None], whole, names, self.aligner.logit_scale)[0]
         for row in ranked:
@@ -179,6 +190,7 @@ def decide_all(
     typed_templates: str,
     unknown_below: float,
     limits: Limits,
+    examples: Mapping[str, Sequence[Sequence[np.ndarray]]] | None = None,
 ) -> list[dict[str, Any]]:
     """What each model says of a recording that it has embedded, see `Judge.decide`.
 
@@ -189,16 +201,23 @@ def decide_all(
         typed_templates: one a line.
         unknown_below: see `Judge.decide`.
         limits: what may be asked.
+        examples: label -> recordings that are kept as examples, each embedded by each model.
 
     Raises:
-        UserError: something that was typed cannot be used.
+        UserError: something that was typed cannot be used, or labels cannot be told apart.
     """
     labels = parse_labels(typed_labels, limits, unknown_below)
     templates = parse_templates(typed_templates)
     check_size(labels, templates)
     return [
-        judge.decide(speech, labels, templates, unknown_below)
-        for judge, speech in zip(judges, vectors, strict=True)
+        judge.decide(
+            speech,
+            labels,
+            templates,
+            unknown_below,
+            {label: [one[number] for one in kept] for label, kept in (examples or {}).items()},
+        )
+        for number, (judge, speech) in enumerate(zip(judges, vectors, strict=True))
     ]
 
 

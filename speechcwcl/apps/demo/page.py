@@ -10,8 +10,19 @@ import gradio as gr
 import numpy as np
 
 from speechcwcl.apps.demo.answer import Judge, Upload, classify, decide_all, read_upload
-from speechcwcl.apps.demo.ask import Limits, fill_in, label_sets, parse_templates, template_sets
-from speechcwcl.errors import UserError
+from speechcwcl.apps.demo.ask import (
+    Limits,
+    fill_in,
+    label_sets,
+    parse_labels,
+    parse_templates,
+    template_sets,
+)
+from speechcwcl.errors import UserError, closest
+from speechcwcl.zeroshot.keywords import MOST_EXAMPLES
+
+Heard = list[np.ndarray]  # a recording, embedded by each model
+Examples = dict[str, list[Heard]]
 
 FORGET_AFTER = 1800  # seconds that the embedding of a recording stays in memory
 SHOWN = 8  # labels that are shown with a bar
@@ -38,7 +49,12 @@ class Desk:
         self.limits = limits
 
     def receive(
-        self, path: str | None, labels: str, templates: str, unknown_below: float
+        self,
+        path: str | None,
+        labels: str,
+        templates: str,
+        unknown_below: float,
+        examples: Examples | None = None,
     ) -> tuple[Any, ...]:
         """A new recording: embed it, answer.
 
@@ -50,21 +66,46 @@ class Desk:
             heard = [judge.embed(upload.wav) for judge in self.judges]
         except UserError as error:
             return None, *self._nothing(str(error))
-        return heard, *self.answer(heard, labels, templates, unknown_below, _about(upload))
+        said = _about(upload)
+        return heard, *self.answer(heard, labels, templates, unknown_below, examples, said)
+
+    def keep(
+        self, heard: Heard | None, label: str, labels: str, examples: Examples
+    ) -> tuple[Examples, str]:
+        """Keep the recording that was heard last as an example of a label.
+
+        Returns:
+            The examples, and what is said about them.
+        """
+        try:
+            if heard is None:
+                raise UserError("There is no recording. Record or upload one first.")
+            names = list(parse_labels(labels, self.limits, 1.0))
+            label = label.strip()
+            if label not in names:
+                raise UserError(f"There is no label {label!r}{closest(label, names)}.")
+            if len(examples.get(label, [])) >= MOST_EXAMPLES:
+                raise UserError(f"{label!r} has {MOST_EXAMPLES} examples; more are not kept.")
+        except UserError as error:
+            return examples, f"**That did not work.** {_plain(str(error))}"
+        kept = {**examples, label: [*examples.get(label, []), heard]}
+        return kept, "Examples: " + ", ".join(f"{_plain(n)} {len(x)}" for n, x in kept.items())
 
     def answer(
         self,
-        heard: list[np.ndarray] | None,
+        heard: Heard | None,
         labels: str,
         templates: str,
         unknown_below: float,
+        examples: Examples | None = None,
         about: str = "",
     ) -> tuple[Any, ...]:
         """The answer to what is typed, for the recording that was heard last; or the error."""
         try:
             if heard is None:
                 raise UserError("There is no recording. Record or upload one first.")
-            said = decide_all(self.judges, heard, labels, templates, unknown_below, self.limits)
+            asked = (labels, templates, unknown_below, self.limits, examples)
+            said = decide_all(self.judges, heard, *asked)
         except UserError as error:
             return self._nothing(str(error))
         notes = [about, *(_note(answer, unknown_below) for answer in said)]
@@ -75,12 +116,17 @@ class Desk:
         return "\n\n".join(filter(None, notes)), *shown
 
     def refresh(
-        self, heard: list[np.ndarray] | None, labels: str, templates: str, unknown_below: float
+        self,
+        heard: Heard | None,
+        labels: str,
+        templates: str,
+        unknown_below: float,
+        examples: Examples | None = None,
     ) -> tuple[Any, ...]:
         """As `answer`, where nobody has asked: no recording is no error."""
         if heard is None:
             return _BEFORE, *self._nothing("")[1:]
-        return self.answer(heard, labels, templates, unknown_below)
+        return self.answer(heard, labels, templates, unknown_below, examples)
 
     def _nothing(self, error: str) -> tuple[Any, ...]:
         message = f"**That did not work.** {_plain(error)}"
@@ -140,6 +186,7 @@ def build(judges: Sequence[Judge], limits: Limits, unknown_below: float = 0.0) -
     with gr.Blocks(title="speechcwcl demo", analytics_enabled=False) as page:
         gr.Markdown(_HEADING, elem_id="cw-head")
         heard = gr.State(None, time_to_live=FORGET_AFTER)
+        examples = gr.State({}, time_to_live=FORGET_AFTER)
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=300):
                 audio = gr.Audio(
@@ -161,11 +208,13 @@ def build(judges: Sequence[Judge], limits: Limits, unknown_below: float = 0.0) -
                 )
                 with gr.Accordion("Templates and “unknown”", open=False):
                     template_box, below = _more(templates, unknown_below)
+                with gr.Accordion("Your own examples", open=False):
+                    example_of, keep, forget, kept = _own_examples()
                 button = gr.Button("Classify", variant="primary", elem_id="cw-go")
             with gr.Column(scale=6, min_width=300, elem_id="cw-answer"):
                 shown = _answers(judges)
         gr.Markdown(_foot(limits))
-        asked = [heard, typed, template_box, below]
+        asked = [heard, typed, template_box, below, examples]
         quietly = functools.partial(_quietly, shown[0])
         gr.on(
             [audio.upload, audio.stop_recording],
@@ -176,6 +225,12 @@ def build(judges: Sequence[Judge], limits: Limits, unknown_below: float = 0.0) -
         )
         button.click(desk.answer, asked, shown, **quietly())
         below.release(desk.refresh, asked, shown, **quietly())
+        keep.click(
+            desk.keep, [heard, example_of, typed, examples], [examples, kept], **_quietly(kept)
+        ).then(desk.refresh, asked, shown, **quietly())
+        forget.click(lambda: ({}, ""), None, [examples, kept], **_quietly(kept)).then(
+            desk.refresh, asked, shown, **quietly()
+        )
         chosen.input(fill_in, chosen, [typed, template_box], **_quietly(typed)).then(
             desk.refresh, asked, shown, **quietly()
         )
@@ -234,6 +289,19 @@ def _more(templates: str, unknown_below: float) -> tuple[gr.Textbox, gr.Slider]:
         info="Cosine of the speech and the nearest label; 0 always answers.",
     )
     return box, below
+
+
+def _own_examples() -> tuple[gr.Textbox, gr.Button, gr.Button, gr.Markdown]:
+    """Recordings that stand beside a label's words."""
+    label = gr.Textbox(
+        label="The recording above is an example of this label",
+        info="One of the labels; the classifier then is the mean of its words and its examples.",
+        elem_id="cw-example",
+    )
+    with gr.Row():
+        keep = gr.Button("Keep as example", elem_id="cw-keep")
+        forget = gr.Button("Forget all examples", elem_id="cw-forget")
+    return label, keep, forget, gr.Markdown("", elem_id="cw-kept")
 
 
 def _quietly(shown_on: gr.components.Component) -> dict[str, Any]:

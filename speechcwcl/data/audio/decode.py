@@ -245,6 +245,9 @@ _WRITABLE = {
 }
 
 
+_PART = 1 << 18  # samples
+
+
 def write_audio(path: str | Path, wav: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:
     """Write mono audio atomically, in the format that the suffix names.
 
@@ -281,7 +284,10 @@ def encode_audio(
     kind, subtype = _WRITABLE[suffix]
     stream = io.BytesIO()
     try:
-        soundfile.write(stream, np.clip(wav, -1, 1), sample_rate, format=kind, subtype=subtype)
+        options = {"samplerate": sample_rate, "channels": 1, "format": kind, "subtype": subtype}
+        with soundfile.SoundFile(stream, "w", **options) as file:
+            for at in range(0, len(wav), _PART):  # libsndfile's Ogg dies of minutes at once
+                file.write(np.clip(wav[at : at + _PART], -1, 1))
     except (soundfile.SoundFileError, ValueError) as error:
         raise UserError(f"{name}: cannot write at {sample_rate} Hz: {reason(error)}") from error
     return stream.getvalue()

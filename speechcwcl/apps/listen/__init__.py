@@ -1,1 +1,0 @@
-"""Spotting keywords, any that can be written in words, in a stream of any length."""

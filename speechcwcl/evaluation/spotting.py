@@ -1,0 +1,265 @@
+"""How well keywords are found in long recordings: recall by false alarms an hour, latency.
+
+A set is a data folder with segments: what is said when in long recordings. An utterance whose label
+is one of the protocol's is an occurrence of it; the time of any other that has the label's words in
+its text counts neither way for that label; the rest is ordinary speech, in which events are false
+alarms. A protocol says so by `task: spotting`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from speechcwcl.data.audio import SAMPLE_RATE, audio_blocks
+from speechcwcl.data.utterance import Utterance
+from speechcwcl.errors import require
+from speechcwcl.evaluation.metrics import accuracy_interval, short
+from speechcwcl.files import atomic_path, sha256_json, write_json
+from speechcwcl.zeroshot.enrolment import read_examples
+from speechcwcl.zeroshot.grid import GRID
+from speechcwcl.zeroshot.keywords import Keywords, confidence, level_of_rate
+from speechcwcl.zeroshot.protocol import Protocol
+from speechcwcl.zeroshot.spotting import APART, FRAME, Heard, Windows, decided, peaks
+
+SPOTTING = "spotting.json"
+TARGETS = (0.5, 1.0, 5.0, 10.0)  # false alarms an hour
+TOLERANCE = 0.3  # seconds by which an event may miss the word and still be right
+_POINTS = 60  # of a curve
+_BY_LABEL = ("labels", "rows", "mean", "deviation", "examples")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A long recording: its embedded windows and what is said in it."""
+
+    heard: Heard
+    seconds: float
+    said: list[Utterance]
+
+
+@dataclass
+class Found:
+    """Events of some labels, judged.
+
+    Attributes:
+        right: (occurrences,) the highest z of an event of the label there; -inf: none.
+        false: the z of all false alarms.
+        hours: of ordinary speech, for one label.
+        latency: seconds from the end of the word to the decision, of the right events.
+    """
+
+    right: np.ndarray
+    false: np.ndarray
+    hours: float
+    latency: np.ndarray
+
+    def level(self, target: float) -> float:
+        """The lowest level with at most so many false alarms an hour."""
+        allowed = int(np.floor(target * self.hours))
+        ordered = np.sort(self.false)[::-1]
+        return float(np.nextafter(ordered[allowed], np.inf)) if allowed < len(ordered) else -np.inf
+
+    def at(self, level: float) -> tuple[np.ndarray, float]:
+        """(occurrences,) found or not, and false alarms an hour, at a level."""
+        found = (self.right >= level) & (self.right > -np.inf)
+        return found, float((self.false >= level).sum() / max(self.hours, 1e-9))
+
+
+def open_recordings(model: Any, utterances: Sequence[Utterance], cache: Path) -> list[Recording]:
+    """Embed the windows of a set's recordings, or take them from `cache`."""
+    by_file: dict[str, list[Utterance]] = defaultdict(list)
+    for utterance in utterances:
+        by_file[utterance.audio].append(utterance)
+    found = []
+    for path in tqdm(by_file, desc="windows", unit="recording", disable=None):
+        status = Path(path).stat()
+        key = sha256_json([model.identity, path, status.st_size, status.st_mtime_ns, vars(GRID)])
+        kept = cache / f"{key[:24]}.npz"
+        if not kept.exists():
+            windows, seconds = Windows(model), 0.0
+            parts: list[Heard] = []
+            for block in audio_blocks(path):
+                parts += windows.push(block)
+                seconds += len(block) / SAMPLE_RATE
+            parts += windows.finish()
+            with atomic_path(kept) as target, target.open("wb") as stream:
+                np.savez(
+                    stream,
+                    seconds=seconds,
+                    rows=np.concatenate([part.rows for part in parts]).astype(np.float16),
+                    heard=np.concatenate([part.heard for part in parts]),
+                    spans=np.concatenate([part.spans for part in parts]),
+                )
+        with np.load(kept, allow_pickle=False) as stored:
+            rows = stored["rows"].astype(np.float32)
+            heard = Heard(rows, stored["heard"], stored["spans"])
+            found.append(Recording(heard, float(stored["seconds"]), by_file[path]))
+    return found
+
+
+def judge(recordings: Sequence[Recording], keywords: Keywords, protocol: Protocol) -> Found:
+    """All events of the keywords, at any level, against what is said."""
+    right, false, latency, seconds = [], [], [], 0.0
+    texts = [protocol.labels[label] for label in keywords.labels]
+    said_by = [re.compile("|".join(rf"\b{re.escape(t)}\b" for t in some)) for some in texts]
+    for recording in recordings:
+        z = recording.heard.z(keywords)
+        pad = np.full((APART, z.shape[1]), -np.inf)
+        steps = peaks(np.concatenate([pad, z, pad]).max(axis=1)) - APART
+        spans = recording.heard.spans[steps] * FRAME / SAMPLE_RATE
+        middles, labels = spans.mean(axis=1), z[steps].argmax(axis=1)
+        neither = np.zeros(len(steps), dtype=bool)
+        for number, label in enumerate(keywords.labels):
+            own = labels == number
+            for utterance in recording.said:
+                start, end = utterance.start or 0.0, utterance.end or recording.seconds
+                near = own & (middles > start - TOLERANCE) & (middles < end + TOLERANCE)
+                if utterance.labels.get(protocol.label_field) == label:
+                    if not near.any():
+                        right.append(-np.inf)
+                        continue
+                    best = np.flatnonzero(near)[z[steps[near], number].argmax()]
+                    right.append(z[steps[best], number])
+                    neither[best] = True
+                    latency.append(decided(int(steps[best])) - spans[best, 1])
+                elif said_by[number].search(utterance.text or ""):
+                    neither |= near
+                    seconds -= (end - start) / len(keywords.labels)
+        seconds += recording.seconds
+        false.append(z[steps, labels][~neither])
+    return Found(
+        np.array(right), np.concatenate(false), seconds / 3600, np.array(latency, dtype=float)
+    )
+
+
+def evaluate_spotting(
+    model: Any,
+    utterances: Sequence[Utterance],
+    protocol: Protocol,
+    out: Path,
+    cache: Path,
+    examples: str | Path | Mapping[str, Sequence[Any]] | None = None,
+) -> dict[str, Any]:
+    """Score a protocol on a set of long recordings; write `out/spotting.json`.
+
+    Args:
+        model: embeds texts and windows.
+        utterances: what is said when.
+        protocol: labels, texts, templates.
+        out: the score folder.
+        cache: embedded windows are kept there.
+        examples: to enrol from; see `speechcwcl.zeroshot.enrolment.enrol`.
+
+    Returns:
+        What `spotting.json` holds: `alone`, each label listened for by itself (means over the
+        labels), and `together`, all at once; of each `recall` at [`TARGETS`][] false alarms
+        an hour with its interval, and the curve; `set`: what thresholds do that were set without
+        this set; `latency`; `reliability` of the scores.
+
+    Raises:
+        UserError: no occurrence of a label in the set.
+    """
+    if isinstance(examples, str | Path):  # one folder may serve several protocols
+        found = read_examples(examples)
+        examples = {label: found[label] for label in protocol.labels if label in found}
+    keywords = model.enrol(protocol.labels, examples, protocol.templates)
+    there = {u.labels.get(protocol.label_field) for u in utterances}
+    missing = [label for label in protocol.ids if label not in there]
+    require(not missing, f"no utterance has the label {missing[:1]}: nothing to find")
+    recordings = open_recordings(model, utterances, cache)
+    each = [judge(recordings, only(keywords, i), protocol) for i in range(len(protocol.ids))]
+    both = judge(recordings, keywords, protocol)
+    scores = {
+        "kind": "spotting",
+        "protocol": protocol.describe(),
+        "model": model.identity,
+        "examples": keywords.examples,
+        "n": len(both.right),
+        "hours": short(sum(r.seconds for r in recordings) / 3600),
+        "alone": _figures(each),
+        "together": _figures([both]),
+        "set": [_as_set(target, each, both) for target in TARGETS],
+        "latency": {name: short(np.quantile(both.latency, q)) if len(both.latency) else None
+                    for name, q in (("median", 0.5), ("p95", 0.95))},
+        "reliability": reliability(both),
+        "labels": {
+            label: [short(one.at(one.level(t))[0].mean()) for t in TARGETS]
+            for label, one in zip(protocol.ids, each, strict=True)
+        },
+    }  # fmt: skip
+    write_json(out / SPOTTING, scores)
+    return scores
+
+
+def only(keywords: Keywords, index: int) -> Keywords:
+    """One label of them."""
+    one = slice(index, index + 1)
+    parts = {name: getattr(keywords, name)[one] for name in _BY_LABEL}
+    return replace(keywords, **parts)
+
+
+def _figures(found: Sequence[Found]) -> dict[str, Any]:
+    """Recall at the targets, and the curve: means over the detectors."""
+    recall = []
+    for target in TARGETS:
+        hits = [one.at(one.level(target))[0] for one in found]
+        low, high = accuracy_interval(np.concatenate(hits))
+        mean = short(np.mean([h.mean() for h in hits]))
+        recall.append({"per_hour": target, "recall": mean, "interval": [short(low), short(high)]})
+    rates = np.geomspace(0.3, 100, _POINTS)
+    missed = [1 - np.mean([one.at(one.level(r))[0].mean() for one in found]) for r in rates]
+    curve = {"per_hour": [short(r) for r in rates], "missed": [short(m) for m in missed]}
+    return {"recall": recall, "curve": curve}
+
+
+def _as_set(target: float, each: Sequence[Found], both: Found) -> dict[str, float]:
+    """Recall and false alarms an hour at the level that `--false_alarms_per_hour` would set."""
+    alone = [one.at(level_of_rate(target, 1, np.zeros(0), 0.0)) for one in each]
+    hits, rate = both.at(level_of_rate(target, len(each), np.zeros(0), 0.0))
+    return {
+        "target": target,
+        "alone_recall": short(np.mean([hits.mean() for hits, _ in alone])),
+        "alone_per_hour": short(np.mean([rate for _, rate in alone])),
+        "together_recall": short(hits.mean()),
+        "together_per_hour": short(rate),
+    }
+
+
+def reliability(found: Found, bins: int = 8) -> list[dict[str, float]]:
+    """Of the events by score: how many, their mean score, the share that is right.
+
+    Right and false events weigh the same in all, as [`confidence`][] has it.
+    """
+    right = found.right[found.right > -np.inf]
+    rows = []
+    edges = np.linspace(0, 1, bins + 1)
+    a, b = confidence(right), confidence(found.false)
+    weight = len(a) / max(1, len(b))
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        yes = a[(a >= low) & (a < high + (high == 1))]
+        no = b[(b >= low) & (b < high + (high == 1))]
+        mass = len(yes) + weight * len(no)
+        if mass:
+            mean = (yes.sum() + weight * no.sum()) / mass
+            n = len(yes) + len(no)
+            rows.append({"score": short(mean), "right": short(len(yes) / mass), "n": n})
+    return rows
+
+
+def spotting_line(scores: dict[str, Any]) -> str:
+    """The figures of `spotting.json` in one line."""
+    parts = []
+    for name in ("alone", "together"):
+        figures = ", ".join(
+            f"{100 * one['recall']:.1f} % at {one['per_hour']:g}" for one in scores[name]["recall"]
+        )
+        parts.append(f"{name} {figures}")
+    return f"recall at false alarms an hour: {'; '.join(parts)}"

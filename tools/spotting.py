@@ -1,0 +1,165 @@
+#!/usr/bin/env python3
+"""Keywords in long recordings: recall by false alarms an hour, from text and 1, 4, 16 examples.
+
+DATA is what tools/make_spotting_sets.py wrote. The model runs as `listen` runs it: ONNX, 8-bit
+weights, one thread. Embedded windows are kept in DATA/windows, so that a second run is quick.
+Prints the table; --write puts it into tools/benchmarks/README.md.
+
+Examples:
+    tools/spotting.py --data data --set spot_test --write
+    tools/spotting.py --data data --set spot_valid --fit    # the constants of keywords.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+from bench_page import machine, write_section
+
+import speechcwcl
+from speechcwcl.data.kaldi import read_datadir
+from speechcwcl.data.utterance import Utterance
+from speechcwcl.errors import UserError
+from speechcwcl.evaluation.spotting import (
+    TARGETS,
+    Recording,
+    evaluate_spotting,
+    judge,
+    only,
+    open_recordings,
+)
+from speechcwcl.zeroshot.enrolment import read_examples
+from speechcwcl.zeroshot.keywords import Keywords
+from speechcwcl.zeroshot.protocol import Protocol, load_protocol
+
+RECIPE = Path(__file__).resolve().parents[1] / "egs/release/cwcl1/protocols"
+SHOTS = (0, 1, 4, 16)
+
+
+def some(examples: dict[str, list[str]], protocol: Protocol, count: int) -> dict[str, list[str]]:
+    """The first clips of each label of the protocol."""
+    kept = {label: clips[:count] for label, clips in examples.items() if label in protocol.labels}
+    return kept if count else {}
+
+
+def protocols(utterances: list[Utterance]) -> list[Protocol]:
+    """Wake phrases; and command words, or on the validation set the corpus' other words."""
+    wake, commands = (load_protocol(RECIPE / f"spot_{n}.yaml") for n in ("wake", "commands"))
+    said = {u.labels["label"] for u in utterances} - {"_other_"}
+    if not set(commands.labels) <= said:
+        words = sorted(said - set(wake.labels) - set(commands.labels))
+        labels = {word: (word,) for word in words}
+        commands = Protocol("other_words", labels, task="spotting")
+    return [wake, commands]
+
+
+def row(name: str, clips: str, scores: dict[str, Any]) -> str:
+    """A line of the table."""
+    cells = [name, clips, str(scores["n"])]
+    for way in ("alone", "together"):
+        for one in scores[way]["recall"]:
+            low, high = one["interval"]
+            cells.append(f"{100 * one['recall']:.1f} ({100 * low:.0f} to {100 * high:.0f})")
+    first = scores["set"][0]
+    cells.append(f"{100 * first['alone_recall']:.1f} at {first['alone_per_hour']:.2f}")
+    return "| " + " | ".join(cells) + " |"
+
+
+def page(args: argparse.Namespace, lines: list[str], hours: float, seconds: float) -> str:
+    """The table with its command."""
+    rates = [f"{way}, {t:g}/h" for way in ("alone", "together") for t in TARGETS]
+    header = ["labels", "examples of each", "keywords", *rates, "set for 0.5/h, alone"]
+    return "\n".join([
+        f"{machine()}, one thread; {args.model}, {hours:.2f} hours of `{args.set}`, "
+        f"{seconds:.0f} s of processor time.", "",
+        f"    python tools/spotting.py --data data --set {args.set} --write", "",
+        "| " + " | ".join(header) + " |", "|" + "---|" * len(header), *lines,
+    ])  # fmt: skip
+
+
+def fit(recordings: list[Recording], found: list[tuple[Keywords, Protocol]]) -> str:
+    """RATE and SURE of keywords.py: false alarms by z of one label, and the logistic of events."""
+    from scipy.optimize import minimize
+
+    right, false, hours = [], [], 0.0
+    for keywords, protocol in found:
+        for index in range(len(keywords.labels)):
+            judged = judge(recordings, only(keywords, index), protocol)
+            right.append(judged.right[judged.right > -np.inf])
+            false.append(judged.false)
+            hours += judged.hours
+    yes, no = np.concatenate(right), np.sort(np.concatenate(false))[::-1]
+    rates = np.array([20.0, 10, 5, 2, 1, 0.5, 0.25])
+    levels = np.array([no[min(len(no) - 1, int(rate * hours))] for rate in rates])
+    slope, start = np.polyfit(levels, np.log10(rates), 1)
+
+    def loss(x: np.ndarray) -> float:
+        a, b = x[1] * (yes - x[0]), x[1] * (no - x[0])
+        return float(np.logaddexp(0, -a).mean() + np.logaddexp(0, b).mean())
+
+    sure = minimize(loss, [3.0, 1.0], method="Nelder-Mead").x
+    return (
+        f"RATE = ({start:.2f}, {-slope:.2f}); SURE = ({sure[0]:.2f}, {sure[1]:.2f}); "
+        f"{hours:.1f} hours of one label; z at {rates.tolist()} an hour: {levels.round(2).tolist()}"
+    )
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="of make_spotting_sets.py")
+    parser.add_argument("--set", default="spot_test")
+    parser.add_argument("--model", default="en-tiny")
+    parser.add_argument("--recordings", type=int, help="only the first so many")
+    parser.add_argument("--fit", action="store_true", help="print constants, not the table")
+    parser.add_argument("--write", action="store_true", help="write the table into the benchmarks")
+    args = parser.parse_args()
+    try:
+        began = time.process_time()
+        model = speechcwcl.load(args.model, onnx=True, int8=True, threads=1)
+        utterances = read_datadir(args.data / args.set)
+        if args.recordings:
+            kept = sorted({u.audio for u in utterances})[: args.recordings]
+            utterances = [u for u in utterances if u.audio in kept]
+        examples, cache = read_examples(args.data / "enrol"), args.data / "windows"
+        lines, found, hours = [], [], 0.0
+        for protocol in protocols(utterances):
+            for shots in SHOTS:
+                given = some(examples, protocol, shots)
+                clips = [len(given.get(label, [])) for label in protocol.labels]
+                if shots and max(clips) <= SHOTS[SHOTS.index(shots) - 1]:
+                    continue  # there are no more clips than in the line before
+                if args.fit:
+                    keywords = model.enrol(protocol.labels, given, protocol.templates)
+                    found.append((keywords, protocol))
+                    continue
+                out = args.data / "scores" / args.set / f"{protocol.name}-{shots}"
+                scores = evaluate_spotting(model, utterances, protocol, out, cache, given)
+                name = str(min(clips)) if len(set(clips)) == 1 else f"{min(clips)} to {max(clips)}"
+                lines.append(row(protocol.name, name, scores))
+                print(lines[-1], file=sys.stderr, flush=True)
+                hours = scores["hours"]
+        if args.fit:
+            print(fit(open_recordings(model, utterances, cache), found))
+            return 0
+        text = page(args, lines, hours, time.process_time() - began)
+        print(text)
+        if args.write:
+            write_section("spotting", "## Keywords in long recordings", text)
+        return 0
+    except UserError as error:
+        print(f"spotting: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
