@@ -112,7 +112,7 @@ def _keep_list(problems: Problems, path: Path) -> str:
 
 def _bad_message(bad: Problems, path: Path) -> str:
     text = "\n".join(line.replace("\t", ": ", 1) for line in bad.text().splitlines())
-    if bad.count > len(bad.first):
+    if len(bad) > bad.limit:
         bad.save(path)
         text += f"\nall of them: {path}"
     return f"{text}\n(skip_bad leaves these out and lists them)"

@@ -144,14 +144,14 @@ def scan_datadir(
         if (folder / name).exists()
     }
     for key in sorted(main.rows):
-        before = problems.count
+        before = len(problems)
         utterance = (
             Utterance(key, paths[key])
             if main is recordings
             else _segment(key, main, recordings, paths, problems)
         )
         _fill(utterance, main, sides, problems)
-        if problems.count == before and utterance.audio:
+        if len(problems) == before and utterance.audio:
             yield utterance
     for table in sides.values():
         for key in table.rows:

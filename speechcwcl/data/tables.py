@@ -30,16 +30,6 @@ class Problems:
         return len(self.lines)
 
     @property
-    def first(self) -> list[str]:
-        """Those that a message shows."""
-        return self.lines[: self.limit]
-
-    @property
-    def count(self) -> int:
-        """How many there are in all."""
-        return len(self.lines)
-
-    @property
     def room(self) -> bool:
         """Whether the next problem will be shown, so that details are worth the search."""
         return len(self.lines) < self.limit
@@ -185,7 +175,7 @@ def write_datadir(
     with replaced_datadir(folder, facts) as temporary:
         _write_tables(temporary, found)
         if skipped:
-            facts["skipped"] = skipped.count
+            facts["skipped"] = len(skipped)
             skipped.save(temporary / "bad.tsv")
     return folder
 

@@ -137,6 +137,6 @@ def test_slurp_reconstructed_train_is_refused_with_the_reason(real_data):
         pytest.skip(f"{path} is not there")
     problems = Problems()
     assert list(read_sentences(path, problems)) == []
-    assert problems.count == len(path.read_text().splitlines())
-    assert "train_reconstructed.jsonl:1: no scenario in this entry" in problems.first[0]
+    assert len(problems) == len(path.read_text().splitlines())
+    assert "train_reconstructed.jsonl:1: no scenario in this entry" in problems.lines[0]
     assert json.loads(path.read_text().splitlines()[0])["sentence"]

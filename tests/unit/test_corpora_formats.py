@@ -198,8 +198,8 @@ def test_cuts_that_no_single_file_can_give_are_problems(clips, change, why):
     path.write_text("\n".join(lines))
     problems = Problems()
     got = list(read_manifest(path, problems=problems))
-    assert len(got) == 1 and problems.count == 1
-    assert f"{path}:2: " in problems.first[0] and why in problems.first[0]
+    assert len(got) == 1 and len(problems) == 1
+    assert f"{path}:2: " in problems.lines[0] and why in problems.lines[0]
 
 
 def test_plain_csv_and_tsv_with_columns_by_name(clips):
@@ -241,7 +241,7 @@ def test_bad_json_lines(clips):
     path.write_text('{"audio_filepath": "wavs/a.wav", "text": "x"}\n{"audio_fi\n[1]\n')
     problems = Problems()
     assert len(list(read_manifest(path, problems=problems))) == 1
-    assert [p.split(": ")[0] for p in problems.first] == [f"{path}:2", f"{path}:3"]
+    assert [p.split(": ")[0] for p in problems.lines] == [f"{path}:2", f"{path}:3"]
 
 
 def test_unknown_formats_are_refused(clips):
