@@ -2,7 +2,8 @@
 """Write recipes/README.md: which method on which corpus, by which command, with what result.
 
 Methods are the YAML files of recipes/cwcl/hparams, corpora the folders of egs; the first line of
-either says what it is. A result is what egs/<corpus>/cwcl1/RESULTS.md holds.
+either says what it is. A result is what egs/<corpus>/cwcl1/RESULTS.md holds; what peers print, with
+its source, is what recipes/peers.yaml holds.
 
 Example:
     python tools/make_recipes_table.py --write
@@ -11,8 +12,11 @@ Example:
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
+
+import yaml
 
 from speechcwcl.files import atomic_write
 
@@ -34,6 +38,18 @@ A method is a training YAML, a corpus a folder of `egs/`; any method runs on any
 |---|---|
 """
 
+CORPORA = """
+## Corpora, what each command scores, and what others print
+The command trains, scores the sets under the protocols named and writes `exp/RESULTS.md`. A model
+that is there already is scored by `speechcwcl evaluate EXPDIR --model NAME --evals SET:PROTOCOL`:
+`en-tiny`, a folder, or [a model of others](../docs/mteb.md), where mteb's own figures
+are too. Figures of peers come from other protocols, often from training on the labels; only
+what could be read at its source is here.
+
+| corpus | command | what it scores | ours | what peers print |
+|---|---|---|---|---|
+"""
+
 
 def first_line(path: Path) -> str:
     """The first line of a file without its comment sign."""
@@ -48,16 +64,31 @@ def measured(folder: Path) -> str:
     return f"[RESULTS.md](../{results.relative_to(ROOT).as_posix()})"
 
 
+def scored(run: Path) -> str:
+    """The sets and protocols that a recipe ends with."""
+    found = re.search(r'--test_evals "([^"]*)"', run.read_text(encoding="utf-8"))
+    return ", ".join(f"`{pair}`" for pair in found[1].split()) if found else "–"
+
+
+def printed(rows: list[dict[str, str]] | None) -> str:
+    """What peers print, each with its source."""
+    return "; ".join(
+        f"{row['figure']}: {row['model']} ([{row['by']}]({row['source']}))" for row in rows or []
+    )
+
+
 def build() -> str:
     """The page."""
     lines = [HEAD.rstrip("\n")]
     for path in sorted((ROOT / "recipes/cwcl/hparams").glob("*.yaml")):
         lines.append(f"| [{path.stem}](cwcl/hparams/{path.name}) | {first_line(path)} |")
-    lines += ["", "## Corpora and results", "| corpus | command | result |", "|---|---|---|"]
+    lines += [CORPORA.rstrip("\n")]
+    peers = yaml.safe_load((ROOT / "recipes/peers.yaml").read_text(encoding="utf-8"))
     for run in sorted(ROOT.glob("egs/*/cwcl1/run.sh")):
         name = run.parent.parent.name
         if name != "TEMPLATE":
-            lines.append(f"| {name} | `egs/{name}/cwcl1/run.sh` | {measured(run.parent)} |")
+            cells = [name, f"`egs/{name}/cwcl1/run.sh`", scored(run), measured(run.parent)]
+            lines.append(f"| {' | '.join([*cells, printed(peers.get(name)) or '–'])} |")
     return "\n".join(lines) + "\n"
 
 

@@ -64,6 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="tasks and results go here")
     parser.add_argument("--page", type=Path, help="the page whose table is replaced")
     parser.add_argument("--models", nargs="*", default=list(MODELS), help="titles or names")
+    parser.add_argument("--tasks", nargs="*", help="only these; the cascade is slow")
     args = parser.parse_args(argv)
     try:
         from mteb import TaskResult
@@ -73,13 +74,16 @@ def main(argv: list[str] | None = None) -> int:
         tasks, rows = write_tasks(args.data, args.out / "data"), []
         for number, title in enumerate(args.models):
             model, expdir = MODELS.get(title, title), args.out / f"model{number}"
-            missing = [task for task in tasks if not (expdir / "mteb" / f"{task}.json").exists()]
-            for line in evaluate_tasks(expdir, missing, data=args.out / "data", model=model):
-                print(f"{title}: {line}", flush=True)
+            files = {task: expdir / "mteb" / f"{task}.json" for task in tasks}
+            missing = [t for t, f in files.items() if t in (args.tasks or tasks) and not f.exists()]
+            if missing:
+                scored = evaluate_tasks(expdir, missing, data=args.out / "data", model=model)
+                for line in scored:
+                    print(f"{title}: {line}", flush=True)
             row = [title]
-            for task in tasks:
-                result = TaskResult.from_disk(expdir / "mteb" / f"{task}.json")
-                row.append(f"{100 * result.get_score():.1f} %")
+            for path in files.values():
+                score = TaskResult.from_disk(path).get_score() if path.exists() else None
+                row.append("not run" if score is None else f"{100 * score:.1f} %")
             rows.append(row)
         header = ["model", *(f"{task}, {n} clips" for task, n in tasks.items())]
         table = markdown_table(header, rows)

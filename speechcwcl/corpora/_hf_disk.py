@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -197,35 +197,53 @@ _FAKE = (
 
 def write_parquet(target: Path, seed: int = 0) -> Path:
     """Write `data/<split>-00000-of-00001.parquet` with audio, text, intent and speaker."""
+    names = sorted({intent for _, intent in _FAKE})
+    for place, split in enumerate(("train", "validation", "test")):
+        rows = [
+            {"text": text, "intent": intent, "speaker_id": f"{split}{number % 2}"}
+            for number, (text, intent) in enumerate(_FAKE)
+        ]
+        file = target / "data" / f"{split}-00000-of-00001.parquet"
+        write_table(file, rows, "text", seed + 10 * place, {"intent": names})
+    return target
+
+
+def write_table(
+    file: Path,
+    rows: Sequence[dict[str, str]],
+    said: str,
+    seed: int = 0,
+    classes: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """Write a parquet file of a fake as `datasets` writes them, with synthetic clips.
+
+    Args:
+        file: where.
+        rows: the columns beside `audio`.
+        said: the column that the clips say.
+        seed: of the first clip.
+        classes: column -> the names that its numbers stand for.
+    """
     import pyarrow
     import pyarrow.parquet
 
-    names = sorted({intent for _, intent in _FAKE})
-    string = {"dtype": "string", "_type": "Value"}
-    features = {
-        "audio": {"sampling_rate": 16000, "_type": "Audio"},
-        "text": string,
-        "intent": {"names": names, "_type": "ClassLabel"},
-        "speaker_id": string,
-    }
-    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    features: dict[str, Any] = {"audio": {"sampling_rate": 16000, "_type": "Audio"}}
+    columns: dict[str, Any] = {}
+    for name in rows[0]:
+        values = [row[name] for row in rows]
+        features[name] = {"dtype": "string", "_type": "Value"}
+        if names := list((classes or {}).get(name, ())):
+            features[name] = {"names": names, "_type": "ClassLabel"}
+            values = pyarrow.array([names.index(value) for value in values], pyarrow.int64())
+        columns[name] = values
+    clips = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, row in enumerate(rows):
+            path = Path(folder) / f"{file.stem.split('-')[0]}_{number}.flac"
+            write_spoken(path, row[said], seed + number)
+            clips.append({"bytes": path.read_bytes(), "path": path.name})
     kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
-    for place, split in enumerate(("train", "validation", "test")):
-        clips = []
-        with tempfile.TemporaryDirectory() as folder:
-            for number, (text, _) in enumerate(_FAKE):
-                path = Path(folder) / f"{split}_{number}.flac"
-                write_spoken(path, text, seed + 10 * place + number)
-                clips.append({"bytes": path.read_bytes(), "path": path.name})
-        table = pyarrow.table(
-            {
-                "audio": pyarrow.array(clips, type=kind),
-                "text": [text for text, _ in _FAKE],
-                "intent": pyarrow.array([names.index(i) for _, i in _FAKE], pyarrow.int64()),
-                "speaker_id": [f"{split}{number % 2}" for number in range(len(_FAKE))],
-            }
-        ).replace_schema_metadata(metadata)
-        file = target / "data" / f"{split}-00000-of-00001.parquet"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        pyarrow.parquet.write_table(table, file)
-    return target
+    table = pyarrow.table({"audio": pyarrow.array(clips, type=kind), **columns})
+    facts = {"huggingface": json.dumps({"info": {"features": features}})}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(table.replace_schema_metadata(facts), file)

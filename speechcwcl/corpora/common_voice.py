@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from speechcwcl.corpora.base import Corpus, Listing, write_lines, write_spoken
 from speechcwcl.data.rows import read_table
 from speechcwcl.data.tables import Problems
 from speechcwcl.data.utterance import Utterance
-from speechcwcl.errors import UserError
+from speechcwcl.errors import UserError, closest
 
 COLUMNS = (
     "client_id", "path", "sentence_id", "sentence", "sentence_domain", "up_votes", "down_votes",
@@ -27,10 +28,23 @@ class CommonVoice(Corpus):
     url = "https://datacollective.mozillafoundation.org (with a free account)"
     version = "any release (cv-corpus-*)"
     splits = ("train", "dev", "test", "validated")
+    label_fields = ("language",)  # where several were asked for
+    languages: tuple[str, ...] = ()  # none: the only one there is
+
+    def configure(self, words: list[str]) -> None:
+        """Take `--languages LOCALE ...`: those of a release, in one set, each in its folder."""
+        parser = argparse.ArgumentParser(prog=f"speechcwcl prepare {self.name}", allow_abbrev=False)
+        parser.add_argument("--languages", nargs="+", default=[], metavar="LOCALE")
+        self.languages = tuple(parser.parse_args(words).languages)
 
     def utterances(self, source: Path, split: str, problems: Problems) -> Iterator[Utterance]:
-        """Yield the clips of one split; see `Corpus.utterances`."""
-        folder = _locale_folder(source).resolve()
+        """Yield the clips of one split, of all languages; see `Corpus.utterances`."""
+        folders = [_language_folder(source, name) for name in self.languages]
+        for folder in folders or [_locale_folder(source)]:
+            yield from self._of_language(folder.resolve(), split, problems)
+
+    def _of_language(self, folder: Path, split: str, problems: Problems) -> Iterator[Utterance]:
+        labels = {"language": folder.name} if self.languages else {}
         table = self.file(folder / f"{split}.tsv")
         listing = Listing()
         for number, row in read_table(table, ("client_id", "path", "sentence"), problems):
@@ -46,11 +60,16 @@ class CommonVoice(Corpus):
                 # 16 of the 128 hexadecimal digits tell the speakers apart and keep tables small.
                 speaker = row["client_id"][:16] or name
                 key = f"{speaker}-{Path(name).stem}"
-                yield Utterance(key, str(audio), row["sentence"], speaker)
+                yield Utterance(key, str(audio), row["sentence"], speaker, labels=labels)
 
     def fake(self, target: Path, seed: int = 0) -> Path:
         """Three volunteers, sentences of our own, in the layout of release 17 and later."""
-        folder = Path(target) / "cv-corpus-0.0-fake" / "en"
+        for language in self.languages or ("en",):
+            self._fake_language(Path(target) / "cv-corpus-0.0-fake" / language, seed)
+        return Path(target)
+
+    def _fake_language(self, folder: Path, seed: int) -> None:
+        language = folder.name
         header = "\t".join(COLUMNS)
         every = [header]
         clip = 0
@@ -58,16 +77,28 @@ class CommonVoice(Corpus):
             lines = [header]
             for number, text in enumerate(_FAKE):
                 clip += 1
-                name = f"common_voice_en_{10_000_000 + clip}.mp3"
+                name = f"common_voice_{language}_{10_000_000 + clip}.mp3"
                 write_spoken(folder / "clips" / name, text, seed + clip)
                 person = f"{place}{number % 2}".ljust(16, "0").ljust(128, "a")
                 facts = {"client_id": person, "path": name, "sentence_id": f"{clip:064x}"}
-                facts |= {"sentence": text, "up_votes": "2", "down_votes": "0", "locale": "en"}
+                facts |= {"sentence": text, "up_votes": "2", "down_votes": "0", "locale": language}
                 lines.append("\t".join(facts.get(column, "") for column in COLUMNS))
             write_lines(folder / f"{split}.tsv", lines)
             every += lines[1:]
         write_lines(folder / "validated.tsv", every)
-        return Path(target)
+
+
+def _language_folder(source: Path, language: str) -> Path:
+    """The folder of a language: in the one given, or one level below it."""
+    there = {
+        p.parent.name: p.parent for depth in ("*", "*/*") for p in source.glob(f"{depth}/clips")
+    }
+    if language not in there:
+        known = ", ".join(sorted(there)) or "none"
+        raise UserError(
+            f"{source}: no language {language!r}{closest(language, there)}; there are: {known}"
+        )
+    return there[language]
 
 
 def _locale_folder(source: Path) -> Path:
@@ -79,7 +110,10 @@ def _locale_folder(source: Path) -> Path:
         return found[0]
     if found:
         names = ", ".join(p.relative_to(source).as_posix() for p in found[:6])
-        raise UserError(f"{source}: several languages are there ({names}); give one of the folders")
+        raise UserError(
+            f"{source}: several languages are there ({names}); give one of the folders, "
+            "or --languages"
+        )
     inside = ", ".join(sorted(p.name for p in source.iterdir())[:6]) or "nothing"
     raise UserError(
         f"{source}: not a Common Voice folder: no clips/ in it (but {inside}); give the folder "

@@ -312,7 +312,8 @@ def _of_protocol(name: str, packed: Mapping[str, Wording]) -> Wording:
     if name in packed:
         return packed[name]
     known = [*packed, *list_protocols()]
-    if name not in known and not name.endswith((".yaml", ".yml")):
+    plain = name.partition("@")[0]  # a language may stand behind it
+    if plain not in known and not plain.endswith((".yaml", ".yml")):
         raise UserError(
             f"no protocol is called {name!r}{closest(name, known)}; known: {', '.join(known)}"
         )

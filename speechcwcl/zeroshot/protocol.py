@@ -15,6 +15,7 @@ A protocol is a YAML file (one of the package's, by name, or yours, by path):
     ignore: [garden]                # utterances with these labels are left out, optional
     task: classify                  # or spotting: find the labels in long recordings; optional
     unknown: other                  # a label that is the answer below a threshold, optional
+    languages: {de: {kitchen: die Küche, bath: das Bad}}  # optional; `my_rooms@de` takes these
 
 An unknown key, a repeated label, or two labels with the same text is an error with its line. Every
 scalar is text: `yes`, `no`, `on`, `off` and `0` are words here.
@@ -100,6 +101,7 @@ class _ProtocolFile(BaseModel, extra="forbid"):
     templates: Words = ("plain",)
     mapping: Annotated[dict[Word, Word], BeforeValidator(_mapping)] = Field({}, alias="map")
     ignore: Words = ()
+    languages: Annotated[dict[Word, Labels], BeforeValidator(_mapping)] = {}
     corpus: Word = ""
     split: Word = ""
     description: Word = ""
@@ -191,14 +193,9 @@ class Protocol:
 
     def describe(self) -> dict[str, Any]:
         """Plain JSON of the protocol, for score files."""
+        plain = ("name", "hash", "corpus", "split", "description", "label_field", "templates_name")
         return {
-            "name": self.name,
-            "hash": self.hash,
-            "corpus": self.corpus,
-            "split": self.split,
-            "description": self.description,
-            "label_field": self.label_field,
-            "templates_name": self.templates_name,
+            **{key: getattr(self, key) for key in plain},
             "templates": list(self.templates),
             "labels": [[label, list(texts)] for label, texts in self.labels.items()],
         }
@@ -277,13 +274,19 @@ def list_templates() -> list[str]:
 def load_protocol(name_or_path: str | Path) -> Protocol:
     """Read a protocol: a name from [`list_protocols`][], or a path to a YAML file.
 
+    With `@de` behind it, the label texts are those of that language; its name ends in `.de`.
+
     Raises:
         UserError: unknown name, or a fault in the file (with its line).
     """
-    path = _resolve(name_or_path, PROTOCOLS, list_protocols(), "protocol")
+    name, _, language = os.fspath(name_or_path).rpartition("@")
+    if not name or not re.fullmatch(r"[A-Za-z-]+", language):  # a folder may have an @ too
+        name, language = os.fspath(name_or_path), ""
+    path = _resolve(name, PROTOCOLS, list_protocols(), "protocol")
     document = read_yaml(path)
     found = validate(_ProtocolFile, document)
     _refuse_equal_texts(document, found.labels, "labels")
+    _refuse_bad_languages(document, found, language)
     _refuse_bad_map(document, found)
     named = isinstance(document.values.get("templates", ""), str) and "{}" not in found.templates[0]
     templates = found.templates
@@ -295,7 +298,10 @@ def load_protocol(name_or_path: str | Path) -> Protocol:
     _refuse_bad_templates(document, templates)
     about = {"templates": templates, "path": str(path)}
     about["templates_name"] = found.templates[0] if named else ""
-    return Protocol(**{**found.model_dump(), **about})
+    facts = found.model_dump(exclude={"languages"})
+    if language:
+        facts |= {"name": f"{found.name}.{language}", "labels": found.languages[language]}
+    return Protocol(**{**facts, **about})
 
 
 def load_labels(path: str | Path) -> tuple[LabelTexts, tuple[str, ...] | None]:
@@ -360,6 +366,17 @@ def _refuse_bad_templates(document: Document, templates: Sequence[str]) -> None:
         if template.count("{}") != 1:
             problem = f"template {template!r} must hold {{}} once: the label's text goes there"
             raise document.refuse("templates", number, problem=problem)
+
+
+def _refuse_bad_languages(document: Document, found: _ProtocolFile, asked: str) -> None:
+    for language, labels in found.languages.items():
+        _refuse_equal_texts(document, labels, "languages", language)
+        if wrong := sorted(set(labels) ^ set(found.labels)):
+            problem = f"languages: {language!r}: {wrong[0]!r} is not in both lists of labels"
+            raise document.refuse("languages", language, problem=problem)
+    if asked and asked not in found.languages:
+        near, there = closest(asked, found.languages), ", ".join(found.languages) or "none"
+        raise UserError(f"{found.name}: no texts in {asked!r}{near}; there are: {there}")
 
 
 def _refuse_bad_map(document: Document, found: _ProtocolFile) -> None:

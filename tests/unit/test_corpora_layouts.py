@@ -17,7 +17,9 @@ from speechcwcl.data.kaldi import check_datadir, read_corpus, read_datadir
 from speechcwcl.data.manifest import Manifest
 from speechcwcl.errors import UserError
 
-NAMES = ("librispeech", "common_voice", "slurp", "stop", "speech_commands")
+NAMES = (
+    "librispeech", "common_voice", "slurp", "stop", "speech_commands", "fluent_speech_commands",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

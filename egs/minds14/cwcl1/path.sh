@@ -1,0 +1,1 @@
+. ../../TEMPLATE/cwcl1/path.sh
