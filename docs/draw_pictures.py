@@ -33,8 +33,9 @@ TIDY = """(() => {
   [...panels.children].slice(%d).forEach(one => one.remove());
   panels.querySelectorAll('.list, ol, ul, details, p').forEach(one => one.remove());
   panels.style.cssText = 'display:flex;gap:16px;width:%dpx;background:#fff;padding:12px 14px';
-  [...panels.children].forEach(one => one.style.cssText = 'flex:1;margin:0;min-width:0');
-  panels.querySelectorAll('svg').forEach(one => one.style.overflow = 'visible');
+  [...panels.children].forEach(one => one.style.cssText =
+    'flex:1;margin:0;min-width:0;overflow:visible');
+  panels.querySelectorAll('*').forEach(one => one.style.overflow = 'visible');
   panels.scrollIntoView();
   const box = panels.getBoundingClientRect();
   return [box.left + scrollX, box.top + scrollY, box.width, box.height];
