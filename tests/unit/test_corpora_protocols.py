@@ -18,6 +18,7 @@ CLASSES = {
     "gsc_v1_30": 30,
     "gsc_v2_35": 35,
     "gsc_v2_12": 12,
+    "gsc_v2_12_open": 12,
     "slurp_intent": 60,
     "slurp_scenario": 18,
     "slurp_action": 46,
