@@ -326,7 +326,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(config, dump
 def kill_after_a_new_checkpoint(process, folder):
     """kill -9 as soon as there is one checkpoint more than now; 0 if the run ended before."""
     before = set(folder.glob("*/CKPT.yaml")) if folder.exists() else set()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while process.poll() is None and time.monotonic() < deadline:
         if folder.exists() and set(folder.glob("*/CKPT.yaml")) - before:
             os.kill(process.pid, signal.SIGKILL)
