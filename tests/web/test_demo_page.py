@@ -107,7 +107,7 @@ def test_every_set_to_pick_from_reads_back_as_it_is():
         assert len(parse_labels(labels, Limits())) >= 2
         check_size(parse_labels(labels, Limits()), parse_templates(templates))
     assert fill_in("gsc_v2_35")[1].splitlines()[2] == "the word {}"
-    assert label_sets(Limits(labels=10)) == [*EXAMPLES, "digits_10", "stop_domain"]
+    assert label_sets(Limits(labels=10)) == [*EXAMPLES, "digits_10", "gsc_10", "stop_domain"]
 
 
 @pytest.mark.parametrize("wrong", [{"seconds": 0}, {"megabytes": -1}, {"labels": 0}])

@@ -179,6 +179,8 @@ def fill_in(name: str) -> tuple[str, str]:
 def _typed(protocol: Protocol) -> str:
     lines = []
     for label, texts in protocol.labels.items():
+        if label == protocol.unknown:  # the answer below a threshold, not a label
+            continue
         right = " | ".join(texts)
         lines.append(right if right == label else f"{label} = {right}")
     return "\n".join(lines)
