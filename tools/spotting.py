@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ def protocols(utterances: list[Utterance]) -> list[Protocol]:
         words = sorted(said - set(wake.labels) - set(commands.labels))
         labels = {word: (word,) for word in words}
         commands = Protocol("other_words", labels, task="spotting")
-    return [wake, commands]
+    there = [(p, {k: v for k, v in p.labels.items() if k in said}) for p in (wake, commands)]
+    return [replace(protocol, labels=labels) for protocol, labels in there]
 
 
 def row(name: str, clips: str, scores: dict[str, Any]) -> str:
