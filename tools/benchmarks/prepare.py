@@ -3,7 +3,7 @@
 
 Makes a list of N utterances (segments of a few synthetic recordings, so that audio is really
 probed and the disk is not filled), then times what stages 1 to 3 do with it: write the data folder
-(sorted in bounded memory), check it, compile the manifest in --nj processes, open it and read from
+(sorted), check it, compile the manifest in --nj processes, open it and read from
 it. Memory is read from /proc, so this runs on Linux.
 
 Example:
