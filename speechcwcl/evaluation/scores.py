@@ -184,7 +184,7 @@ def _above_threshold(
 ) -> np.ndarray:
     """(n, classes): how far each cosine is above its label's threshold, and 0 for `unknown`.
 
-    The thresholds are set so that [`FAR`][] of the windows of ordinary speech pass one.
+    The thresholds are set so that `FAR` of the windows of ordinary speech pass one.
     """
     require(ordinary is not None, f"protocol {protocol.name!r}: unknown needs ordinary speech")
     assert ordinary is not None

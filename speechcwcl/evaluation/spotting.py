@@ -160,7 +160,7 @@ def evaluate_spotting(
 
     Returns:
         What `spotting.json` holds: `alone`, each label listened for by itself (means over the
-        labels), and `together`, all at once; of each `recall` at [`TARGETS`][] false alarms
+        labels), and `together`, all at once; of each `recall` at `TARGETS` false alarms
         an hour with its interval, and the curve; `set`: what thresholds do that were set without
         this set; `latency`; `reliability` of the scores.
 
@@ -236,7 +236,8 @@ def _as_set(target: float, each: Sequence[Found], both: Found) -> dict[str, floa
 def reliability(found: Found, bins: int = 8) -> list[dict[str, float]]:
     """Of the events by score: how many, their mean score, the share that is right.
 
-    Right and false events weigh the same in all, as [`confidence`][] has it.
+    Right and false events weigh the same in all, as
+    [`confidence`][speechcwcl.zeroshot.keywords.confidence] has it.
     """
     right = found.right[found.right > -np.inf]
     rows = []

@@ -256,7 +256,7 @@ class Aligner(nn.Module):
 
         Args:
             blocks: (blocks, samples) float32 at 16 kHz, of the length that
-                [`GRID`][speechcwcl.zeroshot.grid.GRID] says.
+                `GRID` says.
 
         Returns:
             (blocks, places, dim) float32 unit norm.

@@ -195,7 +195,7 @@ def windows_over(frames: Tensor, rate: float, seconds: list[float]) -> Iterator[
 def windows_in_block(
     frames: Tensor, rate: float, head: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
-    """Embed the windows of [`GRID`][speechcwcl.zeroshot.grid.GRID] over the frames of blocks.
+    """Embed the windows of `GRID` over the frames of blocks.
 
     Args:
         frames: (blocks, frames, width); all of them are true.

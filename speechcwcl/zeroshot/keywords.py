@@ -220,7 +220,7 @@ def level_of_rate(target: float, labels: int, peaks: np.ndarray, hours: float) -
         labels: how many are listened for.
         peaks: (n,) the z of all events in recordings that say no label.
         hours: how long the recordings are; 0: there are none, and the rate of ordinary speech is
-            what [`RATE`][] says.
+            what `RATE` says.
 
     Raises:
         UserError: too few events in them to tell.
