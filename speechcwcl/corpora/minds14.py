@@ -12,7 +12,7 @@ from speechcwcl.corpora.huggingface import HuggingFace
 from speechcwcl.data.rows import read_table
 from speechcwcl.data.tables import Problems
 from speechcwcl.data.utterance import Utterance
-from speechcwcl.errors import UserError
+from speechcwcl.errors import UserError, require
 
 INTENTS = (
     "abroad", "address", "app_error", "atm_limit", "balance", "business_loan", "card_issues",
@@ -74,6 +74,7 @@ class Minds14(HuggingFace):
             return
         table, listing = self.file(source / "text" / f"{self.config}.csv"), Listing()
         for number, row in read_table(table, (), problems):
+            require(len(row) > 2, f"{table}:1: path, transcription, ..., intent expected")
             path, text, *_, intent = row.values()  # the owner's header has had several wordings
             audio = source / "audio" / path
             if ".." in Path(path).parts or not listing.has(audio):

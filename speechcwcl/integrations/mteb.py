@@ -340,9 +340,9 @@ def evaluate_tasks(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 result = mteb.evaluate(encoder, task, cache=None, co2_tracker=False)
-        except ValueError as error:  # pictures, a split that the folder lacks
+        except (ValueError, KeyError, TypeError) as error:  # a split or a column is missing
             why = (str(error).strip().splitlines() or [repr(error)])[0]
-            raise UserError(f"task {name}: {why}") from error
+            raise UserError(f"task {name}: its data cannot be scored: {why}") from error
         (scored,) = result.task_results
         with tempfile.TemporaryDirectory() as folder:
             scored.to_disk(Path(folder) / "scores.json")

@@ -2,11 +2,13 @@
 
 import json
 import re
+import shutil
 import socket
 import sys
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("mteb", reason="the extra [mteb] is not installed")
 
@@ -23,6 +25,7 @@ from speechcwcl.integrations import mteb as ours  # noqa: E402
 from speechcwcl.models.aligner import Aligner  # noqa: E402
 from speechcwcl.report.markdown import results_table  # noqa: E402
 from speechcwcl.report.page import build_report  # noqa: E402
+from speechcwcl.zeroshot.classifier import unit_rows  # noqa: E402
 from speechcwcl.zeroshot.protocol import load_protocol  # noqa: E402
 
 COMMANDS = "SpeechCommandsZeroshotv0.01"
@@ -45,6 +48,7 @@ def no_network(monkeypatch):
 def model(tiny_speech, tiny_text, tmp_path_factory):
     """A folder of an aligner with tiny towers."""
     folder = tmp_path_factory.mktemp("model") / "tiny"
+    torch.manual_seed(0)
     Aligner.build(tiny_speech, tiny_text).save_pretrained(folder)
     return folder
 
@@ -101,6 +105,9 @@ def test_our_figure_and_mteb_s_agree_to_the_clip(model, data, tmp_path, monkeypa
     aligner = Aligner.from_pretrained(model)
     read = aligner.encode_text  # the tiny tower knows small letters only
     monkeypatch.setattr(aligner, "encode_text", lambda texts: read([t.lower() for t in texts]))
+    hear = aligner.encode_speech  # an untrained head answers alike to all; without its mean, not
+    centre = hear([clip(word)["array"] for word in WORDS]).mean(axis=0)
+    monkeypatch.setattr(aligner, "encode_speech", lambda *a, **k: unit_rows(hear(*a, **k) - centre))
     agree(aligner, task, tmp_path)
 
 
@@ -256,6 +263,15 @@ def test_bad_input_is_one_line(model, data, tmp_path, capsys, words, message):
     (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
     assert re.search(message, line), line
     assert not (tmp_path / "exp" / "mteb").exists()
+
+
+def test_a_split_that_the_folder_lacks_is_one_line(model, data, tmp_path, capsys):
+    (tmp_path / "FSDD").mkdir()
+    shutil.copy(data / "FSDD/test.parquet", tmp_path / "FSDD")
+    words = ["--model", str(model), "--mteb", "FSDD", "--data", str(tmp_path)]
+    assert main(["evaluate", str(tmp_path / "exp"), *words]) == 2
+    assert "task FSDD: its data cannot be scored: 'train'" in capsys.readouterr().err
+    assert not (tmp_path / "exp/mteb").exists()
 
 
 def test_a_model_without_audio_is_refused(tiny_text, data, tmp_path, capsys):
