@@ -41,6 +41,9 @@ def command(recipe, root, *words, tool=None):
         recipe = tool.parent / "repo" / recipe.relative_to(ROOT)
         script.unlink(missing_ok=True)
         script.symlink_to(tool)
+        # that of a recipe's own local/data.sh, which path.sh finds in a checkout with a .venv
+        (tools / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        (tools / "python").chmod(0o755)
     else:
         script.write_text(f'#!/bin/sh\nexec {sys.executable} -m speechcwcl.cli.main "$@"\n')
         script.chmod(0o755)
