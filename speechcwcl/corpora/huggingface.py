@@ -11,7 +11,7 @@ import argparse
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from speechcwcl.corpora._formats import GUESSES, LABELS, NO_ID
 from speechcwcl.corpora._hf_disk import DONE, STATE, repeats, write_parquet, write_split, written
@@ -51,9 +51,9 @@ class HuggingFace(Corpus):
     title = "a dataset of the datasets library"
     licence = "see the dataset's card"
     url = "https://huggingface.co/datasets"
-    synthetic_speech = None  # its card may say
-    splits = ("train", "validation", "test")
-    label_fields = ("label",)
+    synthetic_speech: ClassVar[bool | None] = None  # its card may say
+    splits: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
+    label_fields: ClassVar[tuple[str, ...]] = ("label",)
 
     def __init__(
         self,

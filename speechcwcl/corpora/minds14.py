@@ -34,7 +34,7 @@ class Minds14(HuggingFace):
     licence = "CC-BY-4.0"
     url = "https://huggingface.co/datasets/PolyAI/minds14"
     version = "the hub's parquet, or MInDS-14.zip of 2021"
-    made_speech = False
+    synthetic_speech = False
     splits = ("train",)
     label_fields = ("label",)
 

@@ -23,7 +23,7 @@ class SpeechMassive(HuggingFace):
     licence = "CC-BY-NC-SA-4.0"
     url = "https://huggingface.co/datasets/FBK-MT/Speech-MASSIVE"
     version = "the hub's parquet of 2024"
-    made_speech = False
+    synthetic_speech = False
     splits = ("train", "train_115", "validation", "test")
     label_fields = ("label", "scenario")
 

@@ -188,7 +188,8 @@ def _write_graph(aligner: Aligner, kind: type[SpeechGraph], target: Path) -> boo
     free = torch.export.Dim.DYNAMIC
     # Two clips of unlike lengths: the exporter must not take a size for a constant.
     example: tuple[Tensor, ...] = torch.zeros(2, 20000), torch.tensor([20000, 12000])
-    names, shapes = ["wav", "lengths"], ({0: free, 1: free}, {0: free})
+    names = ["wav", "lengths"]
+    shapes: tuple[dict[int, Any], ...] = ({0: free, 1: free}, {0: free})
     if kind is WindowGraph:
         example, names, shapes = (torch.zeros(2, GRID.block_samples),), names[:1], ({0: free},)
     try:
