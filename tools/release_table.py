@@ -104,7 +104,7 @@ def score_set(
     where, few = positions(name, clips, args.most), positions(name, clips, args.limit)
     right = answers(name, clips, model.encode_text)
     long = name.endswith("_long") and model.windows
-    new = [i for i in where if clips[i].id not in done]
+    new = [i for i in where if long or clips[i].id not in done]  # windows are not kept
     wavs = [heard_as(clips[i], args.heard) for i in new]
     rows = model.encode_parts(wavs) if long else list(model.encode_speech(wavs))
     done |= {clips[i].id: row for i, row in zip(new, rows, strict=True)} if not long else {}
