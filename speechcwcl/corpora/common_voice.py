@@ -28,7 +28,7 @@ class CommonVoice(Corpus):
     url = "https://datacollective.mozillafoundation.org (with a free account)"
     version = "any release (cv-corpus-*)"
     splits = ("train", "dev", "test", "validated")
-    label_fields = ("language",)  # where several were asked for
+    label_fields = ("language",)
     languages: tuple[str, ...] = ()  # none: the only one there is
 
     def configure(self, words: list[str]) -> None:
@@ -44,7 +44,7 @@ class CommonVoice(Corpus):
             yield from self._of_language(folder.resolve(), split, problems)
 
     def _of_language(self, folder: Path, split: str, problems: Problems) -> Iterator[Utterance]:
-        labels = {"language": folder.name} if self.languages else {}
+        labels = {"language": folder.name}
         table = self.file(folder / f"{split}.tsv")
         listing = Listing()
         for number, row in read_table(table, ("client_id", "path", "sentence"), problems):

@@ -9,6 +9,7 @@ import pytest
 
 from speechcwcl.apps import doctor
 from speechcwcl.cli.main import main
+from speechcwcl.errors import UserError
 from speechcwcl.models.weights.catalogue import Source
 
 SOUND = {
@@ -141,18 +142,16 @@ def test_an_extra_whose_library_is_missing(modules, monkeypatch):
 
 
 def test_decoders_that_fail(monkeypatch):
-    import soundfile
+    from speechcwcl.data.audio import decode
 
-    write = soundfile.write
+    encode = decode.encode_audio
 
-    def no_mp3(stream, wav, rate, format, subtype):
-        if format == "MP3":
-            raise soundfile.SoundFileRuntimeError("this build has no MP3")
-        if subtype == "OPUS":
-            wav = wav[::2]  # decodes to another tone
-        write(stream, wav, rate, format=format, subtype=subtype)
+    def no_mp3(wav, suffix):
+        if suffix == ".mp3":
+            raise UserError("this build has no MP3")
+        return encode(wav[::2] if suffix == ".opus" else wav, suffix)  # decodes to another tone
 
-    monkeypatch.setattr(soundfile, "write", no_mp3)
+    monkeypatch.setattr(decode, "encode_audio", no_mp3)
     found = by_name(doctor.check_decoding())
     assert set(found) == {"decoder mp3", "decoder opus"}
     assert found["decoder mp3"].status == "fail" and "MP3" in found["decoder mp3"].found

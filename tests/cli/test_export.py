@@ -29,12 +29,14 @@ def test_export_check_and_use(saved, tmp_path, capsys):
     told = capsys.readouterr().out
     assert "exported:" in told and "int8" in told
     assert "checked: largest difference alone" in told
-    assert sorted(path.name for path in out.iterdir()) == ["config.json", "model.onnx"]
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["config.json", "model.onnx", "windows.onnx"]
     graph = (out / "model.onnx").read_bytes()
     assert b"MatMulInteger" in graph and b"ConvInteger" not in graph
     model, exported = Aligner.from_pretrained(saved), OnnxAligner.from_pretrained(out)
     assert exported.config["precision"] == "int8"
-    assert exported.config["info"] == {"exported_from": "model"}
+    identity = Aligner.from_pretrained(saved).identity
+    assert exported.config["info"] == {"exported_from": "model", "model": identity}
     found = largest_difference(model, exported)
     assert found["cosine"] > 0.98
     assert found["alone"] > 1e-4  # else nothing was quantised

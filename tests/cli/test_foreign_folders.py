@@ -47,7 +47,7 @@ def quick(monkeypatch):
     """An ONNX graph takes a minute to make; where it goes is what matters here."""
     monkeypatch.setattr(onnx_export, "needs", lambda *_: [])
     monkeypatch.setattr(
-        onnx_export, "_write_graph", lambda _, target: target.write_bytes(b"graph") and False
+        onnx_export, "_write_graph", lambda _, __, target: target.write_bytes(b"graph") and False
     )
 
 

@@ -143,7 +143,7 @@ def broken_parquet(root, files):
 
 def test_broken_rows_stop_or_are_passed_over(made, tmp_path, capsys):
     folder = str(broken_parquet(tmp_path / "broken", made[1]))
-    with pytest.raises(UserError, match=r"train:0:1: not audio .*skip_bad.*passes over"):
+    with pytest.raises(UserError, match=r"train:0:1: not audio .*skip_bad.*skips such clips"):
         next(StreamReader(StreamSpec(folder=folder), 0, 1, block=9, ahead=2).blocks())
     block = next(
         StreamReader(StreamSpec(folder=folder, skip_bad=True), 0, 1, block=9, ahead=2).blocks()

@@ -228,7 +228,7 @@ def test_what_turns_out_broken_when_decoded_is_passed_over(made, monkeypatch, ca
         return real(clip)
 
     monkeypatch.setattr(stream.StreamClip, "load", load)
-    with pytest.raises(UserError, match="corrupt .*passes over such"):
+    with pytest.raises(UserError, match="corrupt .*skips such"):
         first_pass(dataset, 0)
     dataset.spec.skip_bad = True
     # one that is left alone by it has nothing to be contrasted with, and goes too
@@ -260,7 +260,7 @@ def test_a_broken_clip_is_one_line_also_from_a_worker(made, run, tmp_path, capsy
     write_stream(tmp_path / "stream.json", StreamSpec(folder=str(tmp_path / "d")))
     assert run(tmp_path / "stream.json", tmp_path / "exp", num_workers=1) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "x.flac: " in error and "passes over such" in error and "Traceback" not in error
+    assert "x.flac: " in error and "skips such" in error and "Traceback" not in error
 
 
 def test_a_manifest_takes_no_steps_per_epoch(made, run, tmp_path, capsys):

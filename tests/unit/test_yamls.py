@@ -87,7 +87,7 @@ def test_a_file_builds_on_others(tmp_path):
     assert places == [f"{tmp_path / n}" for n in ("low.yaml:1", "mid.yaml:2", "top.yaml:2")]
     assert [p.name for p in document.files] == ["low.yaml", "mid.yaml", "top.yaml"]
     (tmp_path / "low.yaml").write_text("base: top.yaml\n")
-    with pytest.raises(UserError, match="go round in a circle"):
+    with pytest.raises(UserError, match="form a circle"):
         read_yaml(tmp_path / "top.yaml", base="base")
     with pytest.raises(UserError, match=r"low\.yaml:1: base: \['x'\] is not the name of a file"):
         (tmp_path / "low.yaml").write_text("base: [x]\n")
