@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +82,9 @@ def tight(utterance: Utterance) -> Utterance:
     start, end = (utterance.start or 0.0) + EDGE, (utterance.end or 0.0) - EDGE
     lost = min(0.06, (end - start) / 6)
     start, end = start + rng.uniform(-0.02, lost), end - rng.uniform(-0.02, lost)
-    return Utterance(
-        f"{utterance.id}-tight",
-        utterance.audio,
-        utterance.text,
-        utterance.speaker,
+    return replace(
+        utterance,
+        id=f"{utterance.id}-tight",
         start=round(max(0.0, start), 3),
         end=round(end, 3),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -281,3 +282,35 @@ class HuggingFace(Corpus):
     def _given(self, column: str, role: str, records: Records) -> str:
         require(column in records.columns, f"{role}: {no_column(column, records.columns)}")
         return column
+
+
+class ByLanguage(HuggingFace):
+    """A dataset of the hub, or a copy of it, with a folder of parquet files for each locale."""
+
+    def configure(self, words: list[str]) -> None:
+        """Take `--language LOCALE`."""
+        parser = argparse.ArgumentParser(prog=f"speechcwcl prepare {self.name}", allow_abbrev=False)
+        parser.add_argument(
+            "--language", default=self.config, metavar="LOCALE", help="such as de-DE"
+        )
+        self.config = parser.parse_args(words).language
+
+    def prepare(
+        self,
+        source: Path,
+        out: Path,
+        splits: Iterable[str] | None = None,
+        *,
+        skip_bad: bool = False,
+    ) -> list[Path]:
+        """See `Corpus.prepare`; a language that the source lacks is refused, with those it has."""
+        source = Path(source)
+        there = sorted({path.parent.name for path in source.glob("*/*.parquet")})
+        if there and self.config not in there:
+            known = ", ".join(there)
+            raise UserError(f"{source}: no language {self.config!r} in it; there are {known}")
+        return super().prepare(source, out, splits, skip_bad=skip_bad)
+
+    @abstractmethod
+    def fake(self, target: Path, seed: int = 0) -> Path:
+        """See `Corpus.fake`: a folder for each language."""

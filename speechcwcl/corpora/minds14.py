@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from speechcwcl.corpora._hf_disk import write_table
-from speechcwcl.corpora.base import Listing, write_lines, write_spoken
-from speechcwcl.corpora.huggingface import HuggingFace
+from speechcwcl.corpora.base import Corpus, Listing, write_lines, write_spoken
+from speechcwcl.corpora.huggingface import ByLanguage
 from speechcwcl.data.rows import read_table
 from speechcwcl.data.tables import Problems
 from speechcwcl.data.utterance import Utterance
-from speechcwcl.errors import UserError, require
+from speechcwcl.errors import require
 
 INTENTS = (
     "abroad", "address", "app_error", "atm_limit", "balance", "business_loan", "card_issues",
@@ -21,7 +20,7 @@ INTENTS = (
 )  # fmt: skip
 
 
-class Minds14(HuggingFace):
+class Minds14(ByLanguage):
     """PolyAI/minds14 of the hub (`<locale>/train-*.parquet`), or the archive of its owner.
 
     The archive holds `text/<locale>.csv` (path, transcription, English transcription, intent) and
@@ -48,10 +47,6 @@ class Minds14(HuggingFace):
             labels="intent_class",
         )
 
-    def configure(self, words: list[str]) -> None:
-        """Take `--language LOCALE`."""
-        vars(self).update(vars(Minds14(language_of(self.name, words, "en-US"))))
-
     def prepare(
         self,
         source: Path,
@@ -64,8 +59,8 @@ class Minds14(HuggingFace):
         place = Path(source)
         place = place / "MInDS-14" if (place / "MInDS-14").is_dir() else place
         if (place / "text").is_dir():
-            return [self._prepare_split(place, out, s, skip_bad) for s in splits or self.splits]
-        return super().prepare(local_copy(self, place), out, splits, skip_bad=skip_bad)
+            return Corpus.prepare(self, place, out, splits, skip_bad=skip_bad)
+        return super().prepare(place, out, splits, skip_bad=skip_bad)
 
     def utterances(self, source: Path, split: str, problems: Problems) -> Iterator[Utterance]:
         """Yield the recordings, of the archive or of what was written out of parquet."""
@@ -107,26 +102,6 @@ def write_archive(target: Path, seed: int = 0) -> Path:
         lines.append(f'{name},"{text}","{text}",{intent.upper()}')
     write_lines(target / "MInDS-14" / "text" / "en-US.csv", lines)
     return target
-
-
-def language_of(corpus: str, words: list[str], default: str) -> str:
-    """The locale of `--language LOCALE` among the words of the command line."""
-    parser = argparse.ArgumentParser(prog=f"speechcwcl prepare {corpus}", allow_abbrev=False)
-    parser.add_argument("--language", default=default, metavar="LOCALE", help="such as de-DE")
-    return parser.parse_args(words).language
-
-
-def local_copy(corpus: HuggingFace, source: Path) -> Path:
-    """A folder of the dataset, checked for the language.
-
-    Raises:
-        UserError: the language is not there; which are.
-    """
-    there = sorted(path.parent.name for path in source.glob("*/*.parquet"))
-    if there and corpus.config not in there:
-        known = ", ".join(dict.fromkeys(there))
-        raise UserError(f"{source}: no language {corpus.config!r} in it; there are {known}")
-    return source
 
 
 _FAKE = {

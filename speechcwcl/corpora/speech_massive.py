@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from speechcwcl.corpora._hf_disk import write_table
-from speechcwcl.corpora.huggingface import HuggingFace
-from speechcwcl.corpora.minds14 import language_of, local_copy
+from speechcwcl.corpora.huggingface import ByLanguage
 
 
-class SpeechMassive(HuggingFace):
+class SpeechMassive(ByLanguage):
     """FBK-MT/Speech-MASSIVE of the hub, or a copy of it: `<locale>/<split>-*.parquet`.
 
     The test split lies in FBK-MT/Speech-MASSIVE-test; put its files beside the others. `train` is
@@ -38,10 +37,6 @@ class SpeechMassive(HuggingFace):
             labels={"label": "intent_str", "scenario": "scenario_str"},
         )
 
-    def configure(self, words: list[str]) -> None:
-        """Take `--language LOCALE`."""
-        vars(self).update(vars(SpeechMassive(language_of(self.name, words, "fr-FR"))))
-
     def download(self, target: Path, splits: Iterable[str] | None = None) -> Path:
         """See `HuggingFace.download`; the test split comes from its own dataset."""
         given = list(splits or self.splits)
@@ -51,17 +46,6 @@ class SpeechMassive(HuggingFace):
             alone = SpeechMassive(str(self.config), "FBK-MT/Speech-MASSIVE-test")
             super(SpeechMassive, alone).download(target, ["test"])
         return Path(target)
-
-    def prepare(
-        self,
-        source: Path,
-        out: Path,
-        splits: Iterable[str] | None = None,
-        *,
-        skip_bad: bool = False,
-    ) -> list[Path]:
-        """See `Corpus.prepare`."""
-        return super().prepare(local_copy(self, Path(source)), out, splits, skip_bad=skip_bad)
 
     def fake(self, target: Path, seed: int = 0) -> Path:
         """The hub's parquet in two languages, sentences of our own."""

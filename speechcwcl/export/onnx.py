@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechcwcl.errors import UserError
+from speechcwcl.errors import UserError, first_line
 from speechcwcl.export.onnx_graph import SpeechGraph, WindowGraph
 from speechcwcl.export.onnx_model import MODEL, TEXT, WINDOWS, needs, ours, write
 from speechcwcl.files import lock, replace_folder
@@ -198,7 +198,7 @@ def _write_graph(aligner: Aligner, kind: type[SpeechGraph], target: Path) -> boo
         raise
     except Exception as error:  # of torch's exporter, and it has many
         model_type = aligner.speech_encoder.family.config.model_type
-        why = (str(error).strip().splitlines() or [repr(error)])[0]
+        why = first_line(error)
         raise UserError(f"export: torch cannot export this {model_type} encoder: {why}") from error
     finally:
         aligner.to(device).train(training)

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from speechcwcl.data import remote
 from speechcwcl.data.audio import decode_audio, load_audio
-from speechcwcl.errors import UserError, closest, require
+from speechcwcl.errors import UserError, closest, first_line, require
 from speechcwcl.files import atomic_write, read_text
 from speechcwcl.models.peers import open_model
 from speechcwcl.zeroshot.classifier import unit_rows
@@ -188,7 +188,7 @@ def load_task(task: AbsTask, data: Path | None = None) -> AbsTask:
     except UserError:
         raise
     except Exception as error:
-        why = (str(error).strip().splitlines() or [repr(error)])[0]
+        why = first_line(error)
         if data is None:
             raise UserError(
                 f"task {name}: its data ({home}) are not here and cannot be fetched ({why}); give "
@@ -341,7 +341,7 @@ def evaluate_tasks(
                 warnings.simplefilter("ignore")
                 result = mteb.evaluate(encoder, task, cache=None, co2_tracker=False)
         except (ValueError, KeyError, TypeError) as error:  # a split or a column is missing
-            why = (str(error).strip().splitlines() or [repr(error)])[0]
+            why = first_line(error)
             raise UserError(f"task {name}: its data cannot be scored: {why}") from error
         (scored,) = result.task_results
         with tempfile.TemporaryDirectory() as folder:

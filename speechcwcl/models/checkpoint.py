@@ -130,7 +130,9 @@ def _refuse_huge(path: Path, config: dict[str, Any], tensors: int | None) -> Non
             raise UserError(f"{path}: {key}: {size} is more than any such model has ({why})")
 
 
-def check_shapes(path: Path, found: dict[str, tuple[int, ...]], expected: dict[str, Any]) -> None:
+def check_shapes(
+    path: str | Path, found: dict[str, tuple[int, ...]], expected: dict[str, Any]
+) -> None:
     """Raise unless the tensors of a file have exactly the names and shapes of a model's."""
     for name in sorted(found.keys() | expected.keys()):
         if name not in found:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from speechcwcl.errors import UserError, require
+from speechcwcl.errors import UserError, first_line, require
 from speechcwcl.files import read_json, sha256_file, sha256_json
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.audio_input import Audio, load_one
@@ -265,7 +265,7 @@ def open_model(
     except UserError:
         raise
     except Exception as error:
-        why = (str(error).strip().splitlines() or [repr(error)])[0]
+        why = first_line(error)
         raise UserError(f"{given}: cannot be opened as a model that takes audio: {why}") from error
 
 

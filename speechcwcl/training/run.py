@@ -219,7 +219,7 @@ def start_from(aligner: Aligner, source: str) -> str:
     )
     state = trained.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    check_shapes(Path(f"init_model: {source}"), shapes, aligner.state_dict())
+    check_shapes(f"init_model: {source}", shapes, aligner.state_dict())
     aligner.load_state_dict(state)
     return trained.identity
 

@@ -76,13 +76,14 @@ def enrol(
     made = Keywords.against(names, rows, model.identity, ordinary, examples=counts)
     if far is None and rate is None:
         return made
-    level, by = _level(model, made, negatives, rate, far)
+    level, by = _level(model, made, ordinary, negatives, rate, far)
     return replace(made, level=level, set_by=by)
 
 
 def _level(
     model: Any,
     made: Keywords,
+    ordinary: np.ndarray,
     negatives: Iterable[Any] | None,
     rate: float | None,
     far: float | None,
@@ -91,7 +92,7 @@ def _level(
     if far is not None:
         if negatives is None:  # windows that do not overlap stand for clips
             every = round(GRID.length / GRID.step)
-            best = made.z(background_of(model)[::every]).max(axis=1)
+            best = made.z(ordinary[::every]).max(axis=1)
         else:
             best = made.z(model.encode_speech(list(negatives))).max(axis=1)
         by = {"by": "negatives" if negatives is not None else "built-in sentences", "far": far}
@@ -99,7 +100,7 @@ def _level(
     assert rate is not None
     peaks, seconds = [], 0.0
     for item in negatives or ():
-        wav = load_audio(item) if isinstance(item, str | Path) else np.asarray(item, np.float32)
+        wav = _samples(item)
         spotter = Spotter(model, made, level=-np.inf)
         peaks += [event.z for event in spotter.push(wav) + spotter.finish()]
         seconds += len(wav) / SAMPLE_RATE
@@ -123,10 +124,11 @@ def open_keywords(
     """
     found = keywords if isinstance(keywords, Keywords) else Keywords.load(keywords)
     found.check(model)
-    found = found.ready(background_of(model))
+    ordinary = background_of(model)
+    found = found.ready(ordinary)
     if false_alarms_per_hour is None:
         return found
-    level, by = _level(model, found, None, false_alarms_per_hour, None)
+    level, by = _level(model, found, ordinary, None, false_alarms_per_hour, None)
     return replace(found, level=level, set_by=by)
 
 
@@ -168,7 +170,7 @@ def _of_label(model: Any, clips: Examples, name: str) -> np.ndarray | None:
 def clip_vector(model: Any, clip: Any) -> np.ndarray:
     """(dim,) unit norm of an example: the windows around the middle of what is loud in it, as they
     will be heard in a stream."""
-    wav = load_audio(clip) if isinstance(clip, str | Path) else np.asarray(clip, np.float32)
+    wav = _samples(clip)
     first, last = loud_part(wav)
     middle = (first + last) // 2
     # The window in the middle of a block has speech or silence around it, as the clip has.
@@ -178,6 +180,11 @@ def clip_vector(model: Any, clip: Any) -> np.ndarray:
     centre = (GRID.block_samples / 2 - GRID.length * SAMPLE_RATE / 2) / GRID.step_samples
     rows = model.encode_windows(np.ascontiguousarray(block[None]))[0]
     return unit_rows(rows[[int(centre), int(centre) + 1]].astype(np.float64).mean(axis=0))
+
+
+def _samples(clip: Any) -> np.ndarray:
+    """(samples,) float32 at 16 kHz of a file or an array."""
+    return load_audio(clip) if isinstance(clip, str | Path) else np.asarray(clip, np.float32)
 
 
 def loud_part(wav: np.ndarray) -> tuple[int, int]:

@@ -78,8 +78,7 @@ class Keywords:
             **more: other attributes.
         """
         zero = np.zeros(len(labels))
-        cohort = ordinary[:: max(1, len(ordinary) // COHORT)]
-        plain = cls(list(labels), rows, model, zero, zero + 1, **more, cohort=cohort)
+        plain = cls(list(labels), rows, model, zero, zero + 1, **more).ready(ordinary)
         s = plain.z(ordinary)
         return replace(plain, mean=s.mean(axis=0), deviation=s.std(axis=0) + 1e-6)
 
