@@ -61,7 +61,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if there == "README.md":  # the front page of the repository: here it is the quick start
             ours = "index.md"
         if files.get_file_from_path(ours) is None:
-            return f"{shown} (`{there}`)" if (ROOT / there).exists() else found[0]
+            if not (ROOT / there).exists():
+                return found[0]
+            named = Path(there).stem == Path(shown).stem
+            return f"`{there}`" if named else f"{shown} (`{there}`)"
         near = os.path.relpath(ours, posixpath.dirname(uri) or ".").replace(os.sep, "/")
         return f"{mark}[{shown}]({near}{'#' + anchor if anchor else ''})"
 

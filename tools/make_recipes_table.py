@@ -30,8 +30,9 @@ This page is generated: `python tools/make_recipes_table.py --write`.
 - `zeroshot/`: protocols, label wordings and their text upper bounds.
 - `probe/`: the supervised reference: linear probe and few shots ([measured](probe/README.md)).
 
-A method is a training YAML, a corpus a folder of `egs/`; any method runs on any corpus:
-`egs/<corpus>/cwcl1/run.sh --train_config ../../../recipes/cwcl/hparams/<method>.yaml`.
+A method is a training YAML. A corpus is a folder of `egs/`. Any method runs on any corpus:
+
+    egs/CORPUS/cwcl1/run.sh --train_config ../../../recipes/cwcl/hparams/METHOD.yaml
 
 ## Methods
 | method | what |
@@ -40,14 +41,17 @@ A method is a training YAML, a corpus a folder of `egs/`; any method runs on any
 
 CORPORA = """
 ## Corpora, what each command scores, and what others print
-The command trains, scores the sets under the protocols named and writes `exp/RESULTS.md`. A model
-that is there already is scored by `speechcwcl evaluate EXPDIR --model NAME --evals SET:PROTOCOL`:
-`en-tiny`, a folder, or [a model of others](../docs/mteb.md), where mteb's own figures
-are too. Figures of peers come from other protocols, often from training on the labels; only
-what could be read at its source is here.
+`egs/CORPUS/cwcl1/run.sh` trains on a corpus, scores the sets of its row under the protocols named
+with them, and writes `exp/RESULTS.md`. This scores a model that is there already: `en-tiny`, a
+folder, or [a model of others](../docs/mteb.md#models-of-others):
 
-| corpus | command | what it scores | ours | what peers print |
-|---|---|---|---|---|
+    speechcwcl evaluate EXPDIR --model NAME --evals SET:PROTOCOL
+
+*Not measured*: the corpus was not at hand here. Figures of peers come from other protocols,
+often from training on the labels. Only those that could be read at their source are here.
+
+| corpus | what its command scores | ours | what peers print |
+|---|---|---|---|
 """
 
 
@@ -60,7 +64,7 @@ def measured(folder: Path) -> str:
     """A link to the results, or that there are none."""
     results = folder / "RESULTS.md"
     if not results.exists() or "No result was measured here" in results.read_text("utf-8"):
-        return "not measured here: the corpus was not at hand"
+        return "not measured"
     return f"[RESULTS.md](../{results.relative_to(ROOT).as_posix()})"
 
 
@@ -87,7 +91,7 @@ def build() -> str:
     for run in sorted(ROOT.glob("egs/*/cwcl1/run.sh")):
         name = run.parent.parent.name
         if name != "TEMPLATE":
-            cells = [name, f"`egs/{name}/cwcl1/run.sh`", scored(run), measured(run.parent)]
+            cells = [f"[{name}](../egs/{name}/cwcl1/README.md)", scored(run), measured(run.parent)]
             lines.append(f"| {' | '.join([*cells, printed(peers.get(name)) or '–'])} |")
     return "\n".join(lines) + "\n"
 
