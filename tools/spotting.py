@@ -33,7 +33,6 @@ from speechcwcl.evaluation.spotting import (
     Recording,
     evaluate_spotting,
     judge,
-    only,
     open_recordings,
 )
 from speechcwcl.zeroshot.enrolment import read_examples
@@ -87,16 +86,18 @@ def page(args: argparse.Namespace, lines: list[str], hours: float, seconds: floa
 
 
 def fit(recordings: list[Recording], found: list[tuple[Keywords, Protocol]]) -> str:
-    """RATE and SURE of keywords.py: false alarms by z of one label, and the logistic of events."""
+    """RATE and SURE of keywords.py: false alarms by z of one label, and the logistic of events.
+
+    Labels are listened for together: another label's word is not ordinary speech.
+    """
     from scipy.optimize import minimize
 
     right, false, hours = [], [], 0.0
     for keywords, protocol in found:
-        for index in range(len(keywords.labels)):
-            judged = judge(recordings, only(keywords, index), protocol)
-            right.append(judged.right[judged.right > -np.inf])
-            false.append(judged.false)
-            hours += judged.hours
+        judged = judge(recordings, keywords, protocol)
+        right.append(judged.right[judged.right > -np.inf])
+        false.append(judged.false)
+        hours += judged.hours * len(keywords.labels)
     yes, no = np.concatenate(right), np.sort(np.concatenate(false))[::-1]
     rates = np.array([20.0, 10, 5, 2, 1, 0.5, 0.25])
     levels = np.array([no[min(len(no) - 1, int(rate * hours))] for rate in rates])

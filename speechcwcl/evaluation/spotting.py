@@ -27,13 +27,13 @@ from speechcwcl.zeroshot.enrolment import read_examples
 from speechcwcl.zeroshot.grid import GRID
 from speechcwcl.zeroshot.keywords import Keywords, confidence, level_of_rate
 from speechcwcl.zeroshot.protocol import Protocol
-from speechcwcl.zeroshot.spotting import APART, FRAME, Heard, Windows, decided, peaks
+from speechcwcl.zeroshot.spotting import FRAME, Heard, Windows, decided, possible_events
 
 SPOTTING = "spotting.json"
 TARGETS = (0.5, 1.0, 5.0, 10.0)  # false alarms an hour
 TOLERANCE = 0.3  # seconds by which an event may miss the word and still be right
 _POINTS = 60  # of a curve
-_BY_LABEL = ("labels", "rows", "mean", "deviation", "examples")
+_BY_LABEL = ("labels", "rows", "mean", "tail", "examples")
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,9 @@ def judge(recordings: Sequence[Recording], keywords: Keywords, protocol: Protoco
     texts = [protocol.labels[label] for label in keywords.labels]
     said_by = [re.compile("|".join(rf"\b{re.escape(t)}\b" for t in some)) for some in texts]
     for recording in recordings:
-        z = recording.heard.z(keywords)
-        pad = np.full((APART, z.shape[1]), -np.inf)
-        steps = peaks(np.concatenate([pad, z, pad]).max(axis=1)) - APART
+        steps, z = possible_events(recording.heard.z(keywords))
         spans = recording.heard.spans[steps] * FRAME / SAMPLE_RATE
-        middles, labels = spans.mean(axis=1), z[steps].argmax(axis=1)
+        middles, labels = spans.mean(axis=1), z.argmax(axis=1)
         neither = np.zeros(len(steps), dtype=bool)
         for number, label in enumerate(keywords.labels):
             own = labels == number
@@ -123,18 +121,17 @@ def judge(recordings: Sequence[Recording], keywords: Keywords, protocol: Protoco
                 start, end = utterance.start or 0.0, utterance.end or recording.seconds
                 near = own & (middles > start - TOLERANCE) & (middles < end + TOLERANCE)
                 if utterance.labels.get(protocol.label_field) == label:
-                    if not near.any():
-                        right.append(-np.inf)
-                        continue
-                    best = np.flatnonzero(near)[z[steps[near], number].argmax()]
-                    right.append(z[steps[best], number])
-                    neither[best] = True
-                    latency.append(decided(int(steps[best])) - spans[best, 1])
+                    best = np.where(near, z[:, number], -np.inf).argmax() if near.any() else None
+                    right.append(-np.inf if best is None else z[best, number])
+                    if best is not None:
+                        latency.append(decided(int(steps[best])) - spans[best, 1])
                 elif said_by[number].search(utterance.text or ""):
-                    neither |= near
                     seconds -= (end - start) / len(keywords.labels)
+                else:
+                    continue
+                neither |= near
         seconds += recording.seconds
-        false.append(z[steps, labels][~neither])
+        false.append(z.max(axis=1)[~neither])
     return Found(
         np.array(right), np.concatenate(false), seconds / 3600, np.array(latency, dtype=float)
     )
@@ -159,10 +156,10 @@ def evaluate_spotting(
         examples: to enrol from; see `speechcwcl.zeroshot.enrolment.enrol`.
 
     Returns:
-        What `spotting.json` holds: `alone`, each label listened for by itself (means over the
-        labels), and `together`, all at once; of each `recall` at `TARGETS` false alarms
-        an hour with its interval, and the curve; `set`: what thresholds do that were set without
-        this set; `latency`; `reliability` of the scores.
+        What `spotting.json` holds: `alone`, each label listened for by itself, and `together`,
+        all at once; of each `recall` at `TARGETS` false alarms an hour with its interval, and the
+        curve; `set`: what thresholds do that were set without this set; `latency`; `reliability`
+        of the scores.
 
     Raises:
         UserError: no occurrence of a label in the set.
@@ -207,15 +204,18 @@ def only(keywords: Keywords, index: int) -> Keywords:
 
 
 def _figures(found: Sequence[Found]) -> dict[str, Any]:
-    """Recall at the targets, and the curve: means over the detectors."""
+    """Recall at the targets, and the curve; over all occurrences, each detector at its level."""
+
+    def hits(target: float) -> np.ndarray:
+        return np.concatenate([one.at(one.level(target))[0] for one in found])
+
     recall = []
     for target in TARGETS:
-        hits = [one.at(one.level(target))[0] for one in found]
-        low, high = accuracy_interval(np.concatenate(hits))
-        mean = short(np.mean([h.mean() for h in hits]))
+        low, high = accuracy_interval(hits(target))
+        mean = short(hits(target).mean())
         recall.append({"per_hour": target, "recall": mean, "interval": [short(low), short(high)]})
     rates = np.geomspace(0.3, 100, _POINTS)
-    missed = [1 - np.mean([one.at(one.level(r))[0].mean() for one in found]) for r in rates]
+    missed = [1 - hits(rate).mean() for rate in rates]
     curve = {"per_hour": [short(r) for r in rates], "missed": [short(m) for m in missed]}
     return {"recall": recall, "curve": curve}
 
@@ -226,7 +226,7 @@ def _as_set(target: float, each: Sequence[Found], both: Found) -> dict[str, floa
     hits, rate = both.at(level_of_rate(target, len(each), np.zeros(0), 0.0))
     return {
         "target": target,
-        "alone_recall": short(np.mean([hits.mean() for hits, _ in alone])),
+        "alone_recall": short(np.concatenate([hits for hits, _ in alone]).mean()),
         "alone_per_hour": short(np.mean([rate for _, rate in alone])),
         "together_recall": short(hits.mean()),
         "together_per_hour": short(rate),

@@ -24,7 +24,7 @@ from speechcwcl.zeroshot.keywords import (
     level_of_rate,
     level_of_share,
 )
-from speechcwcl.zeroshot.spotting import Spotter, embed_stream
+from speechcwcl.zeroshot.spotting import embed_stream, heard_in, possible_events
 
 # Synthetic words and sentences of the mini corpus, by two voices; Apache-2.0 (egs/mini/corpus).
 BACKGROUND = Path(__file__).resolve().parents[1] / "assets/background"
@@ -101,10 +101,10 @@ def _level(
     peaks, seconds = [], 0.0
     for item in negatives or ():
         wav = _samples(item)
-        spotter = Spotter(model, made, level=-np.inf)
-        peaks += [event.z for event in spotter.push(wav) + spotter.finish()]
+        z = [part.z(made) for part in heard_in(model, wav)]
+        peaks.append(possible_events(np.concatenate(z))[1].max(axis=1))
         seconds += len(wav) / SAMPLE_RATE
-    level = level_of_rate(rate, len(made.labels), np.array(peaks), seconds / 3600)
+    level = level_of_rate(rate, len(made.labels), np.concatenate([*peaks, []]), seconds / 3600)
     by = {"by": "negatives" if negatives is not None else "ordinary speech"}
     return level, by | {"false_alarms_per_hour": rate, "hours": round(seconds / 3600, 3)}
 

@@ -3,10 +3,14 @@
 A label's vector is the mean of its text's vector and that of its examples, where it has any.
 Cosines with it mean little by themselves: some words are near to everything, and some windows are.
 So the cosines of a window with the nearest of some windows of ordinary speech (the cohort) count
-against it, and what is left is counted in standard deviations of ordinary speech:
+against it, and what is left is measured by ordinary speech, whose tail is longer for some labels:
 
     s = cosine - SHARE * mean of the NEAREST largest cosines with the cohort,
-    z = (s - mean) / deviation.
+    z = (s - mean) / tail,
+
+where `tail` is how far the highest fiftieth of ordinary speech is above its mean, half that of the
+label and half that of all labels. Ordinary speech has a z of 0, its highest fiftieth about 1. In a
+stream the mean over neighbouring windows counts: a word is heard in several, chance in one.
 
 "None of them" is the answer where no label's z reaches a level: a threshold for each label.
 """
@@ -28,13 +32,15 @@ from speechcwcl.zeroshot.classifier import unit_rows
 FORMAT = "speechcwcl-keywords"
 MOST_EXAMPLES = 16
 TEXT_SHARE = 0.5  # of a label's vector that has examples; of 0.3, 0.5 and none (tools/spotting.py)
-SHARE, NEAREST, COHORT = 0.5, 5, 400  # chosen on the same streams; without it: docs/keywords.md
+SHARE, NEAREST, COHORT = 0.5, 5, 400  # chosen on the same streams, as all numbers here are
+SMOOTH = 2  # windows on either side that count with one; of 0 to 3
+TOP = 0.02  # of ordinary windows: the tail
 TOO_NEAR = 0.95  # cosine of two labels that nothing could tell apart
 # Measured on the validation streams of tools/make_spotting_sets.py, for the model in the box: how
 # many false alarms an hour one label gives, 10 ** (RATE[0] - RATE[1] * z), and the z at which an
 # event is as likely right as wrong, with the slope around it.
-RATE = (4.43, 0.79)
-SURE = (3.13, 2.29)
+RATE = (4.44, 2.08)
+SURE = (1.75, 7.59)
 _ABOVE = 1e-4  # more than the digits of a file change
 _TAIL = 10  # false alarms that an extrapolation is made from
 
@@ -47,7 +53,8 @@ class Keywords:
         labels: their names.
         rows: (labels, dim) unit norm.
         model: the model's `identity`.
-        mean, deviation: (labels,) of the s that ordinary speech has with them.
+        mean, tail: (labels,) of the s that ordinary speech has with them: the mean of all, and by
+            how much the mean of the highest is above it.
         examples: how many clips each was enrolled from.
         level: the z that an answer must reach; None: the best label is always the answer.
         set_by: how the level was set: `{"by": ..., "target": ...}`.
@@ -58,7 +65,7 @@ class Keywords:
     rows: np.ndarray
     model: str
     mean: np.ndarray
-    deviation: np.ndarray
+    tail: np.ndarray
     examples: list[int] = field(default_factory=list)
     level: float | None = None
     set_by: dict[str, Any] = field(default_factory=dict)
@@ -80,7 +87,9 @@ class Keywords:
         zero = np.zeros(len(labels))
         plain = cls(list(labels), rows, model, zero, zero + 1, **more).ready(ordinary)
         s = plain.z(ordinary)
-        return replace(plain, mean=s.mean(axis=0), deviation=s.std(axis=0) + 1e-6)
+        mean = s.mean(axis=0)
+        highest = np.sort(smoothed(s), axis=0)[-max(1, round(TOP * len(s))) :]
+        return replace(plain, mean=mean, tail=highest.mean(axis=0) - mean + 1e-6)
 
     def check(self, model: Any) -> None:
         """Raise `UserError` where they are not of this model."""
@@ -95,15 +104,20 @@ class Keywords:
         return replace(self, cohort=ordinary[:: max(1, len(ordinary) // COHORT)])
 
     def z(self, speech: np.ndarray) -> np.ndarray:
-        """(n, dim) unit norm -> (n, labels) standard deviations above ordinary speech."""
+        """(n, dim) unit norm -> (n, labels): how far above ordinary speech."""
         s = speech @ self.rows.T - self._usual(speech)[:, None]
-        return (s - self.mean) / self.deviation
+        return (s - self.mean) / self._unit
 
     def thresholds(self, speech: np.ndarray) -> np.ndarray | None:
         """(n, dim) -> (n, labels): the cosine that each label must reach; None without a level."""
         if self.level is None:
             return None
-        return self.mean + self.level * self.deviation + self._usual(speech)[:, None]
+        return self.mean + self.level * self._unit + self._usual(speech)[:, None]
+
+    @property
+    def _unit(self) -> np.ndarray:
+        """(labels,): the tails, drawn together, for some minutes of speech show them roughly."""
+        return (self.tail + self.tail.mean()) / 2
 
     def _usual(self, speech: np.ndarray) -> np.ndarray:
         """(n,) the part of the cosines that ordinary speech would have too."""
@@ -116,7 +130,7 @@ class Keywords:
     def save(self, path: str | Path) -> None:
         """Write them as JSON, vectors included."""
         value = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "cohort"}
-        for name, digits in (("rows", 8), ("mean", 9), ("deviation", 9)):
+        for name, digits in (("rows", 8), ("mean", 9), ("tail", 9)):
             value[name] = np.round(np.asarray(value[name], dtype=float), digits).tolist()
         write_json(path, {"format": FORMAT, "version": 1, **value})
 
@@ -133,14 +147,14 @@ class Keywords:
         version = value.pop("version", None)
         require(version == 1, f"{path}: version {version}, this speechcwcl reads 1; enrol again")
         try:
-            for name in ("rows", "mean", "deviation"):
+            for name in ("rows", "mean", "tail"):
                 value[name] = np.array(value[name], dtype=np.float64)
             found = cls(**value)
             count = len(found.labels)
-            shapes = [len(found.rows), *found.mean.shape, *found.deviation.shape]
+            shapes = [len(found.rows), *found.mean.shape, *found.tail.shape]
             whole = shapes == [count] * 3 and found.rows.ndim == 2 and count > 0
             whole = whole and all(isinstance(label, str) for label in found.labels)
-            whole = whole and np.isfinite(found.rows).all() and bool((found.deviation > 0).all())
+            whole = whole and np.isfinite(found.rows).all() and bool((found.tail > 0).all())
             whole = whole and isinstance(found.model, str) and isinstance(found.set_by, dict)
             level = found.level
             whole = whole and (level is None or math.isfinite(level))
@@ -148,6 +162,16 @@ class Keywords:
             raise UserError(f"{path}: not as expected: {error}; enrol again") from error
         require(bool(whole), f"{path}: not as expected; enrol again")
         return found
+
+
+def smoothed(z: np.ndarray) -> np.ndarray:
+    """(n, labels) of successive windows -> (n - 2 SMOOTH, labels): each with its neighbours.
+
+    Where nothing is heard, -inf, the z of ordinary speech stands in a mean: 0.
+    """
+    quiet = np.isneginf(z)
+    around = np.lib.stride_tricks.sliding_window_view(np.where(quiet, 0, z), 2 * SMOOTH + 1, axis=0)
+    return np.where(quiet[SMOOTH:-SMOOTH], -np.inf, around.mean(axis=-1))
 
 
 def join(texts: np.ndarray, examples: Sequence[np.ndarray | None]) -> np.ndarray:
@@ -232,10 +256,13 @@ def level_of_rate(target: float, labels: int, peaks: np.ndarray, hours: float) -
         f"the negatives last {60 * hours:.1f} minutes and hold {len(peaks)} stretches of speech; "
         f"more than {count} are needed to set a rate: give more, or leave them out",
     )
-    # Beyond so many, the tail is taken for exponential: its mean excess tells how it goes on.
+    # Beyond so many, the tail is taken for exponential: its mean excess tells how it goes on. That
+    # mean is uncertain, and errors towards a low level cost more false alarms than the others save:
+    # not count * log(ratio), but this multiple makes the expected rate the target.
     highest = np.sort(peaks)[::-1][: count + 1]
     excess = float((highest[:count] - highest[count]).mean())
-    level = highest[count] + excess * math.log(max(1.0, count / (target * hours)))
+    ratio = (count + 1) / (target * hours)
+    level = highest[count] + excess * count * (ratio ** (1 / count) - 1)
     return float(np.nextafter(level, np.inf))
 
 

@@ -1,7 +1,8 @@
 """Spotting keywords in a stream: an energy gate, windows, peaks of their scores, events.
 
 A window is heard where something stands out of the noise. In each the label with the highest z
-counts; an event is where that is higher than for a while before and after, and reaches the level.
+counts; an event is where that reaches the level and is higher than for a while before and than
+right after. What rises further once an event is told is the same word.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from speechcwcl.data.audio import SAMPLE_RATE
 from speechcwcl.errors import UserError
 from speechcwcl.zeroshot.grid import GRID
-from speechcwcl.zeroshot.keywords import Keywords, confidence
+from speechcwcl.zeroshot.keywords import SMOOTH, Keywords, confidence, smoothed
 
 FRAME = 320
 """Samples at 16 kHz in a frame of the gate: 20 ms."""
@@ -24,7 +25,9 @@ _QUANTILE = 10  # percent of them that are taken to be noise alone
 _LOUDEST_FLOOR = -35.0  # dB re full scale: a stream that begins with speech has no noise to show
 _QUIETEST = -65.0  # dB: below that there is nothing to hear
 _FEWEST_ACTIVE = 5  # active frames that make a window worth hearing
-APART = 5  # steps (0.8 s) on either side within which one event is told
+APART = 5  # steps (0.8 s) within which one event is told
+AFTER = 1  # steps that are waited for; waiting for 2, 3 or 5 finds as much on validation streams
+_BEFORE, _BEHIND = APART + SMOOTH, AFTER + SMOOTH  # neighbours that a decision looks at
 _BATCH = 8  # blocks embedded together, at most
 
 
@@ -153,32 +156,58 @@ class Windows:
 
 def embed_stream(model: Any, wav: np.ndarray) -> np.ndarray:
     """(windows, dim) float32 of the windows of a recording in which something is heard."""
+    return np.concatenate([part.rows[part.heard] for part in heard_in(model, wav)])
+
+
+def heard_in(model: Any, wav: np.ndarray) -> list[Heard]:
+    """All windows of a recording, (samples,) float32 at 16 kHz."""
     windows = Windows(model)
-    parts = [*windows.push(wav), *windows.finish()]
-    return np.concatenate([part.rows[part.heard] for part in parts])
+    return [*windows.push(wav), *windows.finish()]
 
 
-def peaks(values: np.ndarray, apart: int = APART) -> np.ndarray:
-    """Where a value is above the `apart` ones on either side; of equal ones the first counts.
+def peaks(values: np.ndarray, before: int = APART, after: int = AFTER) -> np.ndarray:
+    """Where a value is above those before it and no lower than those after it.
 
     Args:
         values: (n,); -inf where there is nothing to hear.
-        apart: how many on either side; the first and last so many are looked at by nobody.
+        before, after: how many; the first and last so many are looked at by nobody.
 
     Returns:
         Positions, ascending.
     """
-    if len(values) <= 2 * apart:
+    if len(values) <= before + after:
         return np.zeros(0, dtype=np.int64)
-    around = np.lib.stride_tricks.sliding_window_view(values, 2 * apart + 1)
-    here = around[:, apart]
-    best = (here > around[:, :apart].max(axis=1)) & (here >= around.max(axis=1))
-    return np.flatnonzero(best & (here > -np.inf)) + apart
+    around = np.lib.stride_tricks.sliding_window_view(values, before + after + 1)
+    here = around[:, before]
+    best = (here > around[:, :before].max(axis=1)) & (here >= around.max(axis=1))
+    return np.flatnonzero(best & (here > -np.inf)) + before
+
+
+def _tops(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n, labels) -> positions of events at any level, and their (events, labels); the first and
+    last steps are only neighbours."""
+    z = smoothed(z)
+    at = peaks(z.max(axis=1))
+    return at + SMOOTH, z[at]
+
+
+def possible_events(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All events of a recording, at any level.
+
+    Args:
+        z: (steps, labels) of `Heard.z`.
+
+    Returns:
+        The steps, ascending; (events, labels) the z there, with the neighbours'.
+    """
+    nothing = np.full((_BEFORE, z.shape[1]), -np.inf)
+    steps, there = _tops(np.concatenate([nothing, z, nothing[:_BEHIND]]))
+    return steps - _BEFORE, there
 
 
 def decided(step: int) -> float:
     """How much of a stream must have been heard to decide about a step, in seconds."""
-    return ((step + APART) // GRID.places + 1) * GRID.hop + GRID.length / 2
+    return ((step + _BEHIND) // GRID.places + 1) * GRID.hop + GRID.length / 2
 
 
 @dataclass(frozen=True)
@@ -190,7 +219,7 @@ class Event:
         end: in seconds.
         label: the text.
         score: 0 to 1; see [`confidence`][speechcwcl.zeroshot.keywords.confidence].
-        z: standard deviations above ordinary speech.
+        z: how far above ordinary speech; see `speechcwcl.zeroshot.keywords`.
         decided: how much of the stream had been heard when it was decided, in seconds.
     """
 
@@ -227,9 +256,11 @@ class Spotter:
             raise UserError("the keywords have no threshold; say how many false alarms an hour")
         self.keywords, self._began, self._level = keywords, began, level
         self._windows = Windows(model, gate)
-        self._z = np.full((2 * APART, len(keywords.labels)), -np.inf)  # of the last steps
-        self._spans = np.zeros((2 * APART, 2), dtype=np.int64)
-        self._first = -2 * APART  # the step that the first of them is
+        kept = _BEFORE + _BEHIND
+        self._z = np.full((kept, len(keywords.labels)), -np.inf)  # of the last steps
+        self._spans = np.zeros((kept, 2), dtype=np.int64)
+        self._first = -kept  # the step that the first of them is
+        self._told = -APART - 1  # the step of the last event
         self._heard = 0  # samples
 
     @property
@@ -245,8 +276,8 @@ class Spotter:
     def finish(self) -> list[Event]:
         """The stream has ended: decide what was waited for."""
         events = self._events(self._windows.finish())
-        nothing = np.full((APART, self._z.shape[1]), -np.inf)
-        return events + self._decide(nothing, np.zeros((APART, 2), dtype=np.int64))
+        nothing = np.full((_BEHIND, self._z.shape[1]), -np.inf)
+        return events + self._decide(nothing, np.zeros((_BEHIND, 2), dtype=np.int64))
 
     def _events(self, found: Iterator[Heard]) -> list[Event]:
         events = []
@@ -258,21 +289,25 @@ class Spotter:
         """Events among the steps that now have all their neighbours."""
         self._z = np.concatenate([self._z, z])
         self._spans = np.concatenate([self._spans, spans])
-        best = self._z.max(axis=1)
-        found = [self._event(step) for step in peaks(best) if best[step] >= self._level]
+        found = []
+        for at, there in zip(*_tops(self._z), strict=True):
+            if there.max() >= self._level and self._first + at - self._told > APART:
+                self._told = self._first + at
+                found.append(self._event(at, there))
         self._first += len(z)
-        self._z, self._spans = self._z[-2 * APART :], self._spans[-2 * APART :]
+        kept = _BEFORE + _BEHIND
+        self._z, self._spans = self._z[-kept:], self._spans[-kept:]
         return found
 
-    def _event(self, step: int) -> Event:
-        first, last = self._spans[step] * FRAME / SAMPLE_RATE
-        label = int(self._z[step].argmax())
-        z = float(self._z[step, label])
+    def _event(self, at: int, there: np.ndarray) -> Event:
+        first, last = self._spans[at] * FRAME / SAMPLE_RATE
+        label = int(there.argmax())
+        z = float(there[label])
         return Event(
             start=round(self._began + max(0.0, float(first)), 2),
             end=round(self._began + float(last) + FRAME / SAMPLE_RATE, 2),
             label=self.keywords.labels[label],
             score=round(float(confidence(z)), 4),
             z=round(z, 3),
-            decided=round(self._began + decided(self._first + step), 2),
+            decided=round(self._began + decided(self._first + at), 2),
         )

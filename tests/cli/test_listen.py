@@ -61,7 +61,7 @@ def test_a_file_gives_lines(scene, model, capsys):
     for line in out:
         start, end, label, score = line.split(" ")
         assert 0 <= float(start) < float(end) <= 4.1 and label in ("stop", "go")
-        assert 0 <= float(score) < 1
+        assert 0 <= float(score) <= 1
     assert typed(*words, "--format", "json") == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [f"{e['start']:.2f}" for e in events] == [line.split()[0] for line in out]

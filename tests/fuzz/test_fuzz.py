@@ -143,7 +143,7 @@ READERS: dict[str, tuple[str, bytes, Callable[[Path], object]]] = {
                 "rows": [[1, 0]],
                 "model": "m",
                 "mean": [0],
-                "deviation": [1],
+                "tail": [1],
                 "level": 2.0,
             }
         ),

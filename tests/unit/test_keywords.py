@@ -104,7 +104,7 @@ def test_thresholds_and_files(tmp_path):
         ({"format": "x"}, "not a file of keywords"),
         ({"version": 2}, "version 2"),
         ({"rows": [[1, 0]]}, "not as expected"),
-        ({"deviation": [0, 1]}, "not as expected"),
+        ({"tail": [0, 1]}, "not as expected"),
         ({"more": 1}, "not as expected"),
     ):
         (tmp_path / "bad.json").write_text(json.dumps(value | change))
@@ -125,11 +125,9 @@ def test_the_rate_of_false_alarms_is_kept_on_further_speech():
     """Exponential tails, as those of cosines are: from one hour to a tenth of its rate."""
     rng = np.random.default_rng(0)
     for target in (0.5, 5.0, 30.0):
-        counts = []
-        for _ in range(200):
-            level = level_of_rate(target, 1, rng.exponential(size=200), 1.0)
-            counts.append((rng.exponential(size=200 * 20) >= level).sum() / 20)
-        assert 0.8 * target < np.mean(counts) < 1.8 * target, target
+        levels = [level_of_rate(target, 1, rng.exponential(size=200), 1.0) for _ in range(4000)]
+        further = 200 * np.exp(-np.array(levels))  # of 200 events in an hour, in expectation
+        assert further.mean() == pytest.approx(target, rel=0.1), target
     ordinary = [level_of_rate(target, 4, np.zeros(0), 0.0) for target in (0.5, 5.0)]
     assert ordinary[0] > ordinary[1] > level_of_rate(5.0, 1, np.zeros(0), 0.0)
 
@@ -177,7 +175,7 @@ def test_a_scene_is_judged(said, tmp_path):
     found = judge(recordings, WORDS, PROTOCOL)
     assert len(found.right) == 4 and (found.right > 4).all()
     assert found.hours == pytest.approx((len(SCENE) / RATE - 0.6 / 2) / 3600, abs=1e-4)
-    assert (found.latency > 0).all() and (found.latency < 2.2).all()
+    assert (found.latency > 0).all() and (found.latency < 1.9).all()
     hits, rate = found.at(found.level(1e-6))
     assert hits.all() and rate == 0
     wrong = [u for u in said if u.id != "u1"]  # what was not said is a false alarm
@@ -192,7 +190,7 @@ def test_scores_of_a_set(said, tmp_path):
     scores = evaluate_spotting(model, said, PROTOCOL, tmp_path / "out", tmp_path / "cache")
     assert scores == json.loads((tmp_path / "out" / SPOTTING).read_text())
     assert [one["per_hour"] for one in scores["alone"]["recall"]] == [0.5, 1.0, 5.0, 10.0]
-    assert scores["together"]["recall"][0]["recall"] >= 0.5
+    assert scores["together"]["recall"][0]["recall"] == 1.0
     missed = scores["together"]["curve"]["missed"]
     assert missed == sorted(missed, reverse=True)
     assert scores["n"] == 4 and scores["latency"]["median"] > 0
