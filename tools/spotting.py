@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 from bench_page import machine, write_section
 
 import speechcwcl
+from speechcwcl.data.audio import SAMPLE_RATE, load_audio
 from speechcwcl.data.kaldi import read_datadir
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
@@ -83,6 +84,28 @@ def page(args: argparse.Namespace, lines: list[str], hours: float, seconds: floa
         f"    python tools/spotting.py --data data --set {args.set} --write", "",
         "| " + " | ".join(header) + " |", "|" + "---|" * len(header), *lines,
     ])  # fmt: skip
+
+
+def false(
+    model: Any, recordings: list[Recording], found: list[tuple[Keywords, Protocol]]
+) -> tuple[float, float]:
+    """FALSE of keywords.py: the share of other single words by z, one label's part of it."""
+    clips, words = [], []
+    for recording in recordings:
+        wav = load_audio(recording.said[0].audio)
+        for said in recording.said:
+            if said.labels["label"] != "_other_":
+                clips.append(wav[int(said.start * SAMPLE_RATE) : int(said.end * SAMPLE_RATE)])
+                words.append(said.labels["label"])
+    speech, shares = model.encode_speech(clips), np.array([0.2, 0.1, 0.05, 0.02])
+    levels = []
+    for keywords, _ in found:
+        other = speech[~np.isin(words, keywords.labels)]
+        best = keywords.z(other).max(axis=1)
+        levels.append([np.quantile(best, 1 - share) for share in shares])
+    per_label = [np.log10(shares / len(keywords.labels)) for keywords, _ in found]
+    slope, start = np.polyfit(np.ravel(levels), np.ravel(per_label), 1)
+    return start, -slope
 
 
 def fit(recordings: list[Recording], found: list[tuple[Keywords, Protocol]]) -> str:
@@ -152,7 +175,9 @@ def main() -> int:
                 print(lines[-1], file=sys.stderr, flush=True)
                 hours = scores["hours"]
         if args.fit:
-            print(fit(open_recordings(model, utterances, cache), found))
+            recordings = open_recordings(model, utterances, cache)
+            start, slope = false(model, recordings, found)
+            print(f"FALSE = ({start:.2f}, {slope:.2f}); {fit(recordings, found)}")
             return 0
         text = page(args, lines, hours, time.process_time() - began)
         print(text)

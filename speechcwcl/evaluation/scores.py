@@ -23,7 +23,7 @@ from speechcwcl.zeroshot.classifier import EncodeText, class_vectors, prompt_mea
 from speechcwcl.zeroshot.keywords import Keywords, level_of_share
 from speechcwcl.zeroshot.protocol import Protocol
 
-FAR = 0.05  # of ordinary speech that gets a label, where a protocol has `unknown`
+FAR = 0.05  # of other words that get a label, where a protocol has `unknown`
 FIGURE_ROWS = 420  # of the similarity matrix
 
 
@@ -184,7 +184,7 @@ def _above_threshold(
 ) -> np.ndarray:
     """(n, classes): how far each cosine is above its label's threshold, and 0 for `unknown`.
 
-    The thresholds are set so that `FAR` of the windows of ordinary speech pass one.
+    The thresholds are set so that about `FAR` of other words pass one, without looking at any.
     """
     require(ordinary is not None, f"protocol {protocol.name!r}: unknown needs ordinary speech")
     assert ordinary is not None
@@ -192,7 +192,7 @@ def _above_threshold(
     known = np.arange(len(classifier)) != column
     names = [label for label in protocol.ids if label != protocol.unknown]
     keywords = Keywords.against(names, classifier[known], "", ordinary)
-    level = level_of_share(keywords.z(ordinary).max(axis=1), FAR)
+    level = level_of_share(FAR, len(names), None)
     limits = replace(keywords, level=level).thresholds(speech)
     above = np.zeros_like(scores)
     above[:, known] = scores[:, known] - limits

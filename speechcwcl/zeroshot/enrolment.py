@@ -76,27 +76,25 @@ def enrol(
     made = Keywords.against(names, rows, model.identity, ordinary, examples=counts)
     if far is None and rate is None:
         return made
-    level, by = _level(model, made, ordinary, negatives, rate, far)
+    level, by = _level(model, made, negatives, rate, far)
     return replace(made, level=level, set_by=by)
 
 
 def _level(
     model: Any,
     made: Keywords,
-    ordinary: np.ndarray,
     negatives: Iterable[Any] | None,
     rate: float | None,
     far: float | None,
 ) -> tuple[float, dict[str, Any]]:
     """The level, and how it was set."""
+    by = "ordinary speech" if negatives is None else "negatives"
     if far is not None:
-        if negatives is None:  # windows that do not overlap stand for clips
-            every = round(GRID.length / GRID.step)
-            best = made.z(ordinary[::every]).max(axis=1)
-        else:
+        best = None
+        if negatives is not None:
             best = made.z(model.encode_speech(list(negatives))).max(axis=1)
-        by = {"by": "negatives" if negatives is not None else "built-in sentences", "far": far}
-        return level_of_share(best, far), by | {"clips": len(best)}
+        level = level_of_share(far, len(made.labels), best)
+        return level, {"by": by, "far": far} | ({} if best is None else {"clips": len(best)})
     assert rate is not None
     peaks, seconds = [], 0.0
     for item in negatives or ():
@@ -105,8 +103,8 @@ def _level(
         peaks.append(possible_events(np.concatenate(z))[1].max(axis=1))
         seconds += len(wav) / SAMPLE_RATE
     level = level_of_rate(rate, len(made.labels), np.concatenate([*peaks, []]), seconds / 3600)
-    by = {"by": "negatives" if negatives is not None else "ordinary speech"}
-    return level, by | {"false_alarms_per_hour": rate, "hours": round(seconds / 3600, 3)}
+    hours = round(seconds / 3600, 3)
+    return level, {"by": by, "false_alarms_per_hour": rate, "hours": hours}
 
 
 def open_keywords(
@@ -124,11 +122,10 @@ def open_keywords(
     """
     found = keywords if isinstance(keywords, Keywords) else Keywords.load(keywords)
     found.check(model)
-    ordinary = background_of(model)
-    found = found.ready(ordinary)
+    found = found.ready(background_of(model))
     if false_alarms_per_hour is None:
         return found
-    level, by = _level(model, found, ordinary, None, false_alarms_per_hour, None)
+    level, by = _level(model, found, None, false_alarms_per_hour, None)
     return replace(found, level=level, set_by=by)
 
 

@@ -36,10 +36,12 @@ SHARE, NEAREST, COHORT = 0.5, 5, 400  # chosen on the same streams, as all numbe
 SMOOTH = 2  # windows on either side that count with one; of 0 to 3
 TOP = 0.02  # of ordinary windows: the tail
 TOO_NEAR = 0.95  # cosine of two labels that nothing could tell apart
-# Measured on the validation streams of tools/make_spotting_sets.py, for the model in the box: how
-# many false alarms an hour one label gives, 10 ** (RATE[0] - RATE[1] * z), and the z at which an
-# event is as likely right as wrong, with the slope around it.
+# Measured on the validation streams of tools/make_spotting_sets.py, for the model in the box. One
+# label gives 10 ** (RATE[0] - RATE[1] * z) false alarms an hour, and of single words cut out that
+# are not its own 10 ** (FALSE[0] - FALSE[1] * z) reach a z. SURE: the z at which an event is as
+# likely right as wrong, and the slope around it.
 RATE = (4.44, 2.08)
+FALSE = (2.02, 2.27)
 SURE = (1.75, 7.59)
 _ABOVE = 1e-4  # more than the digits of a file change
 _TAIL = 10  # false alarms that an extrapolation is made from
@@ -212,19 +214,23 @@ def check_apart(
         )
 
 
-def level_of_share(best: np.ndarray, far: float) -> float:
+def level_of_share(far: float, labels: int, best: np.ndarray | None) -> float:
     """The level that at most a share of clips that say no label reaches, in expectation.
 
     The `ceil((n + 1) (1 - far))`-th smallest of `n`: for a further clip like them the expected
     false accept rate is at most `far`.
 
     Args:
-        best: (clips,) the highest z of each.
         far: false accept rate to aim at.
+        labels: how many there are.
+        best: (clips,) the highest z of each clip; None: there are none, and the share is what
+            `FALSE` says of single words.
 
     Raises:
         UserError: there are too few clips to tell.
     """
+    if best is None:
+        return (FALSE[0] + math.log10(labels / far)) / FALSE[1]
     least = math.ceil((1 - far) / far)
     if len(best) < least:
         raise UserError(

@@ -355,7 +355,7 @@ def test_the_rate_holds_on_negatives_not_seen():
     passed = []
     for _ in range(400):
         seen, other = rng.normal(size=39), rng.normal(size=200)
-        passed.append(np.mean(other >= level_of_share(seen, far=0.1)))
+        passed.append(np.mean(other >= level_of_share(0.1, 1, seen)))
     assert 0.08 < np.mean(passed) < 0.11
 
 
