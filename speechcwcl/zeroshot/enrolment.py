@@ -67,13 +67,13 @@ def enrol(
     require(not aimless, "negatives: say what to aim at, false alarms an hour or far")
     clips = read_examples(examples) if isinstance(examples, str | Path) else dict(examples or {})
     names, texts = split_labels(list(clips) if labels is None else labels)
-    vectors = [_of_label(model, clips, name) for name in _matched(names, clips)]
-    text_rows = model.encode_labels(texts, templates)
-    rows = join(text_rows, vectors)
+    for name in clips:
+        require(name in names, f"examples of {name!r}: no such label{closest(name, names)}")
+    vectors = [_of_label(model, clips, name) for name in names]
+    rows = join(model.encode_labels(texts, templates), vectors)
     check_apart(names, rows, vectors)
     counts = [0 if v is None else len(v) for v in vectors]
-    ordinary = background_of(model)
-    made = Keywords.against(names, rows, model.identity, ordinary, examples=counts)
+    made = Keywords.against(names, rows, model.identity, background_of(model), examples=counts)
     if far is None and rate is None:
         return made
     level, by = _level(model, made, negatives, rate, far)
@@ -146,14 +146,6 @@ def read_examples(folder: str | Path) -> dict[str, list[str]]:
             raise UserError(f"{path}: {len(clips)} clips; at most {MOST_EXAMPLES} are enrolled")
         found[" ".join(path.name.replace("_", " ").split())] = clips
     return found
-
-
-def _matched(names: Sequence[str], clips: Examples) -> Sequence[str]:
-    """The labels, when every label of the examples is among them."""
-    for name in clips:
-        if name not in names:
-            raise UserError(f"examples of {name!r}: no such label{closest(name, names)}")
-    return names
 
 
 def _of_label(model: Any, clips: Examples, name: str) -> np.ndarray | None:
