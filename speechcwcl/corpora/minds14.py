@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from speechcwcl.corpora._hf_disk import write_table
-from speechcwcl.corpora.base import Corpus, Listing, write_lines, write_spoken
+from speechcwcl.corpora.base import Corpus, Listing
 from speechcwcl.corpora.huggingface import ByLanguage
 from speechcwcl.data.rows import read_table
 from speechcwcl.data.tables import Problems
@@ -91,17 +91,6 @@ class Minds14(ByLanguage):
             file = Path(target) / locale / "train-00000-of-00001.parquet"
             write_table(file, rows, "transcription", seed + 50 * place, {"intent_class": INTENTS})
         return Path(target)
-
-
-def write_archive(target: Path, seed: int = 0) -> Path:
-    """The archive of its owner, one language, a few synthetic clips; for tests."""
-    lines = ["filepath,text_asr,text_translated,intent_class"]
-    for number, (text, intent) in enumerate(_FAKE["en-US"]):
-        name = f"en-US~{intent.upper()}/{number:04d}.wav"
-        write_spoken(target / "MInDS-14" / "audio" / name, text, seed + number)
-        lines.append(f'{name},"{text}","{text}",{intent.upper()}')
-    write_lines(target / "MInDS-14" / "text" / "en-US.csv", lines)
-    return target
 
 
 _FAKE = {

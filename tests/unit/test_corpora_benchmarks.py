@@ -4,7 +4,9 @@ import re
 
 import pytest
 
-from speechcwcl.corpora import get_corpus, minds14
+from speechcwcl.corpora import fluent_speech_commands, get_corpus, minds14
+from speechcwcl.corpora._hf_disk import write_table
+from speechcwcl.corpora.base import write_lines, write_spoken
 from speechcwcl.data.kaldi import read_datadir
 from speechcwcl.errors import UserError
 from speechcwcl.zeroshot.protocol import load_protocol
@@ -63,8 +65,52 @@ def test_fluent_speech_commands_bad_input(tmp_path):
         prepared("fluent_speech_commands", source, tmp_path / "data", "test")
 
 
+def fluent_of_the_hub(target):
+    """The sentences of the fake in parquet, as SUPERB's `ic` has them."""
+    said, slots = fluent_speech_commands._FAKE, fluent_speech_commands.SLOTS
+    names = {slot: sorted({row[place] for row in said}) for place, slot in enumerate(slots, 1)}
+    for place, split in enumerate(("train", "validation", "test")):
+        rows = [
+            {"file": f"{number}.wav", "speaker_id": f"speaker{place}", "text": text}
+            | dict(zip(slots, found, strict=True))
+            for number, (text, *found) in enumerate(said)
+        ]
+        write_table(target / "ic" / f"{split}-00000-of-00001.parquet", rows, "text", place, names)
+    return target
+
+
+def test_fluent_speech_commands_of_the_hub_is_read_as_the_archive(tmp_path):
+    name = "fluent_speech_commands"
+    archive = get_corpus(name).fake(tmp_path / "archive")
+    hub = fluent_of_the_hub(tmp_path / "hub")
+    corpus = get_corpus(name)
+    assert {folder.name for folder in corpus.prepare(hub, tmp_path / "all")} == set(corpus.splits)
+    for split in corpus.splits:
+        ours = list(read_datadir(tmp_path / "all" / split))
+        theirs = prepared(name, archive, tmp_path / "a", split)
+        said = [(u.text, u.speaker, u.labels) for u in theirs]
+        assert sorted(said, key=str) == sorted(
+            ((u.text, u.speaker, u.labels) for u in ours), key=str
+        )
+    kept, _ = load_protocol("fsc_intent").assign(ours)
+    assert len(kept) == len(ours) == 6
+    with pytest.raises(UserError, match="no split 'dev'"):
+        prepared(name, hub, tmp_path / "b", "dev")
+
+
+def minds14_of_its_owner(target):
+    """The archive of its owner, one language, a few synthetic clips."""
+    lines = ["filepath,text_asr,text_translated,intent_class"]
+    for number, (text, intent) in enumerate(minds14._FAKE["en-US"]):
+        name = f"en-US~{intent.upper()}/{number:04d}.wav"
+        write_spoken(target / "MInDS-14" / "audio" / name, text, number)
+        lines.append(f'{name},"{text}","{text}",{intent.upper()}')
+    write_lines(target / "MInDS-14" / "text" / "en-US.csv", lines)
+    return target
+
+
 def test_the_archive_of_minds14_is_read_as_the_hub_s_dataset(tmp_path):
-    archive = minds14.write_archive(tmp_path / "archive")
+    archive = minds14_of_its_owner(tmp_path / "archive")
     hub = get_corpus("minds14").fake(tmp_path / "hub")
     ours = prepared("minds14", archive, tmp_path / "a", "train")
     theirs = prepared("minds14", hub, tmp_path / "b", "train")
@@ -99,6 +145,16 @@ def test_a_protocol_carries_texts_by_language(tmp_path):
         load_protocol(path)
     path.write_text(path.read_text() + "    b: zwei\n")
     assert load_protocol(f"{path}@de").texts == {"a": "eins", "b": "zwei"}
+
+
+@pytest.mark.parametrize("name", ["slurp_intent", "slurp_scenario", "minds14"])
+def test_texts_of_other_languages_are_not_the_english_ones(name):
+    english = load_protocol(name)
+    for language in ("de", "fr") if name == "minds14" else ("de", "fr", "es"):
+        other = load_protocol(f"{name}@{language}")
+        assert other.ids == english.ids
+        for label, texts in other.labels.items():
+            assert len(texts) >= 2 and not set(texts) & set(english.labels[label]), label
 
 
 def test_texts_of_fluent_speech_commands_name_their_slots():
