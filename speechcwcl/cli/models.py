@@ -134,7 +134,7 @@ def demo(
     max_seconds: float = 30.0,
     max_megabytes: float = 10.0,
     max_labels: int = 100,
-    unknown_below: float = 0.0,
+    far: float = 0.0,
 ) -> None:
     """A page in the browser: record or upload speech, type labels, see the ranked answer.
 
@@ -152,7 +152,7 @@ def demo(
         max_seconds: longest recording allowed
         max_megabytes: largest file allowed
         max_labels: most labels allowed
-        unknown_below: answer `unknown` where no label reaches this cosine; 0 always answers
+        far: say `unknown` so that about this share of other clips gets a label; 0: never say it
 
     Example:
         speechcwcl demo --model egs/mini/cwcl1/exp/cwcl/model --model egs/mini/cwcl1/exp/clip/model
@@ -162,7 +162,7 @@ def demo(
     from speechcwcl.errors import require
 
     limits = Limits(max_seconds, max_megabytes, max_labels)
-    require(0 <= unknown_below <= 1, f"--unknown_below {unknown_below}: not between 0 and 1")
+    require(0 <= far < 1, f"--far {far}: not between 0 and 1, such as 0.05")
     check_port(host, port)
     with private_folder() as folder:
         page = import_page(folder)
@@ -179,5 +179,5 @@ def demo(
             host=host,
             port=port,
             share=share,
-            unknown_below=unknown_below,
+            far=far,
         )

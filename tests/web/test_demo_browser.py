@@ -16,6 +16,7 @@ import soundfile
 import torch
 from chromium import BROWSER, Page
 
+from speechcwcl.data.audio import load_audio
 from speechcwcl.models.aligner import Aligner
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install speechcwcl[web]")
@@ -24,7 +25,7 @@ ANSWER = "document.querySelector('#cw-answer')"
 
 
 class Server:
-    """The running command; its temporary folder and its working folder are below `folder`."""
+    """The running command; its temporary, working and cache folders are below `folder`."""
 
     def __init__(self, folder, models, repository):
         with socket.socket() as probe:
@@ -40,6 +41,7 @@ class Server:
         words += ["--max_seconds", "2", "--max_megabytes", "0.5"]
         environment = {**os.environ, "TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1"}
         environment["PYTHONPATH"] = os.fspath(repository)
+        environment["SPEECHCWCL_CACHE"] = os.fspath(folder / "cache")
         self.trap = socket.create_server(("127.0.0.1", 0))  # whoever calls out, calls here
         self.trap.setblocking(False)
         proxy = f"http://127.0.0.1:{self.trap.getsockname()[1]}"
@@ -135,6 +137,41 @@ def test_a_visitor_gets_an_answer(page, server, clips):
     aligners = [Aligner.from_pretrained(model) for model in server.models]
     wanted = [a.classify([clips / "good.wav"], LABELS)[0][0]["label"] for a in aligners]
     assert answers(page) == wanted
+
+
+def test_examples_are_kept_and_forgotten(page, server, clips):
+    page.type("#cw-labels textarea", "; ".join(LABELS))
+    page.click(".label-wrap")  # the templates of the first label set go
+    page.wait("!!document.querySelector('#cw-templates textarea')")
+    page.type("#cw-templates textarea", "{}")
+    upload(page, clips / "good.wav")
+    page.wait(f"{ANSWER}.innerText.includes('The models')")
+    page.wait("document.querySelectorAll('.cw-label [data-testid=label-output-value]').length == 2")
+    first = answers(page)
+    other = next(label for label in LABELS if label not in first)
+    page.click("#cw-own .label-wrap")
+    field = "#cw-example textarea, #cw-example input"
+    page.wait(f"!!document.querySelector({field!r})")
+    kept = "document.querySelector('#cw-kept').innerText"
+    page.type(field, other + "x")
+    page.click("#cw-keep")
+    page.wait(f"{kept}.includes('There is no label')")
+    page.type(field, other)
+    page.click("#cw-keep")
+    page.wait(f"{kept}.includes('Examples: {other} 1')")
+    page.wait(f"document.querySelector('.cw-label').innerText.includes({other!r})")
+    wave = load_audio(clips / "good.wav")
+    wanted = []
+    for model in map(Aligner.from_pretrained, server.models):
+        keywords = model.enrol(LABELS, {other: [wave]})
+        wanted.append(model.classify([wave], keywords)[0][0]["label"])
+    assert wanted == [other] * 2, "the recording is the example"
+    shown = "[...document.querySelectorAll('.cw-label [data-testid=label-output-value]')]"
+    page.wait(f"{shown}.every(e => e.innerText == {other!r})")
+    page.click("#cw-forget")
+    page.wait(f"!{kept}.includes('Examples')")
+    page.wait(f"{shown}.every(e => e.innerText != {other!r})")
+    assert answers(page) == first
 
 
 def test_errors_stand_in_the_page(page, server, clips):

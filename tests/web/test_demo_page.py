@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import socket
 import stat
@@ -25,6 +26,7 @@ from speechcwcl.apps.demo.ask import (
 )
 from speechcwcl.apps.demo.serve import private_folder, sweep
 from speechcwcl.cli.main import main
+from speechcwcl.data.audio import load_audio
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
 
@@ -41,6 +43,16 @@ def judges(tiny_speech, tiny_text):
     return [
         Judge(model, name) for model, name in zip(models, ("exp/cwcl", "exp/clip"), strict=True)
     ]
+
+
+@pytest.fixture(autouse=True)
+def little_background(tmp_path_factory, monkeypatch):
+    """Six seconds of ordinary sound in place of minutes, kept in a cache of the test's own."""
+    folder = tmp_path_factory.mktemp("background")
+    rng = np.random.default_rng(0)
+    soundfile.write(folder / "noise.ogg", 0.1 * rng.standard_normal(6 * 16000), 16000)
+    monkeypatch.setattr("speechcwcl.zeroshot.enrolment.BACKGROUND", folder)
+    monkeypatch.setattr("speechcwcl.zeroshot.enrolment.cache_folder", lambda: folder)
 
 
 @pytest.fixture
@@ -61,7 +73,7 @@ def test_labels_are_read_by_line_and_semicolon():
         "b": ("one", "two"),
     }
     assert parse_labels("on | lamp on\noff", LIMITS) == {"on": ("on", "lamp on"), "off": ("off",)}
-    assert list(parse_labels("only", LIMITS, unknown_below=0.2)) == ["only"]
+    assert list(parse_labels("only", LIMITS, far=0.2)) == ["only"]
 
 
 @pytest.mark.parametrize(
@@ -140,15 +152,39 @@ def test_the_answer_is_the_aligners(judges, clip):
     assert found["models"][0]["labels"] != found["models"][1]["labels"]
 
 
-def test_unknown_below_the_threshold(judges, clip):
-    best = classify(judges[:1], clip, TYPED, limits=LIMITS)["models"][0]["labels"][0]
-    for threshold, answer in (
-        (best["cosine"] - 1e-4, best["label"]),
-        (best["cosine"] + 1e-4, None),
-    ):
-        assert threshold > 0
-        said = classify(judges[:1], clip, TYPED, "", threshold, LIMITS)["models"][0]
-        assert said["answer"] == answer
+def test_unknown_and_examples_as_everywhere_else(judges, clip):
+    """The same labels, thresholds and examples as `enrol` and `classify` have from Python."""
+    labels, answers = parse_labels(TYPED, LIMITS), set()
+    wave, model = load_audio(clip), judges[0].aligner
+    for examples in ({}, {"stop": [wave]}):
+        for far in (1e-200, 1e-9, 0.05, 0.5, 0.999):
+            keywords = model.enrol(labels, examples, far=far)
+            wanted = model.classify([wave], keywords)[0]
+            heard = [judges[0].embed(wave)]
+            kept = {label: [heard] for label in examples}
+            [said] = decide_all(judges[:1], heard, TYPED, "", far, LIMITS, kept)
+            answers.add(said["answer"])
+            assert (said["answer"] or "unknown") == wanted[0]["label"]
+            known = [row for row in wanted if row["label"] != "unknown"]
+            assert [row["label"] for row in said["labels"]] == [row["label"] for row in known]
+            assert [row["score"] for row in said["labels"]] == pytest.approx(
+                [row["score"] for row in known], abs=1e-5
+            )
+    assert None in answers and len(answers) > 1
+    assert classify(judges[:1], clip, TYPED, far=1e-200)["models"][0]["answer"] is None
+
+
+def test_long_recordings_in_parts_as_everywhere_else(judges):
+    judge = Judge(copy.copy(judges[0].aligner), "parts")
+    judge.aligner.windows = {"longer_than": 1.0, "seconds": [0.8]}
+    wave = np.sin(np.cumsum(np.linspace(0.05, 1, 40000))).astype(np.float32)
+    heard = judge.embed(wave)
+    assert len(heard.parts) > 1
+    [said] = decide_all([judge], [heard], TYPED, "", 0.0, LIMITS)
+    wanted = judge.aligner.classify([wave], parse_labels(TYPED, LIMITS))[0]
+    for row, true in zip(said["labels"], wanted, strict=True):
+        assert row["label"] == true["label"] and row["cosine"] == pytest.approx(true["cosine"])
+        assert row["by_template"] == pytest.approx([true["cosine"]], abs=1e-5)
 
 
 def test_folders_are_not_told_to_strangers(judges, tiny_speech):
@@ -248,8 +284,8 @@ def test_a_recording_can_be_asked_about_again(desk, clip):
     assert tables[0]["headers"] == ["label", "all", "…", "say …"] and len(tables[0]["data"]) == 3
     clip.unlink()
     assert shown(desk.answer(heard, TYPED, "{}\nsay {}", 0.0))[1:] == (scores, tables)
-    message, scores, _ = shown(desk.answer(heard, TYPED, "{}", 0.999))
-    assert scores == ["unknown", "unknown"] and "below 1.00" in message
+    message, scores, _ = shown(desk.answer(heard, TYPED, "{}", 1e-200))
+    assert scores == ["unknown", "unknown"] and "does not reach its threshold" in message
     for typed, templates, expected in (
         ("a;a", "{}", "given twice"),
         (TYPED, "x", r"must hold \{\} once"),
@@ -300,7 +336,7 @@ def demo(*words):
         (["--port", "0"], "--port 0: give a number from 1 to 65535"),
         (["--host", "no.such.host.invalid"], "no such host"),
         (["--max_labels", "0"], "max_labels: 0 is not above 0"),
-        (["--unknown_below", "2"], "--unknown_below 2.0: not between 0 and 1"),
+        (["--far", "2"], "--far 2.0: not between 0 and 1"),
     ],
 )
 def test_wrong_options_are_one_line(capsys, words, message):

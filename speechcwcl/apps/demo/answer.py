@@ -15,8 +15,9 @@ from speechcwcl.apps.demo.ask import Labels, Limits, check_size, parse_labels, p
 from speechcwcl.data.audio import SAMPLE_RATE, audio_info, load_audio
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.zeroshot.classifier import prompt_means, rank, unit_rows
-from speechcwcl.zeroshot.keywords import check_apart, join
+from speechcwcl.zeroshot.classifier import UNKNOWN, prompt_means, rank, unit_rows
+from speechcwcl.zeroshot.enrolment import background_of, clip_vector
+from speechcwcl.zeroshot.keywords import Keywords, check_apart, join, level_of_share
 
 SHORTEST = 0.05  # seconds: less is a click, not a word
 SILENT = 0.01  # a peak below this share of full scale
@@ -80,6 +81,21 @@ def read_upload(path: str | os.PathLike | None, limits: Limits) -> Upload:
     return Upload(path.name, wav)
 
 
+@dataclass(frozen=True)
+class Embedded:
+    """A recording as a model has it; all of unit norm.
+
+    Attributes:
+        whole: (dim,) compared with thresholds.
+        parts: (parts, dim) compared where there are none; of a short recording the whole.
+        example: (dim,) as an example of a label.
+    """
+
+    whole: np.ndarray
+    parts: np.ndarray
+    example: np.ndarray
+
+
 class Judge:
     """A model with a name, ready to answer; labels that were asked before cost nothing.
 
@@ -106,27 +122,36 @@ class Judge:
         """Load what is loaded late, so that the first answer is as quick as the others."""
         self.embed(np.zeros(SAMPLE_RATE, dtype=np.float32))
         self.aligner.encode_text(["warm up"])
+        assert len(self.ordinary)
 
-    def embed(self, wav: np.ndarray) -> np.ndarray:
-        """(samples,) at 16 kHz -> (dim,) unit norm."""
-        return self.aligner.encode_speech([wav])[0]
+    def embed(self, wav: np.ndarray) -> Embedded:
+        """Embed (samples,) at 16 kHz."""
+        [parts] = self.aligner.encode_parts([wav])
+        whole = parts if len(parts) == 1 else self.aligner.encode_speech([wav])
+        return Embedded(whole[0], parts, clip_vector(self.aligner, wav))
+
+    @functools.cached_property
+    def ordinary(self) -> np.ndarray:
+        """(windows, dim) of the ordinary speech in the package."""
+        return background_of(self.aligner)
 
     def decide(
         self,
-        speech: np.ndarray,
+        heard: Embedded,
         labels: Labels,
         templates: Sequence[str],
-        unknown_below: float,
-        examples: Mapping[str, Sequence[np.ndarray]] | None = None,
+        far: float,
+        examples: Mapping[str, Sequence[Embedded]] | None = None,
     ) -> dict[str, Any]:
-        """Rank the labels for an embedded recording.
+        """Rank the labels for a recording; as `classify` does with the same labels.
 
         Args:
-            speech: (dim,) of `embed`.
+            heard: of `embed`.
             labels: label -> texts.
             templates: each with one `{}`.
-            unknown_below: the answer is None when no label is at least so similar (cosine).
-            examples: label -> (dim,) of `embed`, recordings that stand beside its texts.
+            far: the answer is None where no label reaches its threshold; about this share of
+                clips that say none of them gets one. 0: there is always an answer.
+            examples: label -> recordings that stand beside its texts.
 
         Returns:
             `{"model", "speech_encoder", "text_encoder", "dim", "answer", "labels": [{"label",
@@ -134,18 +159,24 @@ class Judge:
             "unknown", `score` the softmax over the labels, `by_template` the cosine with each
             template alone.
         """
-        whole, parts = self._rows(tuple(labels.values()), tuple(templates))
+        rows, alone = self._rows(tuple(labels.values()), tuple(templates))
         names = list(labels)
-        given = [np.array((examples or {}).get(name, [])) for name in names]
+        given = [np.array([e.example for e in (examples or {}).get(name, [])]) for name in names]
+        rows = join(rows, given)
         if any(map(len, given)):
-            whole = join(whole, given)
-            check_apart(names, whole, given)
-        by_template = dict(zip(names, (parts @ speech).T.tolist(), strict=True))
-        ranked = rank(speech[None], whole, names, self.aligner.logit_scale)[0]
+            check_apart(names, rows, given)
+        speech, limit = heard.parts, None
+        if far > 0:
+            speech = heard.whole[None]
+            level = level_of_share(far, len(names), None)
+            against = Keywords.against(names, rows, "", self.ordinary, level=level)
+            limit = against.thresholds(speech)
+        by_template = dict(zip(names, (alone @ speech.T).max(axis=-1).T.tolist(), strict=True))
+        ranked = rank([speech], rows, names, self.aligner.logit_scale, threshold=limit)[0]
+        answer = ranked[0]["label"] if limit is None or ranked[0]["label"] != UNKNOWN else None
+        ranked = [row for row in ranked if row["label"] in names]
         for row in ranked:
             row["by_template"] = by_template[row["label"]]
-        known = not unknown_below > 0 or ranked[0]["cosine"] >= unknown_below
-        answer = ranked[0]["label"] if known else None
         return {"model": self.name, **self.about, "answer": answer, "labels": ranked}
 
     def _embed_labels(
@@ -185,39 +216,39 @@ def open_judges(folders: Sequence[str | os.PathLike], device: str = "cpu") -> li
 
 def decide_all(
     judges: Sequence[Judge],
-    vectors: Sequence[np.ndarray],
+    heard: Sequence[Embedded],
     typed_labels: str,
     typed_templates: str,
-    unknown_below: float,
+    far: float,
     limits: Limits,
-    examples: Mapping[str, Sequence[Sequence[np.ndarray]]] | None = None,
+    examples: Mapping[str, Sequence[Sequence[Embedded]]] | None = None,
 ) -> list[dict[str, Any]]:
     """What each model says of a recording that it has embedded, see `Judge.decide`.
 
     Args:
         judges: the models.
-        vectors: the recording's embedding by each of them.
+        heard: the recording, embedded by each of them.
         typed_labels: see `parse_labels`.
         typed_templates: one a line.
-        unknown_below: see `Judge.decide`.
+        far: see `Judge.decide`.
         limits: what may be asked.
         examples: label -> recordings that are kept as examples, each embedded by each model.
 
     Raises:
         UserError: something that was typed cannot be used, or labels cannot be told apart.
     """
-    labels = parse_labels(typed_labels, limits, unknown_below)
+    labels = parse_labels(typed_labels, limits, far)
     templates = parse_templates(typed_templates)
     check_size(labels, templates)
     return [
         judge.decide(
-            speech,
+            one,
             labels,
             templates,
-            unknown_below,
-            {label: [one[number] for one in kept] for label, kept in (examples or {}).items()},
+            far,
+            {label: [each[number] for each in kept] for label, kept in (examples or {}).items()},
         )
-        for number, (judge, speech) in enumerate(zip(judges, vectors, strict=True))
+        for number, (judge, one) in enumerate(zip(judges, heard, strict=True))
     ]
 
 
@@ -226,7 +257,7 @@ def classify(
     path: str | os.PathLike | None,
     typed_labels: str,
     typed_templates: str = "{}",
-    unknown_below: float = 0.0,
+    far: float = 0.0,
     limits: Limits | None = None,
 ) -> dict[str, Any]:
     """One recording by labels in words, as plain JSON: what the endpoint `/classify` returns.
@@ -238,12 +269,12 @@ def classify(
         UserError: see `read_upload` and `decide_all`.
     """
     limits = limits or Limits()
-    parse_labels(typed_labels, limits, unknown_below)  # before the costly part
+    parse_labels(typed_labels, limits, far)  # before the costly part
     upload = read_upload(path, limits)
-    vectors = [judge.embed(upload.wav) for judge in judges]
+    heard = [judge.embed(upload.wav) for judge in judges]
     return {
         "name": upload.name,
         "seconds": round(upload.seconds, 3),
         "templates": list(parse_templates(typed_templates)),
-        "models": decide_all(judges, vectors, typed_labels, typed_templates, unknown_below, limits),
+        "models": decide_all(judges, heard, typed_labels, typed_templates, far, limits),
     }

@@ -58,7 +58,7 @@ class Limits:
         return int(self.megabytes * 2**20)
 
 
-def parse_labels(typed: str, limits: Limits, unknown_below: float = 0.0) -> Labels:
+def parse_labels(typed: str, limits: Limits, far: float = 0.0) -> Labels:
     """Read labels as typed: one a line or separated by `;`.
 
     `lights on = turn on the light | switch the lamp on` is one label with two texts; without
@@ -67,7 +67,7 @@ def parse_labels(typed: str, limits: Limits, unknown_below: float = 0.0) -> Labe
     Args:
         typed: what stands in the box.
         limits: how many labels are allowed.
-        unknown_below: with a threshold, one label is enough: it or "unknown".
+        far: with thresholds, one label is enough: it or "unknown".
 
     Raises:
         UserError: none, too few, too many, too long, or two that could not be told apart.
@@ -91,10 +91,10 @@ def parse_labels(typed: str, limits: Limits, unknown_below: float = 0.0) -> Labe
         labels[label] = texts
     if not labels:
         raise UserError("There are no labels. Type at least two, one a line.")
-    if len(labels) == 1 and not unknown_below > 0:
+    if len(labels) == 1 and not far > 0:
         raise UserError(
-            "One label leaves nothing to choose from. Type a second one, or set a threshold for "
-            "“unknown”."
+            "One label leaves nothing to choose from. Type a second one, or let “unknown” be "
+            "an answer."
         )
     return labels
 

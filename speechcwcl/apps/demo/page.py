@@ -7,9 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
-from speechcwcl.apps.demo.answer import Judge, Upload, classify, decide_all, read_upload
+from speechcwcl.apps.demo.answer import (
+    Embedded,
+    Judge,
+    Upload,
+    classify,
+    decide_all,
+    read_upload,
+)
 from speechcwcl.apps.demo.ask import (
     Limits,
     fill_in,
@@ -21,7 +27,7 @@ from speechcwcl.apps.demo.ask import (
 from speechcwcl.errors import UserError, closest
 from speechcwcl.zeroshot.keywords import MOST_EXAMPLES
 
-Heard = list[np.ndarray]  # a recording, embedded by each model
+Heard = list[Embedded]  # a recording, embedded by each model
 Examples = dict[str, list[Heard]]
 
 FORGET_AFTER = 1800  # seconds that the embedding of a recording stays in memory
@@ -53,7 +59,7 @@ class Desk:
         path: str | None,
         labels: str,
         templates: str,
-        unknown_below: float,
+        far: float,
         examples: Examples | None = None,
     ) -> tuple[Any, ...]:
         """A new recording: embed it, answer.
@@ -67,7 +73,7 @@ class Desk:
         except UserError as error:
             return None, *self._nothing(str(error))
         said = _about(upload)
-        return heard, *self.answer(heard, labels, templates, unknown_below, examples, said)
+        return heard, *self.answer(heard, labels, templates, far, examples, said)
 
     def keep(
         self, heard: Heard | None, label: str, labels: str, examples: Examples
@@ -96,7 +102,7 @@ class Desk:
         heard: Heard | None,
         labels: str,
         templates: str,
-        unknown_below: float,
+        far: float,
         examples: Examples | None = None,
         about: str = "",
     ) -> tuple[Any, ...]:
@@ -104,11 +110,11 @@ class Desk:
         try:
             if heard is None:
                 raise UserError("There is no recording. Record or upload one first.")
-            asked = (labels, templates, unknown_below, self.limits, examples)
+            asked = (labels, templates, far, self.limits, examples)
             said = decide_all(self.judges, heard, *asked)
         except UserError as error:
             return self._nothing(str(error))
-        notes = [about, *(_note(answer, unknown_below) for answer in said)]
+        notes = [about, *(_note(answer) for answer in said)]
         if len(said) > 1:
             same = len({answer["answer"] for answer in said}) == 1
             notes.append("The models agree." if same else "The models disagree.")
@@ -120,24 +126,24 @@ class Desk:
         heard: Heard | None,
         labels: str,
         templates: str,
-        unknown_below: float,
+        far: float,
         examples: Examples | None = None,
     ) -> tuple[Any, ...]:
         """As `answer`, where nobody has asked: no recording is no error."""
         if heard is None:
             return _BEFORE, *self._nothing("")[1:]
-        return self.answer(heard, labels, templates, unknown_below, examples)
+        return self.answer(heard, labels, templates, far, examples)
 
     def _nothing(self, error: str) -> tuple[Any, ...]:
         message = f"**That did not work.** {_plain(error)}"
         return message, *[gr.update(value=None, visible=False)] * (2 * len(self.judges))
 
     def endpoint(
-        self, audio: str | None, labels: str, templates: str, unknown_below: float
+        self, audio: str | None, labels: str, templates: str, far: float
     ) -> dict[str, Any]:
         """`/classify`: see `speechcwcl.apps.demo.answer.classify`."""
         try:
-            return classify(self.judges, audio, labels, templates, unknown_below, self.limits)
+            return classify(self.judges, audio, labels, templates, far, self.limits)
         except UserError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
@@ -147,14 +153,11 @@ def _about(upload: Upload) -> str:
     return f"{_plain(upload.name)}, {upload.seconds:.1f} s.{silent}"
 
 
-def _note(said: dict[str, Any], unknown_below: float) -> str:
+def _note(said: dict[str, Any]) -> str:
     if said["answer"] is not None:
         return ""
     best = said["labels"][0]
-    return (
-        f"unknown: the nearest label, {_plain(best['label'])}, has the similarity "
-        f"{best['cosine']:.2f}, below {unknown_below:.2f}."
-    )
+    return f"unknown: the nearest label, {_plain(best['label'])}, does not reach its threshold."
 
 
 def _plain(text: str) -> str:
@@ -178,7 +181,7 @@ def _shown(said: dict[str, Any], templates: Sequence[str]) -> tuple[Any, Any]:
     )
 
 
-def build(judges: Sequence[Judge], limits: Limits, unknown_below: float = 0.0) -> gr.Blocks:
+def build(judges: Sequence[Judge], limits: Limits, far: float = 0.0) -> gr.Blocks:
     """The page, ready to launch with `theme`."""
     desk = Desk(judges, limits)
     sets = label_sets(limits)
@@ -207,14 +210,14 @@ def build(judges: Sequence[Judge], limits: Limits, unknown_below: float = 0.0) -
                     elem_id="cw-labels",
                 )
                 with gr.Accordion("Templates and “unknown”", open=False):
-                    template_box, below = _more(templates, unknown_below)
-                with gr.Accordion("Your own examples", open=False):
+                    template_box, unknown = _more(templates, far)
+                with gr.Accordion("Your own examples", open=False, elem_id="cw-own"):
                     example_of, keep, forget, kept = _own_examples()
                 button = gr.Button("Classify", variant="primary", elem_id="cw-go")
             with gr.Column(scale=6, min_width=300, elem_id="cw-answer"):
                 shown = _answers(judges)
         gr.Markdown(_foot(limits))
-        asked = [heard, typed, template_box, below, examples]
+        asked = [heard, typed, template_box, unknown, examples]
         quietly = functools.partial(_quietly, shown[0])
         gr.on(
             [audio.upload, audio.stop_recording],
@@ -224,7 +227,7 @@ def build(judges: Sequence[Judge], limits: Limits, unknown_below: float = 0.0) -
             **quietly(),
         )
         button.click(desk.answer, asked, shown, **quietly())
-        below.release(desk.refresh, asked, shown, **quietly())
+        unknown.input(desk.refresh, asked, shown, **quietly())
         keep.click(
             desk.keep, [heard, example_of, typed, examples], [examples, kept], **_quietly(kept)
         ).then(desk.refresh, asked, shown, **quietly())
@@ -234,7 +237,7 @@ def build(judges: Sequence[Judge], limits: Limits, unknown_below: float = 0.0) -
         chosen.input(fill_in, chosen, [typed, template_box], **_quietly(typed)).then(
             desk.refresh, asked, shown, **quietly()
         )
-        _endpoint(desk, limits, unknown_below)
+        _endpoint(desk, limits, far)
     page.queue(max_size=32, default_concurrency_limit=1)
     return page
 
@@ -267,7 +270,7 @@ def _answers(judges: Sequence[Judge]) -> list[gr.components.Component]:
     return shown
 
 
-def _more(templates: str, unknown_below: float) -> tuple[gr.Textbox, gr.Slider]:
+def _more(templates: str, far: float) -> tuple[gr.Textbox, gr.Dropdown]:
     """Templates and the threshold: what most people leave as it is."""
     files = template_sets()
     pick = gr.Dropdown(list(files), value=None, label="Template set")
@@ -280,15 +283,14 @@ def _more(templates: str, unknown_below: float) -> tuple[gr.Textbox, gr.Slider]:
         elem_id="cw-templates",
     )
     pick.input(files.get, pick, box, **_quietly(box))
-    below = gr.Slider(
-        0,
-        1,
-        value=unknown_below,
-        step=0.01,
-        label="Say “unknown” below this similarity",
-        info="Cosine of the speech and the nearest label; 0 always answers.",
+    unknown = gr.Dropdown(
+        [("never", 0.0), *((f"{100 * s:g} %", s) for s in sorted({0.01, 0.05, 0.2, far} - {0.0}))],
+        value=far,
+        label="Say “unknown” so that of other words so many still get a label",
+        info="Each label has its threshold; the stricter it is, the more often it is missed.",
+        elem_id="cw-unknown",
     )
-    return box, below
+    return box, unknown
 
 
 def _own_examples() -> tuple[gr.Textbox, gr.Button, gr.Button, gr.Markdown]:
@@ -315,7 +317,7 @@ def _quietly(shown_on: gr.components.Component) -> dict[str, Any]:
     }
 
 
-def _endpoint(desk: Desk, limits: Limits, unknown_below: float) -> None:
+def _endpoint(desk: Desk, limits: Limits, far: float) -> None:
     """Offer `/classify` to gradio's clients; nothing of it is seen on the page."""
     with gr.Group(visible=False):
         gr.Button().click(
@@ -324,7 +326,7 @@ def _endpoint(desk: Desk, limits: Limits, unknown_below: float) -> None:
                 gr.Audio(type="filepath", label="audio"),
                 gr.Textbox(label="labels"),
                 gr.Textbox("{}", label="templates"),
-                gr.Number(unknown_below, label="unknown_below"),
+                gr.Number(far, label="far"),
             ],
             gr.JSON(label="answer"),
             api_name="classify",

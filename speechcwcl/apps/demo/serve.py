@@ -132,7 +132,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 7860,
     share: bool = False,
-    unknown_below: float = 0.0,
+    far: float = 0.0,
 ) -> None:
     """Show the page until Ctrl-C or SIGTERM.
 
@@ -144,11 +144,11 @@ def serve(
         host: address to listen on.
         port: port to listen on.
         share: also through gradio's public tunnel.
-        unknown_below: where the slider for "unknown" stands.
+        far: what is chosen for "unknown" at first.
     """
     from starlette.middleware import Middleware
 
-    blocks = page.build(judges, limits, unknown_below)
+    blocks = page.build(judges, limits, far)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
