@@ -3,8 +3,11 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+
+from speechcwcl.data.audio import write_audio
 
 torch.set_num_threads(1)
 
@@ -24,6 +27,16 @@ def real_data():
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set SPEECHCWCL_REAL_DATA to run this")
     return folder
+
+
+@pytest.fixture
+def little_background(tmp_path_factory, monkeypatch):
+    """Six seconds of ordinary sound in place of minutes, kept in a cache of the test's own."""
+    folder = tmp_path_factory.mktemp("background")
+    rng = np.random.default_rng(0)
+    write_audio(folder / "noise.ogg", (0.1 * rng.standard_normal(6 * 16000)).astype(np.float32))
+    monkeypatch.setattr("speechcwcl.zeroshot.enrolment.BACKGROUND", folder)
+    monkeypatch.setattr("speechcwcl.zeroshot.enrolment.cache_folder", lambda: folder)
 
 
 @pytest.fixture(scope="session")

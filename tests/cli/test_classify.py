@@ -10,12 +10,13 @@ import soundfile
 import torch
 
 from speechcwcl.cli.main import main
-from speechcwcl.data.audio import write_audio
 from speechcwcl.data.audio.recordings import Reader, find_recordings
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.zeroshot.enrolment import clip_vector
 from speechcwcl.zeroshot.keywords import Keywords, level_of_share
+
+pytestmark = pytest.mark.usefixtures("little_background")
 
 LABELS = "turn on the light;play music;none of these"
 
@@ -30,16 +31,6 @@ def model(tiny_speech, tiny_text, tmp_path_factory):
     folder = tmp_path_factory.mktemp("classify") / "model"
     aligner.save_pretrained(folder)
     return str(folder)
-
-
-@pytest.fixture(autouse=True)
-def little_background(tmp_path_factory, monkeypatch):
-    """Six seconds of ordinary sound in place of minutes, kept in a cache of the test's own."""
-    folder = tmp_path_factory.mktemp("background")
-    rng = np.random.default_rng(0)
-    write_audio(folder / "noise.ogg", (0.1 * rng.standard_normal(6 * 16000)).astype(np.float32))
-    monkeypatch.setattr("speechcwcl.zeroshot.enrolment.BACKGROUND", folder)
-    monkeypatch.setattr("speechcwcl.zeroshot.enrolment.cache_folder", lambda: folder)
 
 
 def tone(hertz, seconds=0.3):

@@ -15,6 +15,8 @@ from speechcwcl.cli.main import main
 from speechcwcl.data.audio import write_audio
 from speechcwcl.models.aligner import Aligner
 
+pytestmark = pytest.mark.usefixtures("little_background")
+
 
 @pytest.fixture(scope="module")
 def model(tiny_speech, tiny_text, tmp_path_factory):
@@ -22,16 +24,6 @@ def model(tiny_speech, tiny_text, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "model"
     Aligner.build(tiny_speech, tiny_text, projection={"hidden": [16]}).save_pretrained(folder)
     return str(folder)
-
-
-@pytest.fixture(autouse=True)
-def little_background(tmp_path_factory, monkeypatch):
-    """Six seconds of ordinary sound in place of minutes, kept in a cache of the test's own."""
-    folder = tmp_path_factory.mktemp("background")
-    rng = np.random.default_rng(0)
-    write_audio(folder / "noise.ogg", (0.1 * rng.standard_normal(6 * 16000)).astype(np.float32))
-    monkeypatch.setattr("speechcwcl.zeroshot.enrolment.BACKGROUND", folder)
-    monkeypatch.setattr("speechcwcl.zeroshot.enrolment.cache_folder", lambda: folder)
 
 
 @pytest.fixture

@@ -30,6 +30,8 @@ from speechcwcl.data.audio import load_audio
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
 
+pytestmark = pytest.mark.usefixtures("little_background")
+
 LIMITS = Limits(seconds=2, megabytes=0.5, labels=4)
 TYPED = "lights on = turn on the light | lamp on; music\nstop"
 
@@ -43,16 +45,6 @@ def judges(tiny_speech, tiny_text):
     return [
         Judge(model, name) for model, name in zip(models, ("exp/cwcl", "exp/clip"), strict=True)
     ]
-
-
-@pytest.fixture(autouse=True)
-def little_background(tmp_path_factory, monkeypatch):
-    """Six seconds of ordinary sound in place of minutes, kept in a cache of the test's own."""
-    folder = tmp_path_factory.mktemp("background")
-    rng = np.random.default_rng(0)
-    soundfile.write(folder / "noise.ogg", 0.1 * rng.standard_normal(6 * 16000), 16000)
-    monkeypatch.setattr("speechcwcl.zeroshot.enrolment.BACKGROUND", folder)
-    monkeypatch.setattr("speechcwcl.zeroshot.enrolment.cache_folder", lambda: folder)
 
 
 @pytest.fixture
