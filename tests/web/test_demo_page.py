@@ -158,10 +158,9 @@ def test_unknown_and_examples_as_everywhere_else(judges, clip):
             answers.add(said["answer"])
             assert (said["answer"] or "unknown") == wanted[0]["label"]
             known = [row for row in wanted if row["label"] != "unknown"]
-            assert [row["label"] for row in said["labels"]] == [row["label"] for row in known]
-            assert [row["score"] for row in said["labels"]] == pytest.approx(
-                [row["score"] for row in known], abs=1e-5
-            )
+            for row, true in zip(said["labels"], known, strict=True):
+                assert row["label"] == true["label"]
+                assert row["score"] == pytest.approx(true["score"], abs=1e-5)
     assert None in answers and len(answers) > 1
     assert classify(judges[:1], clip, TYPED, far=1e-200)["models"][0]["answer"] is None
 
@@ -394,12 +393,6 @@ def test_a_recording_is_kept_as_an_example_of_a_label(judges, clip):
     heard, *_ = desk.receive(str(clip), TYPED, "", 0.0)
     kept, said = desk.keep(heard, " stop ", TYPED, {})
     assert list(kept) == ["stop"] and said == "Examples: stop 1"
-    plain = decide_all(judges, heard, TYPED, "", 0.0, LIMITS)
-    with_it = decide_all(judges, heard, TYPED, "", 0.0, LIMITS, kept)
-    for before, after in zip(plain, with_it, strict=True):
-        cosine = [{r["label"]: r["cosine"] for r in one["labels"]} for one in (before, after)]
-        assert cosine[1]["stop"] > cosine[0]["stop"] + 0.05
-        assert cosine[1]["music"] == pytest.approx(cosine[0]["music"], abs=1e-5)
     same, said = desk.keep(heard, "stopp", TYPED, kept)
     assert same is kept and "no label 'stopp'" in said.replace("\\", "") and "closest" in said
     assert "no recording" in desk.keep(None, "stop", TYPED, kept)[1]
