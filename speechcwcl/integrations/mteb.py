@@ -188,7 +188,7 @@ def load_task(task: AbsTask, data: Path | None = None) -> AbsTask:
     except UserError:
         raise
     except Exception as error:
-        why = first_line(error)
+        why = _why(error)
         if data is None:
             raise UserError(
                 f"task {name}: its data ({home}) are not here and cannot be fetched ({why}); give "
@@ -196,6 +196,11 @@ def load_task(task: AbsTask, data: Path | None = None) -> AbsTask:
             ) from error
         raise UserError(f"task {name}: {data}: not the data of this task: {why}") from error
     return task
+
+
+def _why(error: Exception) -> str:
+    """A KeyError of mteb's says the name of a column or split, and nothing else."""
+    return f"there is no {error}" if type(error) is KeyError else first_line(error)
 
 
 def _load_folder(task: Any, data: Path) -> None:
@@ -341,8 +346,7 @@ def evaluate_tasks(
                 warnings.simplefilter("ignore")
                 result = mteb.evaluate(encoder, task, cache=None, co2_tracker=False)
         except (ValueError, KeyError, TypeError) as error:  # a split or a column is missing
-            why = first_line(error)
-            raise UserError(f"task {name}: its data cannot be scored: {why}") from error
+            raise UserError(f"task {name}: its data cannot be scored: {_why(error)}") from error
         (scored,) = result.task_results
         with tempfile.TemporaryDirectory() as folder:
             scored.to_disk(Path(folder) / "scores.json")

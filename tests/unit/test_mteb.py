@@ -270,8 +270,77 @@ def test_a_split_that_the_folder_lacks_is_one_line(model, data, tmp_path, capsys
     shutil.copy(data / "FSDD/test.parquet", tmp_path / "FSDD")
     words = ["--model", str(model), "--mteb", "FSDD", "--data", str(tmp_path)]
     assert main(["evaluate", str(tmp_path / "exp"), *words]) == 2
-    assert "task FSDD: its data cannot be scored: 'train'" in capsys.readouterr().err
+    assert "task FSDD: its data cannot be scored: there is no 'train'" in capsys.readouterr().err
     assert not (tmp_path / "exp/mteb").exists()
+
+
+def in_bytes(words, repeats=1):
+    """Clips of words as files in bytes, and their places: a row a clip."""
+    table = spoken(words, repeats)
+    files = [encode_audio(one["array"], ".flac") for one in table["audio"]]
+    table["audio"] = [{"bytes": file, "path": "x.flac"} for file in files]
+    return table
+
+
+def test_a_column_that_the_folder_lacks_is_one_line(model, tmp_path, capsys):
+    """A task that asks for columns of its own: the message names the one that is not there."""
+    place = tmp_path / "VoxPopuliGenderID"
+    place.mkdir()
+    datasets.Dataset.from_dict(in_bytes(WORDS)).to_parquet(place / "train.parquet")
+    words = ["--model", str(model), "--mteb", place.name, "--data", str(tmp_path)]
+    assert main(["evaluate", str(tmp_path / "exp"), *words]) == 2
+    assert "not the data of this task: there is no 'gender'" in capsys.readouterr().err
+
+
+def clustering():
+    return {"train": in_bytes(WORDS[:3], 6)}
+
+
+def pairs():
+    clips = in_bytes(WORDS[:3], 4)
+    both = [(i, j) for i in range(12) for j in range(i)]
+    sides = {f"audio{n + 1}": [clips["audio"][pair[n]] for pair in both] for n in (0, 1)}
+    return {"test": {**sides, "label": [int(i // 4 == j // 4) for i, j in both]}}
+
+
+def several_labels():
+    table = in_bytes(WORDS[:3], 20)
+    table["labels"] = [[WORDS[n]] for n in table.pop("label")]
+    return {"train": table, "test": table}
+
+
+def reranking():
+    clips, ids = in_bytes(WORDS[:3], 4), [f"d{n}" for n in range(12)]
+    asked = [0, 4, 8]
+    good = [(n, m) for n in asked for m in range(12) if m != n and m // 4 == n // 4]
+    others = [[one for one in ids if one != ids[n]] for n in asked]
+    return {
+        "corpus": {"id": ids, "audio": clips["audio"]},
+        "queries": {"id": [f"q{n}" for n in asked], "audio": [clips["audio"][n] for n in asked]},
+        "qrels": {"query-id": [f"q{n}" for n, _ in good], "corpus-id": [ids[m] for _, m in good],
+                  "score": [1] * len(good)},
+        "top_ranked": {"query-id": [f"q{n}" for n in asked], "corpus-ids": others},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("task", "tables"),
+    [
+        ("VoiceGenderClustering", clustering),
+        ("CREMADPairClassification", pairs),
+        ("FSD50K", several_labels),
+        ("VocalSoundAudioReranking", reranking),
+    ],
+)
+def test_the_other_kinds_of_audio_task(model, tmp_path, task, tables, capsys):
+    (tmp_path / task).mkdir()
+    for name, table in tables().items():
+        datasets.Dataset.from_dict(table).to_parquet(tmp_path / task / f"{name}.parquet")
+    words = ["--model", str(model), "--mteb", task, "--data", str(tmp_path)]
+    assert main(["evaluate", str(tmp_path / "exp"), *words]) == 0
+    # The clips of a word are nearly the same sound, so that any encoder puts them together.
+    assert mteb.TaskResult.from_disk(tmp_path / f"exp/mteb/{task}.json").get_score() > 0.8
+    assert task in capsys.readouterr().out
 
 
 def test_a_model_without_audio_is_refused(tiny_text, data, tmp_path, capsys):
