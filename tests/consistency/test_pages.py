@@ -147,6 +147,15 @@ def test_drawings_are_as_their_scripts_make_them(tmp_path):
         assert text_of(made) == text_of(ROOT / f"docs/{name}.svg")
 
 
+def test_the_page_of_encoders_names_all_that_there_are():
+    from speechcwcl.models.encoders.families import MODEL_TYPES
+    from speechcwcl.models.weights.catalogue import ELSEWHERE, SOURCES
+
+    page = text_of(ROOT / "docs/encoders.md")
+    names = [*SOURCES, *ELSEWHERE, *MODEL_TYPES]
+    assert [n for n in names if f"`{n}`" not in page] == ["whisper-tiny.en-tokenizer"]
+
+
 def test_anchors_of_links_exist():
     broken = []
     for path in [README, *PAGES]:
