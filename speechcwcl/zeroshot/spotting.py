@@ -170,7 +170,8 @@ def peaks(values: np.ndarray, before: int = APART, after: int = AFTER) -> np.nda
 
     Args:
         values: (n,); -inf where there is nothing to hear.
-        before, after: how many; the first and last so many are looked at by nobody.
+        before: how many before it; the first so many are never a peak.
+        after: how many after it; the last so many are never a peak.
 
     Returns:
         Positions, ascending.
