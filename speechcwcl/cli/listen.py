@@ -44,10 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_label_arguments(parser)
     parser.add_argument(
-        "--threshold",
+        "--score",
         type=float,
-        metavar="SCORE",
-        help="0 to 1: tell events of this score and more, whatever their thresholds",
+        metavar="S",
+        help="0 to 1: tell events of this score and more; takes the place of the thresholds",
     )
     parser.add_argument(
         "--gate",
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     from speechcwcl.zeroshot.keywords import level_of_confidence
     from speechcwcl.zeroshot.spotting import Spotter
 
-    level = None if args.threshold is None else level_of_confidence(args.threshold)
+    level = None if args.score is None else level_of_confidence(args.score)
     saved = read_keywords(args)
     labels, templates = (saved.labels, ()) if saved else labels_of(args)
     blocks = _blocks(args)

@@ -62,7 +62,7 @@ def enrol(
     rate = false_alarms_per_hour
     require(far is None or rate is None, "far and false alarms an hour: give one")
     require(far is None or 0 < far < 1, f"far: {far} is not between 0 and 1, such as 0.05")
-    require(rate is None or rate > 0, f"false alarms an hour: {rate} is not above 0, such as 0.5")
+    _check_rate(rate)
     aimless = negatives is not None and far is None and rate is None
     require(not aimless, "negatives: say what to aim at, false alarms an hour or far")
     clips = read_examples(examples) if isinstance(examples, str | Path) else dict(examples or {})
@@ -78,6 +78,10 @@ def enrol(
         return made
     level, by = _level(model, made, negatives, rate, far)
     return replace(made, level=level, set_by=by)
+
+
+def _check_rate(rate: float | None) -> None:
+    require(rate is None or rate > 0, f"false alarms an hour: {rate} is not above 0, such as 0.5")
 
 
 def _level(
@@ -103,8 +107,8 @@ def _level(
         peaks.append(possible_events(np.concatenate(z))[1].max(axis=1))
         seconds += len(wav) / SAMPLE_RATE
     level = level_of_rate(rate, len(made.labels), np.concatenate([*peaks, []]), seconds / 3600)
-    hours = round(seconds / 3600, 3)
-    return level, {"by": by, "false_alarms_per_hour": rate, "hours": hours}
+    measured = {"hours": round(seconds / 3600, 3)} if negatives is not None else {}
+    return level, {"by": by, "false_alarms_per_hour": rate} | measured
 
 
 def open_keywords(
@@ -120,6 +124,7 @@ def open_keywords(
     Raises:
         UserError: no such file, or of another model.
     """
+    _check_rate(false_alarms_per_hour)
     found = keywords if isinstance(keywords, Keywords) else Keywords.load(keywords)
     found.check(model)
     found = found.ready(background_of(model))

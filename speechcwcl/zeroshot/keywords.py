@@ -283,5 +283,5 @@ def level_of_confidence(score: float) -> float:
     Raises:
         UserError: it is not between 0 and 1.
     """
-    require(0 < score < 1, f"threshold: {score:g} is not between 0 and 1")
+    require(0 < score < 1, f"score: {score:g} is not between 0 and 1")
     return SURE[0] + math.log(score / (1 - score)) / SURE[1]

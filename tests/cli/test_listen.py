@@ -42,7 +42,7 @@ def typed(*words):
     return main(["listen", "--torch", *(str(word) for word in words)])
 
 
-LOW = ("--threshold", "0.000001")  # random weights are sure of nothing
+LOW = ("--score", "0.000001")  # random weights are sure of nothing
 
 
 def test_a_file_gives_lines(scene, model, capsys):
@@ -135,7 +135,7 @@ def test_what_the_user_can_put_right(scene, model, tmp_path, capsys):
         ((scene, *words, "--labels", "go;go"), "'go' is given twice"),
         ((tmp_path / "bad.wav", *words, "--labels", "go"), "bad.wav: not audio"),
         ((tmp_path / "no.wav", *words, "--labels", "go"), "no such audio file"),
-        ((scene, *words, "--labels", "go", "--threshold", "7"), "threshold: 7"),
+        ((scene, *words, "--labels", "go", "--score", "7"), "score: 7"),
         ((scene, *words, "--labels", "go", "--false_alarms_per_hour", "-1"), "is not above 0"),
         ((scene, *words, "--labels", "go", "--template", "say it"), "no template file"),
         ((scene, *words, "--labels", "go", "--microphone", "1"), "--microphone: there is a file"),

@@ -93,8 +93,11 @@ def test_thresholds_and_files(tmp_path):
     made.save(tmp_path / "k.json")
     again = Keywords.load(tmp_path / "k.json")
     assert again.labels == made.labels and np.allclose(again.rows, made.rows, atol=1e-4)
-    assert again.set_by == {"by": "ordinary speech", "false_alarms_per_hour": 0.5, "hours": 0.0}
+    assert again.set_by == {"by": "ordinary speech", "false_alarms_per_hour": 0.5}
     assert np.allclose(again.ready(made.cohort).z(speech), made.z(speech), rtol=1e-3)
+    for rate in (0, -1.0):
+        with pytest.raises(UserError, match="is not above 0"):
+            enrolment.open_keywords(Model(), again, rate)
     other = Model()
     other.identity = "m2"
     with pytest.raises(UserError, match="another model"):
