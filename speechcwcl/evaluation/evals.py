@@ -142,14 +142,14 @@ def evaluate_sets(
     """
     aligner = open_model(model or expdir / "model", device=device, remote_code=remote_code)
     encode_text: EncodeText = aligner.encode_text
+    scale = getattr(aligner, "logit_scale", None)
     if isinstance(aligner, Aligner):
         encode_text = stored_encoder(aligner, dumpdir / FOLDER)
     prober = Prober(aligner, expdir, dumpdir) if probe else None
     for name, word in evals:
         protocol = read_protocol(word)
         manifest, folder = manifest_of(dumpdir, name), eval_folder(expdir, name)
-        if isinstance(aligner, Peer):
-            _refuse_thresholds(protocol)
+        _refuse_thresholds(aligner, protocol)
         if protocol and protocol.task == "spotting":
             out, cache = folder / protocol.name, dumpdir / name / "windows"
             spotted = evaluate_spotting(aligner, list(manifest), protocol, out, cache, examples)
@@ -167,7 +167,7 @@ def evaluate_sets(
             continue
         out = folder / protocol.name
         ordinary = background_of(aligner) if protocol.unknown else None
-        scores = evaluate_zeroshot(speech, utterances, protocol, encode_text, out, ordinary)
+        scores = evaluate_zeroshot(speech, utterances, protocol, encode_text, out, ordinary, scale)
         yield f"{name}: {protocol.name} top-1 {100 * scores['top1']:.1f} %"
         if prober and probe:
             sides = (prober.labelled(probe, protocol), prober.labelled(name, protocol))
@@ -176,9 +176,11 @@ def evaluate_sets(
             yield text_table([header, *rows])
 
 
-def _refuse_thresholds(protocol: Protocol | None) -> None:
+def _refuse_thresholds(model: Aligner | Peer, protocol: Protocol | None) -> None:
     """Models of others have no windows of ordinary speech."""
-    if protocol and (protocol.task == "spotting" or protocol.unknown):
+    if protocol is None or not isinstance(model, Peer):
+        return
+    if protocol.task == "spotting" or protocol.unknown:
         raise UserError(f"protocol {protocol.name!r}: only models of speechcwcl find thresholds")
 
 

@@ -99,6 +99,18 @@ def accuracy_interval(correct: np.ndarray, *, seed: int = 0) -> tuple[float, flo
     return float(low), float(high)
 
 
+def reliability(
+    score: np.ndarray, right: np.ndarray, weight: Any = 1.0, bins: int = 8
+) -> list[dict[str, float]]:
+    """Of answers by score (n,) in [0, 1]: their mean score, the share that is right, how many."""
+    rows, place = [], np.minimum((score * bins).astype(int), bins - 1)
+    weight = np.broadcast_to(np.asarray(weight, dtype=np.float64), score.shape)
+    for here in (place == index for index in np.unique(place)):
+        mean, share = (np.average(x[here], weights=weight[here]) for x in (score, right))
+        rows.append({"score": short(mean), "right": short(share), "n": int(here.sum())})
+    return rows
+
+
 def accuracy_figures(correct: np.ndarray) -> dict[str, Any]:
     """`top1` and its `interval`, of (n,) bool, as score files keep them."""
     return {

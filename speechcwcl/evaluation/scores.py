@@ -83,6 +83,7 @@ def evaluate_zeroshot(
     encode_text: EncodeText,
     out_dir: str | Path,
     ordinary: np.ndarray | None = None,
+    scale: Any = None,
 ) -> dict[str, Any]:
     """Score one protocol on one set and write `out_dir` (see `results`).
 
@@ -94,6 +95,7 @@ def evaluate_zeroshot(
         encode_text: texts -> (n_texts, dim), the frozen text encoder as the model uses it.
         out_dir: usually `exp/<tag>/eval/<set>/<protocol name>`.
         ordinary: (n, dim) embeddings of ordinary speech; for protocols with `unknown`.
+        scale: the model's `logit_scale`, where it has one, for the reliability of its scores.
 
     Returns:
         What `scores.json` holds.
@@ -101,7 +103,7 @@ def evaluate_zeroshot(
     Raises:
         UserError: counts or dimensions that do not fit, a label that the protocol does not know.
     """
-    result = score_zeroshot(speech, utterances, protocol, encode_text, ordinary)
+    result = score_zeroshot(speech, utterances, protocol, encode_text, ordinary, scale)
     labels = [(label, texts[0]) for label, texts in protocol.labels.items()]
     tables = {
         "predictions.tsv": _predictions(result, protocol.ids),
@@ -127,6 +129,7 @@ def score_zeroshot(
     protocol: Protocol,
     encode_text: EncodeText,
     ordinary: np.ndarray | None = None,
+    scale: Any = None,
 ) -> ZeroShotResult:
     """[`evaluate_zeroshot`][] without writing anything."""
     if len(speech) != len(utterances):
@@ -155,6 +158,9 @@ def score_zeroshot(
     by_class = metrics.class_figures(wanted, ranking[:, 0], len(classifier))
     figures = _figures(protocol, ranking, wanted, by_class)
     bound_recall = _add_bound(figures, transcripts, classifier)
+    if scale is not None:  # the score of `classify`: softmax over the labels
+        best = np.exp(float(scale) * (scores - scores.max(axis=1, keepdims=True))).sum(axis=1)
+        figures["reliability"] = metrics.reliability(1 / best, ranking[:, 0] == wanted)
     figures["ignored"] = len(utterances) - len(kept)
     figures["cosine_to_text"] = cosine_figures(speech[rows], transcripts.vectors)
     figures["templates"] = _sensitivity(protocol, means, speech, wanted, transcripts)

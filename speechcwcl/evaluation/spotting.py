@@ -21,7 +21,7 @@ from tqdm import tqdm
 from speechcwcl.data.audio import SAMPLE_RATE, audio_blocks
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import require
-from speechcwcl.evaluation.metrics import accuracy_interval, short
+from speechcwcl.evaluation.metrics import accuracy_interval, reliability, short
 from speechcwcl.files import atomic_path, sha256_json, write_json
 from speechcwcl.zeroshot.enrolment import read_examples
 from speechcwcl.zeroshot.grid import GRID
@@ -186,7 +186,7 @@ def evaluate_spotting(
         "set": [_as_set(target, each, both) for target in TARGETS],
         "latency": {name: short(np.quantile(both.latency, q)) if len(both.latency) else None
                     for name, q in (("median", 0.5), ("p95", 0.95))},
-        "reliability": reliability(both),
+        "reliability": _reliability(both),
         "labels": {
             label: [short(one.at(one.level(t))[0].mean()) for t in TARGETS]
             for label, one in zip(protocol.ids, each, strict=True)
@@ -233,26 +233,12 @@ def _as_set(target: float, each: Sequence[Found], both: Found) -> dict[str, floa
     }
 
 
-def reliability(found: Found, bins: int = 8) -> list[dict[str, float]]:
-    """Of the events by score: how many, their mean score, the share that is right.
-
-    Right and false events weigh the same in all, as
-    [`confidence`][speechcwcl.zeroshot.keywords.confidence] has it.
-    """
-    right = found.right[found.right > -np.inf]
-    rows = []
-    edges = np.linspace(0, 1, bins + 1)
-    a, b = confidence(right), confidence(found.false)
-    weight = len(a) / max(1, len(b))
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
-        yes = a[(a >= low) & (a < high + (high == 1))]
-        no = b[(b >= low) & (b < high + (high == 1))]
-        mass = len(yes) + weight * len(no)
-        if mass:
-            mean = (yes.sum() + weight * no.sum()) / mass
-            n = len(yes) + len(no)
-            rows.append({"score": short(mean), "right": short(len(yes) / mass), "n": n})
-    return rows
+def _reliability(found: Found) -> list[dict[str, float]]:
+    """Of the events; right and false ones weigh the same in all, as `confidence` has it."""
+    z = np.concatenate([found.right[found.right > -np.inf], found.false])
+    right = np.arange(len(z)) < len(z) - len(found.false)
+    weight = np.where(right, 1.0, right.sum() / max(1, len(found.false)))
+    return reliability(confidence(z), right, weight) if right.any() else []
 
 
 def spotting_line(scores: dict[str, Any]) -> str:

@@ -159,6 +159,8 @@ def _difference(test: Test, number: int) -> dict[str, Any] | None:
 
 def _section(test: Test, budget: figures.Budget, largest: int) -> dict[str, Any]:
     """Everything that the section of one classification test shows."""
+    known = [(n, f) for n, f in test.folders.items() if "reliability" in f.scores]
+    scored = [(n, folder.scores["reliability"]) for n, folder in known]
     return {
         "test": test,
         "scores": test.first.scores,
@@ -166,6 +168,7 @@ def _section(test: Test, budget: figures.Budget, largest: int) -> dict[str, Any]
         "similarity": None if test.mismatch else _similarity(test, largest),
         "classes": _classes(test),
         "speakers": _speakers(test),
+        "reliability": figures.reliability(scored) if scored else None,
         "templates": _templates(test),
         "probes": {n: probe_rows(f.probe) for n, f in test.folders.items() if f.probe},
         "examples": [] if test.mismatch else figures.choose_examples(test, budget),

@@ -9,6 +9,7 @@ from test_streaming import SCENE, TRUTH, WORDS, Ears, noise, tone
 from speechcwcl.data.audio import write_audio
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
+from speechcwcl.evaluation.metrics import reliability
 from speechcwcl.evaluation.scores import score_zeroshot
 from speechcwcl.evaluation.spotting import (
     SPOTTING,
@@ -16,7 +17,6 @@ from speechcwcl.evaluation.spotting import (
     evaluate_spotting,
     judge,
     open_recordings,
-    reliability,
 )
 from speechcwcl.zeroshot import enrolment
 from speechcwcl.zeroshot.classifier import class_vectors, rank
@@ -200,6 +200,7 @@ def test_scores_of_a_set(said, tmp_path):
     missed = scores["together"]["curve"]["missed"]
     assert missed == sorted(missed, reverse=True)
     assert scores["n"] == 4 and scores["latency"]["median"] > 0
+    assert scores["reliability"][-1]["right"] == 1.0
     with pytest.raises(UserError, match="no utterance has the label"):
         evaluate_spotting(model, said[:1], PROTOCOL, tmp_path / "out", tmp_path / "cache")
 
@@ -209,9 +210,12 @@ def test_levels_and_reliability():
     assert found.at(found.level(0.5))[0].tolist() == [True, False, False]
     assert found.at(found.level(1.0))[0].tolist() == [True, True, False]
     assert found.at(found.level(1.0))[1] == 1.0
-    rows = reliability(Found(np.full(50, 9.0), np.full(50, 1.0), 1.0, np.zeros(50)))
-    assert rows[0]["right"] == 0.0 and rows[-1]["right"] == 1.0
-    assert sum(row["n"] for row in rows) == 100
+    score, right = np.array([0.1, 0.2, 0.9, 1.0, 0.8]), np.array([0, 1, 1, 1, 0], dtype=bool)
+    rows = reliability(score, right, [1, 3, 1, 1, 1], bins=2)
+    assert rows == [
+        {"score": 0.175, "right": 0.75, "n": 2},
+        {"score": 0.9, "right": 0.666667, "n": 3},
+    ]
 
 
 def test_unknown_is_below_the_thresholds_of_the_others():
@@ -228,7 +232,9 @@ def test_unknown_is_below_the_thresholds_of_the_others():
     def encode(texts):
         return np.stack([text[one] for one in texts])
 
-    scored = score_zeroshot(speech, said, protocol, encode, ordinary)
+    scored = score_zeroshot(speech, said, protocol, encode, ordinary, 20.0)
+    assert sum(row["n"] for row in scored.scores["reliability"]) == 4
+    assert all(row["right"] == 1.0 for row in scored.scores["reliability"])
     assert [protocol.ids[k] for k in scored.ranking[:, 0]] == ["a", "b", "u", "u"]
     assert (scored.class_scores[:, 2] == 0).all()
     with pytest.raises(UserError, match="needs ordinary speech"):
