@@ -157,9 +157,9 @@ def test_unknown_and_examples_as_everywhere_else(judges, clip):
             answers.add(said["answer"])
             assert (said["answer"] or "unknown") == wanted[0]["label"]
             known = [row for row in wanted if row["label"] != "unknown"]
+            assert sum(row["score"] for row in said["labels"]) + said["unknown"] == pytest.approx(1)
             for row, true in zip(said["labels"], known, strict=True):
-                assert row["label"] == true["label"]
-                assert row["score"] == pytest.approx(true["score"], abs=1e-5)
+                assert (row["label"], row["score"]) == (true["label"], pytest.approx(true["score"]))
     assert None in answers and len(answers) > 1
     assert classify(judges[:1], clip, TYPED, far=1e-200)["models"][0]["answer"] is None
 

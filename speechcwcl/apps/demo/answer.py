@@ -15,7 +15,7 @@ from speechcwcl.apps.demo.ask import Labels, Limits, check_size, parse_labels, p
 from speechcwcl.data.audio import SAMPLE_RATE, audio_info, load_audio
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.zeroshot.classifier import UNKNOWN, prompt_means, rank, unit_rows
+from speechcwcl.zeroshot.classifier import prompt_means, rank, unit_rows
 from speechcwcl.zeroshot.enrolment import background_of, clip_vector
 from speechcwcl.zeroshot.keywords import Keywords, check_apart, join, level_of_share
 
@@ -154,10 +154,10 @@ class Judge:
             examples: label -> recordings that stand beside its texts.
 
         Returns:
-            `{"model", "speech_encoder", "text_encoder", "dim", "answer", "labels": [{"label",
-            "score", "cosine", "by_template"}]}`, the best label first; `answer` is None for
-            "unknown", `score` the softmax over the labels, `by_template` the cosine with each
-            template alone.
+            `{"model", "speech_encoder", "text_encoder", "dim", "answer", "unknown", "labels":
+            [{"label", "score", "cosine", "by_template"}]}`, the best label first; `answer` is None
+            for "unknown", `unknown` the score of that, `score` the softmax over the labels,
+            `by_template` the cosine with each template alone.
         """
         rows, alone = self._rows(tuple(labels.values()), tuple(templates))
         names = list(labels)
@@ -173,11 +173,13 @@ class Judge:
             limit = against.thresholds(speech)
         by_template = dict(zip(names, (alone @ speech.T).max(axis=-1).T.tolist(), strict=True))
         ranked = rank([speech], rows, names, self.aligner.logit_scale, threshold=limit)[0]
-        answer = ranked[0]["label"] if limit is None or ranked[0]["label"] != UNKNOWN else None
+        answer = ranked[0]["label"] if ranked[0]["label"] in names else None
+        unknown = [row["score"] for row in ranked if row["label"] not in names]
         ranked = [row for row in ranked if row["label"] in names]
         for row in ranked:
             row["by_template"] = by_template[row["label"]]
-        return {"model": self.name, **self.about, "answer": answer, "labels": ranked}
+        said = {"answer": answer, "unknown": sum(unknown), "labels": ranked}
+        return {"model": self.name, **self.about, **said}
 
     def _embed_labels(
         self, texts: tuple[tuple[str, ...], ...], templates: tuple[str, ...]

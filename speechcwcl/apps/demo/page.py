@@ -170,6 +170,7 @@ def _shown(said: dict[str, Any], templates: Sequence[str]) -> tuple[Any, Any]:
         scores: Any = "unknown"
     else:
         scores = {row["label"]: row["score"] for row in said["labels"]}
+        scores |= {"unknown": said["unknown"]} if said["unknown"] else {}
     heads = ["label", "all", *(t.replace("{}", "…") for t in templates)]
     table = [
         [row["label"], *(f"{value:.2f}" for value in (row["cosine"], *row["by_template"]))]
@@ -283,11 +284,12 @@ def _more(templates: str, far: float) -> tuple[gr.Textbox, gr.Dropdown]:
         elem_id="cw-templates",
     )
     pick.input(files.get, pick, box, **_quietly(box))
+    shares = sorted({0.01, 0.05, 0.2, far} - {0.0})
     unknown = gr.Dropdown(
-        [("never", 0.0), *((f"{100 * s:g} %", s) for s in sorted({0.01, 0.05, 0.2, far} - {0.0}))],
+        [("all: “unknown” is never the answer", 0.0), *((f"{100 * s:g} %", s) for s in shares)],
         value=far,
-        label="Say “unknown” so that of other words so many still get a label",
-        info="Each label has its threshold; the stricter it is, the more often it is missed.",
+        label="How many other words may get a label",
+        info="The fewer, the more often a label itself is answered with “unknown”.",
         elem_id="cw-unknown",
     )
     return box, unknown
