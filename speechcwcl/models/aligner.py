@@ -21,6 +21,7 @@ from speechcwcl.models.audio_input import (
     Audio,
     check_windows,
     embed_all,
+    listed,
     load_batch,
     samples,
     windows_in_block,
@@ -229,7 +230,7 @@ class Aligner(nn.Module):
         Returns:
             Of each recording (parts, dim) float32 unit norm; one part of a short one.
         """
-        audio = list(audio)
+        audio = listed(audio)
         most = 16000 * self.windows["longer_than"] if self.windows else math.inf
         sizes = [samples(item, index, sample_rate) for index, item in enumerate(audio)]
         short = [index for index, size in enumerate(sizes) if size <= most]

@@ -45,7 +45,7 @@ def embed_all(
     Returns:
         (recordings, dim) float32, in the order given.
     """
-    audio = list(audio)
+    audio = listed(audio)
     rows = np.zeros((len(audio), dim), dtype=np.float32)
     sizes = [samples(item, index, sample_rate) for index, item in enumerate(audio)]
     with tqdm(total=len(audio), desc="embed speech", unit="clip", disable=not progress) as bar:
@@ -53,6 +53,18 @@ def embed_all(
             rows[chosen] = embed(*_padded([load_one(audio[i], i, sample_rate) for i in chosen]))
             bar.update(len(chosen))
     return rows
+
+
+def listed(audio: Sequence[Audio]) -> list[Audio]:
+    """Recordings in a list; one alone would be taken apart.
+
+    Raises:
+        UserError: a path, or one waveform.
+    """
+    if isinstance(audio, str | os.PathLike) or getattr(audio, "ndim", 0) == 1:
+        what = f"the path {audio}" if isinstance(audio, str | os.PathLike) else "one waveform"
+        raise UserError(f"audio: a list of recordings is expected, not {what}; put it into [ ]")
+    return list(audio)
 
 
 def samples(item: Audio, index: int, sample_rate: int) -> int:

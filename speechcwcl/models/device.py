@@ -27,6 +27,8 @@ def check_device(device: str | torch.device | None, precision: str = "fp32") -> 
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     name = str(device)
+    # It plans anew for each shape, and every batch of speech has another length.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     try:
         torch.zeros(1, device=name).tolist()
     except Exception as error:  # torch raises another class for each way to lack a device

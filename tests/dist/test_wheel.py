@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from speechcwcl.corpora._layout import write_spoken
+from speechcwcl.corpora.base import write_spoken
 from speechcwcl.errors import UserError
 from speechcwcl.models.weights.sources import fetch
 

@@ -1,5 +1,7 @@
 """The package as others use it from Python: load, classify, and the check of a device."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -43,9 +45,18 @@ def test_a_device_that_is_not_there_is_told_in_one_line(name, folder):
     assert "\n" not in line and len(line) < 300
 
 
+@pytest.mark.parametrize("audio", ["a.wav", Path("a.wav"), np.zeros(16000, np.float32)])
+def test_one_recording_alone_is_not_taken_apart(folder, audio):
+    model = speechcwcl.load(folder)
+    for ask in (model.encode_speech, lambda one: model.classify(one, ["yes", "no"])):
+        with pytest.raises(UserError, match="a list of recordings is expected, not .*; put it"):
+            ask(audio)
+
+
 def test_devices_and_precisions(folder):
     assert check_device("cpu", "bf16") == check_device(torch.device("cpu")) == "cpu"
     assert check_device(None) == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert not torch.backends.cuda.cudnn_sdp_enabled()  # or every batch of new length waits
     with pytest.raises(UserError, match="fp16 needs a GPU; on a CPU use bf16"):
         check_device("cpu", "fp16")
     with pytest.raises(UserError, match="'bf17' is none of fp32, bf16, fp16 .closest: 'bf16'"):
