@@ -21,7 +21,7 @@ PAGES = (ROOT / "README.md", ROOT / "docs/index.md")
 TABLE = re.compile(r"(?<=<!-- en-tiny -->\n).*?(?=<!-- /en-tiny -->)", re.S)
 BLOCK = re.compile(r"```python\n(import speechcwcl\n.*?)((?:# [^\n]*\n)+)```", re.S)
 # The rows that the pages show, and the columns that they leave out.
-SHOWN = re.compile("command|digits|wake|ten phrases|test_long|35 synthetic intents|test_intents")
+SHOWN = re.compile("command|digits|wake|ten phrases|35 synthetic intents|SLURP intents")
 LEFT_OUT = re.compile("aim")
 CASCADE = re.compile("cascade|Whisper")
 
