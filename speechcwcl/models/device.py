@@ -42,6 +42,11 @@ def check_device(device: str | torch.device | None, precision: str = "fp32") -> 
     return name
 
 
+def has_bf16() -> bool:
+    """Whether this processor has instructions for bfloat16."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 @contextlib.contextmanager
 def on_meta() -> Iterator[None]:
     """Build networks as outlines: sizes without memory, and without their random numbers.

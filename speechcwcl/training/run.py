@@ -35,7 +35,7 @@ from speechcwcl.files import (
 from speechcwcl.losses import build_loss
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.checkpoint import check_shapes
-from speechcwcl.models.device import check_device
+from speechcwcl.models.device import check_device, has_bf16
 from speechcwcl.training.brain import AlignBrain, SpeechSide
 from speechcwcl.training.config import TrainConfig, load_config
 from speechcwcl.training.dataset import manifest_data, say
@@ -100,7 +100,9 @@ def train(
     dumpdir = Path(dumpdir or ("dump" if is_stream(train_set) else train_set.parent.parent))
     pairs = parse_evals(list(valid))
     check_workers(config)
-    check_device(device, config.precision)
+    place = check_device(device, config.precision)
+    if config.precision == "bf16" and place == "cpu" and not has_bf16():
+        say("warning: precision: bf16 is many times slower than fp32 on a processor without it")
     joins = "RANK" in os.environ and not torch.distributed.is_initialized()
     if joins:
         sb.utils.distributed.ddp_init_group({"distributed_backend": _backend()})

@@ -270,6 +270,13 @@ def test_a_device_that_cannot_do_it_is_one_line(config, dump, tmp_path, changes,
     assert message in error[-1] and not (tmp_path / "exp/checkpoints").exists()
 
 
+@pytest.mark.parametrize("has", [True, False])
+def test_a_slow_precision_is_said(config, dump, tmp_path, has, capsys, monkeypatch):
+    monkeypatch.setattr("speechcwcl.training.run.has_bf16", lambda: has)
+    assert main(words(config(precision="bf16", epochs=1), dump, tmp_path / "exp")) == 0
+    assert ("bf16 is many times slower" in capsys.readouterr().out) is not has
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_clip_is_one_line(config, dump, tmp_path, workers, capsys):
     ours = copied(dump, tmp_path)
