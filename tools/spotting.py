@@ -104,7 +104,7 @@ def false(
         best = keywords.z(other).max(axis=1)
         levels.append([np.quantile(best, 1 - share) for share in shares])
     per_label = [np.log10(shares / len(keywords.labels)) for keywords, _ in found]
-    slope, start = np.polyfit(np.ravel(levels), np.ravel(per_label), 1)
+    slope, start = np.polyfit(np.mean(levels, axis=0), np.mean(per_label, axis=0), 1)
     return start, -slope
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from speechcwcl.data.audio import SAMPLE_RATE, audio_blocks
 from speechcwcl.data.utterance import Utterance
-from speechcwcl.errors import require
+from speechcwcl.errors import UserError
 from speechcwcl.evaluation.metrics import accuracy_interval, reliability, short
 from speechcwcl.files import atomic_path, sha256_json, write_json
 from speechcwcl.zeroshot.enrolment import read_examples
@@ -170,7 +170,8 @@ def evaluate_spotting(
     keywords = model.enrol(protocol.labels, examples, protocol.templates)
     there = {u.labels.get(protocol.label_field) for u in utterances}
     missing = [label for label in protocol.ids if label not in there]
-    require(not missing, f"no utterance has the label {missing[:1]}: nothing to find")
+    if missing:
+        raise UserError(f"no utterance has the label {missing[0]!r}: nothing to find")
     recordings = open_recordings(model, utterances, cache)
     each = [judge(recordings, only(keywords, i), protocol) for i in range(len(protocol.ids))]
     both = judge(recordings, keywords, protocol)

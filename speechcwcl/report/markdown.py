@@ -58,6 +58,10 @@ def results_table(runs: Iterable[RunDir | str | Path]) -> str:
     """`summary_rows` as aligned text for a terminal."""
     opened = open_runs(runs)
     header, rows = summary_rows(opened, gather_tests(opened))
+    for name, word in sorted({key for run in opened for key in run.spotting}):
+        found = [run.spotting.get((name, word)) for run in opened]
+        shown = ["–" if s is None else percent(s["together"]["recall"][0]["recall"]) for s in found]
+        rows.append([f"{name}: {word}, recall at 0.5 false alarms an hour", *[""] * 4, *shown])
     rows += [[f"mteb: {row[0]}", row[1], "", "", "", *row[3:]] for row in mteb_rows(opened)]
     rule = ["-" * max(map(len, column)) for column in zip(header, *rows, strict=True)]
     return text_table([header, rule, *rows], numbers_from=1)

@@ -1,6 +1,6 @@
 """Keywords: labels as vectors, from their words and from examples, and when none of them is said.
 
-A label's vector is the mean of its text's vector and that of its examples, where it has any.
+A label's vector is the weighted mean of its text's vector and that of its n examples: 1 to sqrt(n).
 Cosines with it mean little by themselves: some words are near to everything, and some windows are.
 So the cosines of a window with the nearest of some windows of ordinary speech (the cohort) count
 against it, and what is left is measured by ordinary speech, whose tail is longer for some labels:
@@ -8,8 +8,8 @@ against it, and what is left is measured by ordinary speech, whose tail is longe
     s = cosine - SHARE * mean of the NEAREST largest cosines with the cohort,
     z = (s - mean) / tail,
 
-where `tail` is how far the highest fiftieth of ordinary speech is above its mean, half that of the
-label and half that of all labels. Ordinary speech has a z of 0, its highest fiftieth about 1. In a
+where `tail` is how far the highest hundredth of ordinary speech is above its mean, half that of the
+label and half that of all labels. Ordinary speech has a z of 0, its highest hundredth about 1. In a
 stream the mean over neighbouring windows counts: a word is heard in several, chance in one.
 
 "None of them" is the answer where no label's z reaches a level: a threshold for each label.
@@ -31,18 +31,17 @@ from speechcwcl.zeroshot.classifier import unit_rows
 
 FORMAT = "speechcwcl-keywords"
 MOST_EXAMPLES = 16
-TEXT_SHARE = 0.5  # of a label's vector that has examples; of 0.3, 0.5 and none (tools/spotting.py)
-SHARE, NEAREST, COHORT = 0.5, 5, 400  # chosen on the same streams, as all numbers here are
-SMOOTH = 2  # windows on either side that count with one; of 0 to 3
-TOP = 0.02  # of ordinary windows: the tail
+SHARE, NEAREST, COHORT = 0.3, 5, 400  # chosen on the same streams, as all numbers here are
+SMOOTH = 3  # windows on either side that count with one; of 0 to 4
+TOP = 0.01  # of ordinary windows: the tail
 TOO_NEAR = 0.95  # cosine of two labels that nothing could tell apart
 # Measured on the validation streams of tools/make_spotting_sets.py, for the model in the box. One
 # label gives 10 ** (RATE[0] - RATE[1] * z) false alarms an hour, and of single words cut out that
 # are not its own 10 ** (FALSE[0] - FALSE[1] * z) reach a z. SURE: the z at which an event is as
 # likely right as wrong, and the slope around it.
-RATE = (4.44, 2.08)
-FALSE = (2.02, 2.27)
-SURE = (1.75, 7.59)
+RATE = (3.79, 2.15)
+FALSE = (0.52, 1.86)
+SURE = (1.38, 7.44)
 _ABOVE = 1e-4  # more than the digits of a file change
 _TAIL = 10  # false alarms that an extrapolation is made from
 
@@ -187,7 +186,7 @@ def join(texts: np.ndarray, examples: Sequence[np.ndarray | None]) -> np.ndarray
     for index, clips in enumerate(examples):
         if clips is not None and len(clips):
             mean = unit_rows(np.asarray(clips, dtype=np.float64).mean(axis=0))
-            rows[index] = TEXT_SHARE * rows[index] + (1 - TEXT_SHARE) * mean
+            rows[index] += math.sqrt(len(clips)) * mean
     return unit_rows(rows)
 
 

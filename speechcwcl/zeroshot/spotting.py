@@ -294,7 +294,7 @@ class Spotter:
         for at, there in zip(*_tops(self._z), strict=True):
             if there.max() >= self._level and self._first + at - self._told > APART:
                 self._told = self._first + at
-                found.append(self._event(at, there))
+                found.append(self._event(int(at), there))
         self._first += len(z)
         kept = _BEFORE + _BEHIND
         self._z, self._spans = self._z[-kept:], self._spans[-kept:]

@@ -60,7 +60,8 @@ def test_text_and_examples_are_joined():
     rows = join(texts, [None, clips])
     assert np.array_equal(rows[0], texts[0])
     mean = clips.mean(axis=0) / np.linalg.norm(clips.mean(axis=0))
-    assert np.allclose(rows[1], (texts[1] + mean) / np.linalg.norm(texts[1] + mean))
+    both = texts[1] + np.sqrt(2) * mean
+    assert np.allclose(rows[1], both / np.linalg.norm(both))
     check_apart(["a", "b"], rows, [None, clips])
 
 
