@@ -82,8 +82,8 @@ def read_keywords(args: argparse.Namespace) -> Keywords | None:
 
     if args.examples or args.template or args.save:
         raise UserError("--keywords brings its vectors along: no --examples, --template or --save")
-    if args.negatives or getattr(args, "far", None) is not None:
-        raise UserError("--keywords brings its thresholds along; enrol again for others")
+    if args.negatives:
+        raise UserError("--keywords: enrol again for thresholds by negatives")
     return Keywords.load(args.keywords)
 
 
@@ -97,7 +97,7 @@ def enrolled(
 ) -> Keywords:
     """The saved ones made ready; else enrol as the options ask, and save."""
     if saved:
-        return model.open_keywords(saved, args.false_alarms_per_hour)
+        return model.open_keywords(saved, args.false_alarms_per_hour, getattr(args, "far", None))
     negatives = list(find_recordings(args.negatives, on_omitted=say)) if args.negatives else None
     made = model.enrol(
         labels,

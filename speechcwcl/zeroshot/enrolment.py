@@ -60,16 +60,16 @@ def enrol(
             that cannot be told apart, too few negatives.
     """
     rate = false_alarms_per_hour
-    require(far is None or rate is None, "far and false alarms an hour: give one")
-    require(far is None or 0 < far < 1, f"far: {far} is not between 0 and 1, such as 0.05")
-    _check_rate(rate)
+    _check_aim(rate, far)
     aimless = negatives is not None and far is None and rate is None
     require(not aimless, "negatives: say what to aim at, false alarms an hour or far")
     clips = read_examples(examples) if isinstance(examples, str | Path) else dict(examples or {})
     names, texts = split_labels(list(clips) if labels is None else labels)
-    for name in clips:
+    for name, given in clips.items():
         require(name in names, f"examples of {name!r}: no such label{closest(name, names)}")
-    vectors = [_of_label(model, clips, name) for name in names]
+        require(len(given) > 0, f"examples of {name!r}: no clip")
+    heard = {name: [clip_vector(model, clip) for clip in given] for name, given in clips.items()}
+    vectors = [np.stack(heard[name]) if name in heard else None for name in names]
     rows = join(model.encode_labels(texts, templates), vectors)
     check_apart(names, rows, vectors)
     counts = [0 if v is None else len(v) for v in vectors]
@@ -80,7 +80,9 @@ def enrol(
     return replace(made, level=level, set_by=by)
 
 
-def _check_rate(rate: float | None) -> None:
+def _check_aim(rate: float | None, far: float | None) -> None:
+    require(far is None or rate is None, "far and false alarms an hour: give one")
+    require(far is None or 0 < far < 1, f"far: {far} is not between 0 and 1, such as 0.05")
     require(rate is None or rate > 0, f"false alarms an hour: {rate} is not above 0, such as 0.5")
 
 
@@ -112,25 +114,29 @@ def _level(
 
 
 def open_keywords(
-    model: Any, keywords: Keywords | str | Path, false_alarms_per_hour: float | None = None
+    model: Any,
+    keywords: Keywords | str | Path,
+    false_alarms_per_hour: float | None = None,
+    far: float | None = None,
 ) -> Keywords:
     """Read saved keywords for a model; a method of each model.
 
     Args:
         model: see [`enrol`][].
         keywords: a file of `Keywords.save`, or what was read from one.
-        false_alarms_per_hour: other thresholds than theirs.
+        false_alarms_per_hour: other thresholds than theirs; see [`enrol`][].
+        far: the same.
 
     Raises:
         UserError: no such file, or of another model.
     """
-    _check_rate(false_alarms_per_hour)
+    _check_aim(false_alarms_per_hour, far)
     found = keywords if isinstance(keywords, Keywords) else Keywords.load(keywords)
     found.check(model)
     found = found.ready(background_of(model))
-    if false_alarms_per_hour is None:
+    if false_alarms_per_hour is None and far is None:
         return found
-    level, by = _level(model, found, None, false_alarms_per_hour, None)
+    level, by = _level(model, found, None, false_alarms_per_hour, far)
     return replace(found, level=level, set_by=by)
 
 
@@ -151,14 +157,6 @@ def read_examples(folder: str | Path) -> dict[str, list[str]]:
             raise UserError(f"{path}: {len(clips)} clips; at most {MOST_EXAMPLES} are enrolled")
         found[" ".join(path.name.replace("_", " ").split())] = clips
     return found
-
-
-def _of_label(model: Any, clips: Examples, name: str) -> np.ndarray | None:
-    """(clips, dim) unit norm of a label's examples."""
-    if name not in clips:
-        return None
-    require(len(clips[name]) > 0, f"examples of {name!r}: no clip")
-    return np.stack([clip_vector(model, clip) for clip in clips[name]])
 
 
 def clip_vector(model: Any, clip: Any) -> np.ndarray:

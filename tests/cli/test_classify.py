@@ -190,7 +190,7 @@ def test_templates_change_the_wording(model, clips, capsys):
         (LABELS + ";unknown", ["--threshold", "0.1"], "cannot be a label too"),
         (None, ["--keywords", "gone.json"], "gone.json: cannot read"),
         (None, ["--keywords", "other.json"], "not a file of keywords"),
-        (None, ["--keywords", "other.json", "--far", "0.1"], "brings its thresholds along"),
+        (None, ["--keywords", "other.json", "--negatives", "a.wav"], "enrol again"),
         (None, ["--keywords", "other.json", "--examples", "d"], "brings its vectors along"),
         (LABELS, ["--far", "2"], "not between 0 and 1"),
         (LABELS, ["--far", "0.1", "--false_alarms_per_hour", "1"], "give one"),

@@ -99,6 +99,9 @@ def test_thresholds_and_files(tmp_path):
     for rate in (0, -1.0):
         with pytest.raises(UserError, match="is not above 0"):
             enrolment.open_keywords(Model(), again, rate)
+    short = enrolment.open_keywords(Model(), again, far=0.05)
+    assert short.set_by == {"by": "ordinary speech", "far": 0.05}
+    assert short.level == enrol(Model(), ["low", "high"], far=0.05).level
     other = Model()
     other.identity = "m2"
     with pytest.raises(UserError, match="another model"):
