@@ -133,7 +133,7 @@ class Keywords:
         value = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "cohort"}
         for name, digits in (("rows", 8), ("mean", 9), ("tail", 9)):
             value[name] = np.round(np.asarray(value[name], dtype=float), digits).tolist()
-        write_json(path, {"format": FORMAT, "version": 1, **value})
+        write_json(path, {"format": FORMAT, "version": 2, **value})
 
     @classmethod
     def load(cls, path: str | Path) -> Keywords:
@@ -146,7 +146,7 @@ class Keywords:
         if not isinstance(value, dict) or value.pop("format", None) != FORMAT:
             raise UserError(f"{path}: not a file of keywords; `speechcwcl classify --save` does")
         version = value.pop("version", None)
-        require(version == 1, f"{path}: version {version}, this speechcwcl reads 1; enrol again")
+        require(version == 2, f"{path}: version {version}, this speechcwcl reads 2; enrol again")
         try:
             for name in ("rows", "mean", "tail"):
                 value[name] = np.array(value[name], dtype=np.float64)
