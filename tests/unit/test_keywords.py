@@ -109,7 +109,7 @@ def test_thresholds_and_files(tmp_path):
     value = json.loads((tmp_path / "k.json").read_text())
     for change, words in (
         ({"format": "x"}, "not a file of keywords"),
-        ({"version": 2}, "version 2"),
+        ({"version": 1}, "version 1"),
         ({"rows": [[1, 0]]}, "not as expected"),
         ({"tail": [0, 1]}, "not as expected"),
         ({"more": 1}, "not as expected"),
