@@ -34,7 +34,7 @@ UNLOCKS = {
     "web": "speechcwcl demo",
     "mic": "speechcwcl listen from a microphone",
     "onnx": "speechcwcl export, classify --onnx",
-    "shards": "speechcwcl shards",
+    "mteb": "speechcwcl evaluate --mteb",
     "lora": "training with `lora:`",
     "tensorboard": "curves in TensorBoard",
 }

@@ -130,6 +130,11 @@ def test_a_clone_that_was_not_installed(monkeypatch):
     assert list(doctor.check_extras(deep=False)) == []
 
 
+def test_every_extra_is_one_of_setup_py(repository):
+    text = (repository / "setup.py").read_text(encoding="utf-8")
+    assert [name for name in doctor.UNLOCKS if f'    "{name}": [' not in text] == []
+
+
 def test_an_extra_whose_library_is_missing(modules, monkeypatch):
     modules(sounddevice="raise OSError('PortAudio library not found')")
     monkeypatch.setattr(doctor, "find_spec", lambda name: object())
