@@ -29,7 +29,8 @@ AUDIO = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())]
 @pytest.fixture(autouse=True)
 def offline(monkeypatch):
     """No test here may look anything up; and torchcodec is not there to help."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setitem(sys.modules, "torchcodec", None)
 
 

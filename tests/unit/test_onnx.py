@@ -1,6 +1,7 @@
 """Exported models: the same embeddings as the model itself, and folders that open safely or not."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -259,7 +260,8 @@ def test_windows_of_a_stream(model, onnx_model):
     assert onnx_model.identity == model.identity
 
 
-NO_TORCH = """
+ASKED = """
+import json
 import sys
 import numpy as np
 import speechcwcl
@@ -273,20 +275,31 @@ enrolment.background_of = lambda model: enrolment.embed_stream(model, wave)
 labels = ["turn on", "the light"]
 keywords = model.enrol(labels, {"turn on": [wave[:16000]]}, false_alarms_per_hour=1)
 spotter = Spotter(model, keywords, level=-100.0)
-print(len(spotter.push(wave) + spotter.finish()), "torch" in sys.modules)
+print(json.dumps({
+    "events": len(spotter.push(wave) + spotter.finish()),
+    "torch": "torch" in sys.modules,
+    "text": model.encode_text(["turn on", "the light", "ok", "naive cafe, don't"]).tolist(),
+    "speech": model.encode_speech([wave[:8000]]).tolist(),
+}))
 """
 
 
-def test_both_towers_in_one_folder_and_no_torch(bert, tmp_path):  # noqa: F811
+def test_exported_once_with_both_towers_and_no_torch(bert, tmp_path):  # noqa: F811
     model = make("whisper", tmp_path / "speech", bert)
-    export(model, tmp_path / "m", int8=True)
-    inside = {path.name for path in (tmp_path / "m").iterdir()}
-    assert {"model.onnx", "windows.onnx", "text.onnx"} <= inside
-    opened = OnnxAligner.from_pretrained(tmp_path / "m", threads=1)
+    model.save_pretrained(tmp_path / "model")
+    words = [sys.executable, "-c", ASKED, str(tmp_path / "model")]
+    env = {**os.environ, "SPEECHCWCL_CACHE": str(tmp_path / "cache")}
+    first, again = (
+        subprocess.run(words, capture_output=True, text=True, check=True, env=env) for _ in "12"
+    )
+    assert "exporting to ONNX once" in first.stderr and not again.stderr
+    found = json.loads(again.stdout)
+    assert found["events"] > 0 and not found["torch"]
     texts = ["turn on", "the light", "ok", "naive cafe, don't"]
-    assert np.abs(opened.encode_text(texts) - model.encode_text(texts)).max() < 1e-5
-    assert opened.precision == "int8" and opened.identity == model.identity
-    words = [sys.executable, "-c", NO_TORCH, str(tmp_path / "m")]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    events, torch_there = done.stdout.split()
-    assert int(events) > 0 and torch_there == "False"
+    assert np.abs(found["text"] - model.encode_text(texts)).max() < 1e-5
+    wave = np.random.default_rng(0).standard_normal(GRID.block_samples * 3).astype(np.float32)
+    assert np.abs(found["speech"] - model.encode_speech([0.1 * wave[:8000]])).max() < EXACT
+    [config] = tmp_path.glob("cache/onnx/*/config.json")
+    inside = {path.name for path in config.parent.iterdir()}
+    assert {"model.onnx", "windows.onnx", "text.onnx"} <= inside
+    assert OnnxAligner.from_pretrained(config.parent).identity == model.identity

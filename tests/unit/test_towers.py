@@ -1,7 +1,6 @@
 """The towers in plain torch against transformers, bit by bit; and what a first answer imports."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -127,27 +126,3 @@ def test_a_first_answer_imports_nothing_heavy_but_torch(bert, tiny_speech, tmp_p
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.splitlines()[-1] == "0 []"
-
-
-def test_onnx_is_exported_once_and_answers_without_torch(bert, tiny_speech, tmp_path):
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
-    model = Aligner.build(str(tiny_speech), str(bert))
-    model.save_pretrained(tmp_path / "model")
-    write_spoken(tmp_path / "a.wav", "go", seconds=0.5)
-    code = (
-        "import sys; import speechcwcl; m = speechcwcl.load(sys.argv[1], onnx=True);"
-        "print(m.encode_text(['turn on', 'the']).tolist(), 'torch' in sys.modules);"
-        "print(m.encode_speech([sys.argv[2]]).tolist())"
-    )
-    words = [sys.executable, "-c", code, str(tmp_path / "model"), str(tmp_path / "a.wav")]
-    env = {**os.environ, "SPEECHCWCL_CACHE": str(tmp_path / "cache")}
-    first, again = (
-        subprocess.run(words, capture_output=True, text=True, check=True, env=env) for _ in "12"
-    )
-    assert "exporting to ONNX once" in first.stderr and not again.stderr
-    text, torch_there = again.stdout.splitlines()[0].rsplit(" ", 1)
-    assert torch_there == "False"
-    assert np.allclose(json.loads(text), model.encode_text(["turn on", "the"]), atol=1e-5)
-    speech = json.loads(again.stdout.splitlines()[1])
-    assert np.allclose(speech, model.encode_speech([tmp_path / "a.wav"]), atol=1e-4)
