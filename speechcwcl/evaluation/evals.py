@@ -142,7 +142,7 @@ def evaluate_sets(
     """
     aligner = open_model(model or expdir / "model", device=device, remote_code=remote_code)
     encode_text: EncodeText = aligner.encode_text
-    scale = getattr(aligner, "logit_scale", None)
+    scale = aligner.logit_scale.item() if isinstance(aligner, Aligner) else None
     if isinstance(aligner, Aligner):
         encode_text = stored_encoder(aligner, dumpdir / FOLDER)
     prober = Prober(aligner, expdir, dumpdir) if probe else None

@@ -83,7 +83,7 @@ def evaluate_zeroshot(
     encode_text: EncodeText,
     out_dir: str | Path,
     ordinary: np.ndarray | None = None,
-    scale: Any = None,
+    scale: float | None = None,
 ) -> dict[str, Any]:
     """Score one protocol on one set and write `out_dir` (see `results`).
 
@@ -129,7 +129,7 @@ def score_zeroshot(
     protocol: Protocol,
     encode_text: EncodeText,
     ordinary: np.ndarray | None = None,
-    scale: Any = None,
+    scale: float | None = None,
 ) -> ZeroShotResult:
     """[`evaluate_zeroshot`][] without writing anything."""
     if len(speech) != len(utterances):
@@ -159,7 +159,7 @@ def score_zeroshot(
     figures = _figures(protocol, ranking, wanted, by_class)
     bound_recall = _add_bound(figures, transcripts, classifier)
     if scale is not None:  # the score of `classify`: softmax over the labels
-        best = np.exp(float(scale) * (scores - scores.max(axis=1, keepdims=True))).sum(axis=1)
+        best = np.exp(scale * (scores - scores.max(axis=1, keepdims=True))).sum(axis=1)
         figures["reliability"] = metrics.reliability(1 / best, ranking[:, 0] == wanted)
     figures["ignored"] = len(utterances) - len(kept)
     figures["cosine_to_text"] = cosine_figures(speech[rows], transcripts.vectors)
