@@ -10,23 +10,13 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from test_corpora_download import tar_bytes
 
 from speechcwcl.corpora import _extract
 from speechcwcl.corpora._extract import extract
 from speechcwcl.errors import UserError
 
 NOISE = b"".join(hashlib.sha256(str(i).encode()).digest() for i in range(8000))
-
-
-def tar_bytes(members: dict[str, bytes]) -> bytes:
-    """A .tar.gz of these files; incompressible, so that a cut is a cut of the contents."""
-    raw = io.BytesIO()
-    with tarfile.open(fileobj=raw, mode="w:gz") as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return raw.getvalue()
 
 
 BODY = tar_bytes({"corpus/a.txt": b"first", "corpus/deep/b.bin": NOISE})

@@ -5,37 +5,12 @@ import pickle
 import numpy as np
 import pytest
 import soundfile
+from test_data_manifest import compiled
 
-from speechcwcl.data.compiling import compile_manifest
-from speechcwcl.data.kaldi import Utterance, write_datadir
+from speechcwcl.data.kaldi import Utterance
 from speechcwcl.data.manifest import Manifest
 from speechcwcl.errors import UserError
 from speechcwcl.files import sha256_file
-
-
-def recordings(tmp_path, seconds, **changes):
-    """A data folder with one 8 kHz recording for each length."""
-    audio = tmp_path / "audio"
-    audio.mkdir(exist_ok=True)
-    utterances = []
-    for i, length in enumerate(seconds):
-        path = audio / f"u{i:03}.wav"
-        soundfile.write(path, np.zeros(round(8000 * length), np.float32), 8000)
-        utterances.append(
-            Utterance(
-                f"u{i:03}", str(path), f"text {i}", f"s{i % 3}", labels={"label": f"l{i % 2}"}
-            )
-        )
-    for u in utterances:
-        for name, value in changes.items():
-            setattr(u, name, value)
-    return write_datadir(tmp_path / "train", utterances, corpus={}), utterances
-
-
-def compiled(tmp_path, seconds=(0.5, 1.0, 1.5), **options):
-    folder, utterances = recordings(tmp_path, seconds)
-    out = tmp_path / "dump" / "manifest.jsonl"
-    return compile_manifest(folder, out, progress=False, **options), Manifest(out), utterances
 
 
 def test_positions_work_like_those_of_a_list(tmp_path):
