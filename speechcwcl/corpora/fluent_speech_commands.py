@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,18 +38,9 @@ class FluentSpeechCommands(HuggingFace):
         slots = {name: name for name in SLOTS}
         super().__init__(id="none", labels=slots, split_map={"valid": "validation"})
 
-    def prepare(
-        self,
-        source: Path,
-        out: Path,
-        splits: Iterable[str] | None = None,
-        *,
-        skip_bad: bool = False,
-    ) -> list[Path]:
-        """See `Corpus.prepare`."""
-        of_hub = any(Path(source).rglob("*.parquet"))
-        reader = super().prepare if of_hub else super(HuggingFace, self).prepare
-        return reader(source, out, splits, skip_bad=skip_bad)
+    def opened(self, source: Path) -> tuple[Path, bool]:
+        """See `HuggingFace.opened`."""
+        return source, not any(source.rglob("*.parquet"))
 
     def utterances(self, source: Path, split: str, problems: Problems) -> Iterator[Utterance]:
         """Yield the recordings, of the archive or of what was written out of parquet."""

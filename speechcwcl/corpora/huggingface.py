@@ -157,7 +157,9 @@ class HuggingFace(Corpus):
 
         Audio that lies in parquet or arrow files is written to `out/audio/<split>`.
         """
-        source = Path(source)
+        source, of_owner = self.opened(Path(source))
+        if of_owner:
+            return super().prepare(source, out, splits, skip_bad=skip_bad)
         streamed = self._streamed(source, out, splits)
         nothing_else = bool(self.dataset) and not source.is_dir()
         if streamed and (nothing_else or set(self.check_splits(splits)) <= set(self.stream)):
@@ -177,6 +179,10 @@ class HuggingFace(Corpus):
             source = Path(out) / "audio"
         kept = self._kept(splits, there)
         return streamed + super().prepare(source, out, kept, skip_bad=skip_bad)
+
+    def opened(self, source: Path) -> tuple[Path, bool]:
+        """The folder to read, checked, and whether it is in the layout of the corpus' owner."""
+        return source, False
 
     def _kept(self, splits: Iterable[str] | None, there: list[str]) -> list[str]:
         """Those of the wanted sets that are written to the disk."""
@@ -295,21 +301,13 @@ class ByLanguage(HuggingFace):
         )
         self.config = parser.parse_args(words).language
 
-    def prepare(
-        self,
-        source: Path,
-        out: Path,
-        splits: Iterable[str] | None = None,
-        *,
-        skip_bad: bool = False,
-    ) -> list[Path]:
-        """See `Corpus.prepare`; a language that the source lacks is refused, with those it has."""
-        source = Path(source)
+    def opened(self, source: Path) -> tuple[Path, bool]:
+        """See `HuggingFace.opened`; a language that is not there is refused."""
         there = sorted({path.parent.name for path in source.glob("*/*.parquet")})
         if there and self.config not in there:
             known = ", ".join(there)
             raise UserError(f"{source}: no language {self.config!r} in it; there are {known}")
-        return super().prepare(source, out, splits, skip_bad=skip_bad)
+        return super().opened(source)
 
     @abstractmethod
     def fake(self, target: Path, seed: int = 0) -> Path:

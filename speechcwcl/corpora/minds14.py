@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from speechcwcl.corpora._hf_disk import write_table
-from speechcwcl.corpora.base import Corpus, Listing
+from speechcwcl.corpora.base import Listing
 from speechcwcl.corpora.huggingface import ByLanguage
 from speechcwcl.data.rows import read_table
 from speechcwcl.data.tables import Problems
@@ -47,20 +47,10 @@ class Minds14(ByLanguage):
             labels="intent_class",
         )
 
-    def prepare(
-        self,
-        source: Path,
-        out: Path,
-        splits: Iterable[str] | None = None,
-        *,
-        skip_bad: bool = False,
-    ) -> list[Path]:
-        """See `Corpus.prepare`."""
-        place = Path(source)
-        place = place / "MInDS-14" if (place / "MInDS-14").is_dir() else place
-        if (place / "text").is_dir():
-            return Corpus.prepare(self, place, out, splits, skip_bad=skip_bad)
-        return super().prepare(place, out, splits, skip_bad=skip_bad)
+    def opened(self, source: Path) -> tuple[Path, bool]:
+        """See `HuggingFace.opened`."""
+        place = source / "MInDS-14" if (source / "MInDS-14").is_dir() else source
+        return (place, True) if (place / "text").is_dir() else super().opened(place)
 
     def utterances(self, source: Path, split: str, problems: Problems) -> Iterator[Utterance]:
         """Yield the recordings, of the archive or of what was written out of parquet."""

@@ -8,7 +8,7 @@ same way.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -197,11 +197,10 @@ def _above_threshold(
     column = protocol.ids.index(protocol.unknown)
     known = np.arange(len(classifier)) != column
     names = [label for label in protocol.ids if label != protocol.unknown]
-    keywords = Keywords.against(names, classifier[known], "", ordinary)
     level = level_of_share(FAR, len(names), None)
-    limits = replace(keywords, level=level).thresholds(speech)
+    keywords = Keywords.against(names, classifier[known], "", ordinary, level=level)
     above = np.zeros_like(scores)
-    above[:, known] = scores[:, known] - limits
+    above[:, known] = scores[:, known] - keywords.thresholds(speech)
     return np.round(above, metrics.DECIMALS)
 
 

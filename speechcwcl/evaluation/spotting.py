@@ -121,9 +121,10 @@ def judge(recordings: Sequence[Recording], keywords: Keywords, protocol: Protoco
                 start, end = utterance.start or 0.0, utterance.end or recording.seconds
                 near = own & (middles > start - TOLERANCE) & (middles < end + TOLERANCE)
                 if utterance.labels.get(protocol.label_field) == label:
-                    best = np.where(near, z[:, number], -np.inf).argmax() if near.any() else None
-                    right.append(-np.inf if best is None else z[best, number])
-                    if best is not None:
+                    there = np.where(near, z[:, number], -np.inf)
+                    right.append(there.max(initial=-np.inf))
+                    if near.any():
+                        best = there.argmax()
                         latency.append(decided(int(steps[best])) - spans[best, 1])
                 elif said_by[number].search(utterance.text or ""):
                     seconds -= (end - start) / len(keywords.labels)
@@ -212,8 +213,9 @@ def _figures(found: Sequence[Found]) -> dict[str, Any]:
 
     recall = []
     for target in TARGETS:
-        low, high = accuracy_interval(hits(target))
-        mean = short(hits(target).mean())
+        found_there = hits(target)
+        low, high = accuracy_interval(found_there)
+        mean = short(found_there.mean())
         recall.append({"per_hour": target, "recall": mean, "interval": [short(low), short(high)]})
     rates = np.geomspace(0.3, 100, _POINTS)
     missed = [1 - hits(rate).mean() for rate in rates]

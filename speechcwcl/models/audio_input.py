@@ -62,7 +62,7 @@ def listed(audio: Sequence[Audio]) -> list[Audio]:
         UserError: a path, or one waveform.
     """
     if isinstance(audio, str | os.PathLike) or getattr(audio, "ndim", 0) == 1:
-        what = f"the path {audio}" if isinstance(audio, str | os.PathLike) else "one waveform"
+        what = "one waveform" if hasattr(audio, "ndim") else f"the path {audio}"
         raise UserError(f"audio: a list of recordings is expected, not {what}; put it into [ ]")
     return list(audio)
 
