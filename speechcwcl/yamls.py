@@ -45,19 +45,13 @@ _WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
 
 @dataclass
 class Document:
-    """The content of a YAML file, or of several that build on each other.
-
-    Attributes:
-        path: the file.
-        values: mappings (keys are text), lists, and scalars.
-        places: where each value stands: its keys and indices from the root -> `file:line`.
-        files: every file that was read, the base first.
-    """
+    """The content of a YAML file, or of several that build on each other."""
 
     path: Path
-    values: Any
+    values: Any  # mappings (keys are text), lists, and scalars
+    # where each value stands: its keys and indices from the root -> `file:line`
     places: dict[Key, str] = field(default_factory=dict)
-    files: list[Path] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)  # every file that was read, the base first
 
     def where(self, *keys: str | int) -> str:
         """`file:line` of the value at `keys`, or of the nearest one above it."""

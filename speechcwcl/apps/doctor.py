@@ -61,19 +61,12 @@ print(json.dumps(found))
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the table.
+    """One line of the table."""
 
-    Attributes:
-        name: what was looked at.
-        status: `ok`, `warn` or `fail`.
-        found: what was found.
-        todo: what to type where it is not ok.
-    """
-
-    name: str
-    status: str
-    found: str
-    todo: str = ""
+    name: str  # what was looked at
+    status: str  # `ok`, `warn` or `fail`
+    found: str  # what was found
+    todo: str = ""  # what to type where it is not ok
 
 
 def examine(deep: bool = False, timeout: float = 5.0) -> Iterator[Finding]:

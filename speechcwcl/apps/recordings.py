@@ -33,15 +33,10 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True)
 class Cutting:
-    """How recordings are cut.
+    """How recordings are cut."""
 
-    Attributes:
-        window: seconds; a recording that is longer is cut into windows. 0: never cut.
-        hop: seconds from one window to the next.
-    """
-
-    window: float = 15.0
-    hop: float = 7.5
+    window: float = 15.0  # seconds; a recording that is longer is cut into windows. 0: never cut.
+    hop: float = 7.5  # seconds from one window to the next
 
     def __post_init__(self) -> None:
         if not (self.window == 0 or 0.1 <= self.window <= 3600):
@@ -73,21 +68,14 @@ class Cutting:
 
 
 class Recording(NamedTuple):
-    """A file of the folder and its pieces.
+    """A file of the folder and its pieces."""
 
-    Attributes:
-        name: path below the folder, with forward slashes.
-        size: in bytes.
-        mtime: last change, nanoseconds.
-        pieces: start and end of each in seconds; none when it cannot be read.
-        problem: why it cannot be read.
-    """
-
-    name: str
-    size: int
-    mtime: int
+    name: str  # path below the folder, with forward slashes
+    size: int  # in bytes
+    mtime: int  # last change, nanoseconds
+    # start and end of each in seconds; none when it cannot be read
     pieces: Sequence[Sequence[float]] = ()
-    problem: str | None = None
+    problem: str | None = None  # why it cannot be read
 
 
 Embedded = dict[str, tuple[Recording, np.ndarray]]  # by name, with (pieces, dim)

@@ -26,15 +26,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Block:
-    """A piece of sound.
+    """A piece of sound."""
 
-    Attributes:
-        wav: (samples,) float32 at 16 kHz.
-        gap: seconds without sound before it; 0: it follows the one before.
-    """
-
-    wav: np.ndarray
-    gap: float = 0.0
+    wav: np.ndarray  # (samples,) float32 at 16 kHz
+    gap: float = 0.0  # seconds without sound before it; 0: it follows the one before
 
 
 def file_blocks(path: str) -> Iterator[Block]:

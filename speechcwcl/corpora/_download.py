@@ -41,22 +41,15 @@ _HEADERS = {"User-Agent": "speechcwcl (corpus download)", "Accept-Encoding": "id
 
 @dataclass(frozen=True)
 class Archive:
-    """One published file.
+    """One published file."""
 
-    Attributes:
-        url: http or https.
-        size: published size in bytes; None where none is published.
-        checksum: `"sha256:HEX"` or `"md5:HEX"`; HEX may be the first digits only, where no more
-            is known; `""` where nothing is published (then the archive's own check sums count).
-        into: folder, below the target, that takes the contents.
-        unpack: whether it is an archive (else it is moved to `into` as it is).
-    """
-
-    url: str
-    size: int | None = None
+    url: str  # http or https
+    size: int | None = None  # published size in bytes; None where none is published
+    # `"sha256:HEX"` or `"md5:HEX"`; HEX may be the first digits only, where no more is known; `""`
+    # where nothing is published (then the archive's own check sums count)
     checksum: str = ""
-    into: str = "."
-    unpack: bool = True
+    into: str = "."  # folder, below the target, that takes the contents
+    unpack: bool = True  # whether it is an archive (else it is moved to `into` as it is)
 
     @property
     def name(self) -> str:

@@ -99,27 +99,17 @@ class Options:
 
 
 class Entry(NamedTuple):
-    """A line of a manifest, whatever its format.
+    """A line of a manifest, whatever its format."""
 
-    Attributes:
-        where: file and line, for messages.
-        number: of the line.
-        row: column or key -> value.
-        audio: the path as it is written; None: the row has it in a column.
-        start, end, length: of the stretch that is meant; in seconds, or
-        samples: in samples of the file.
-        id: where the format has one of its own.
-    """
-
-    where: str
-    number: int
-    row: dict[str, Any]
-    audio: Any = None
-    start: Any = None
+    where: str  # file and line, for messages
+    number: int  # of the line
+    row: dict[str, Any]  # column or key -> value
+    audio: Any = None  # the path as it is written; None: the row has it in a column
+    start: Any = None  # of the stretch that is meant
     end: Any = None
     length: Any = None
-    samples: bool = False
-    id: str = ""
+    samples: bool = False  # whether these are in samples of the file, not in seconds
+    id: str = ""  # where the format has one of its own
 
 
 def _csv(path: Path, options: Options, problems: Problems) -> Iterator[Entry]:

@@ -43,23 +43,15 @@ _ARCHIVE = re.compile(r".*\.ark(:\d+)?(\[.*\])?")
 
 @dataclass
 class Report:
-    """What `check_datadir` found.
-
-    Attributes:
-        folder: the data folder.
-        utterances: how many are sound.
-        speakers: how many different speakers.
-        with_text: how many utterances have a text.
-        fields: label field -> (different values, utterances that have one).
-        problems: what is wrong.
-    """
+    """What `check_datadir` found."""
 
     folder: str
-    utterances: int
+    utterances: int  # how many are sound
     speakers: int
-    with_text: int
+    with_text: int  # how many utterances have a text
+    # label field -> (different values, utterances that have one)
     fields: dict[str, tuple[int, int]]
-    problems: Problems
+    problems: Problems  # what is wrong
 
     def __str__(self) -> str:
         if self.problems:

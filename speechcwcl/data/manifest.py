@@ -113,33 +113,20 @@ class Manifest:
 
 @dataclass
 class Summary:
-    """What `compile_manifest` did.
+    """What `compile_manifest` did."""
 
-    Attributes:
-        manifest: path of the manifest.
-        hash: its sha256.
-        utterances: how many are in it.
-        seconds: their length in all.
-        too_short: dropped as shorter than the minimum.
-        too_long: dropped as longer than the maximum.
-        bad: left out because their audio is unsound (with `skip_bad`).
-        cut: segments that went on behind their recording, by half a second at most, and now end
-            with it.
-        dropped_list: names the dropped ones (id, reason, seconds); empty if there are none.
-        bad_list: names the bad ones (id, fault); empty if there are none.
-        fields: label field -> number of utterances that have it.
-    """
-
-    manifest: str
-    hash: str = ""
-    utterances: int = 0
-    seconds: float = 0.0
-    too_short: int = 0
-    too_long: int = 0
-    bad: int = 0
+    manifest: str  # path of the manifest
+    hash: str = ""  # its sha256
+    utterances: int = 0  # how many are in it
+    seconds: float = 0.0  # their length in all
+    too_short: int = 0  # dropped as shorter than the minimum
+    too_long: int = 0  # dropped as longer than the maximum
+    bad: int = 0  # left out because their audio is unsound (with `skip_bad`)
+    # segments that went on behind their recording, by half a second at most, and now end with it
     cut: int = 0
-    dropped_list: str = ""
-    bad_list: str = ""
+    dropped_list: str = ""  # names the dropped ones (id, reason, seconds); empty if there are none
+    bad_list: str = ""  # names the bad ones (id, fault); empty if there are none
+    # label field -> number of utterances that have it
     fields: dict[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:

@@ -39,25 +39,17 @@ Rows = Callable[[], Iterator[Row]]
 
 @dataclass
 class Records:
-    """One split of a source.
+    """One split of a source."""
 
-    Attributes:
-        columns: names of the columns.
-        audio_columns: those that hold audio by their type, if types are known.
-        class_names: column -> names, for columns that store class numbers.
-        rows: opens an iterator that skips the given number of records first.
-        key: JSON-able; changes when the source does.
-        local: whether its paths are files of this machine.
-        pieces: cuts the split into parts that can be read alone (files, row groups, stretches of
-            rows), each given as a function that opens its rows; the same ones at every call.
-    """
-
-    columns: list[str]
-    audio_columns: list[str]
-    class_names: dict[str, list[str]]
+    columns: list[str]  # names of the columns
+    audio_columns: list[str]  # those that hold audio by their type, if types are known
+    class_names: dict[str, list[str]]  # column -> names, for columns that store class numbers
+    # opens an iterator that skips the given number of records first
     rows: Callable[[int], Iterator[Row]]
-    key: dict[str, Any] = field(default_factory=dict)
-    local: bool = True
+    key: dict[str, Any] = field(default_factory=dict)  # JSON-able; changes when the source does
+    local: bool = True  # whether its paths are files of this machine
+    # cuts the split into parts that can be read alone (files, row groups, stretches of rows), each
+    # given as a function that opens its rows; the same ones at every call
     pieces: Callable[[], list[Rows]] = list
 
     def value(self, row: Row, column: str | None) -> Any:

@@ -63,24 +63,15 @@ def stream_shards(words: list[str], out: Path, shuffle: int) -> Path:
 
 @dataclass(slots=True)
 class StreamClip:
-    """A row of a stream, not decoded yet.
+    """A row of a stream, not decoded yet."""
 
-    Attributes:
-        id: unique in the set.
-        text: what is said.
-        audio: an encoded file, the path of one (here or on the hub), or `(samples,)` float32 at
-            16 kHz.
-        name: for messages.
-        problem: why it cannot be used, if so; a whole message.
-        duration: seconds, once it was measured.
-    """
-
-    id: str
-    text: str
+    id: str  # unique in the set
+    text: str  # what is said
+    # an encoded file, the path of one (here or on the hub), or `(samples,)` float32 at 16 kHz
     audio: bytes | str | np.ndarray
-    name: str
-    problem: str = ""
-    duration: float = 0.0
+    name: str  # for messages
+    problem: str = ""  # why it cannot be used, if so; a whole message
+    duration: float = 0.0  # seconds, once it was measured
 
     def measure(self) -> StreamClip:
         """Find out its duration from the header.

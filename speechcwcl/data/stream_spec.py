@@ -27,34 +27,26 @@ NAME = "stream.json"
 
 
 class StreamSpec(BaseModel):
-    """What a `stream.json` says. One of `dataset`, `folder` and `shards` is given.
-
-    Attributes:
-        dataset: id of a dataset on the hub.
-        folder: parquet, arrow or audio folder on the disk; in the `stream.json` relative to it.
-        shards: WebDataset tars: a folder, or paths (relative alike) and URLs, braces allowed.
-        config, revision: of the dataset on the hub.
-        split: of the dataset or folder.
-        audio, text, id: names of the columns; without `id`, clips are numbered.
-        shuffle: clips that are held in memory and mixed, on each rank; its workers share them.
-        min_duration, max_duration: seconds; other clips are passed over.
-        skip_bad: pass over clips that cannot be read, with a line each, instead of stopping.
-    """
+    """What a `stream.json` says. One of `dataset`, `folder` and `shards` is given."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    dataset: str = ""
+    dataset: str = ""  # id of a dataset on the hub
+    # parquet, arrow or audio folder on the disk; in the `stream.json` relative to it
     folder: str = ""
+    # WebDataset tars: a folder, or paths (relative alike) and URLs, braces allowed
     shards: list[str] = []
-    config: str | None = None
+    config: str | None = None  # of the dataset on the hub, as `revision`
     revision: str | None = None
-    split: str = "train"
-    audio: str = "audio"
+    split: str = "train"  # of the dataset or folder
+    audio: str = "audio"  # names of the columns, as the next two; without `id`, clips are numbered
     text: str = "text"
     id: str = ""
+    # clips that are held in memory and mixed, on each rank; its workers share them
     shuffle: int = 2000
-    min_duration: float = 0.1
+    min_duration: float = 0.1  # seconds; other clips are passed over
     max_duration: float = 30.0
+    # pass over clips that cannot be read, with a line each, instead of stopping
     skip_bad: bool = False
 
     @field_validator("shards", mode="before")

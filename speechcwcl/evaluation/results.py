@@ -195,18 +195,12 @@ def write_scores(
 
 @dataclass
 class ScoreFolder:
-    """A complete score folder, its files read when asked for.
-
-    Attributes:
-        path: the folder.
-        set_name, protocol: its place in `eval/<set>/<protocol>`.
-        scores: `scores.json`: all of it, with at least what `ZeroShotScores` or
-            `RetrievalScores` lists.
-    """
+    """A complete score folder, its files read when asked for."""
 
     path: Path
-    set_name: str
+    set_name: str  # its place in `eval/<set>/<protocol>`
     protocol: str
+    # `scores.json`: all of it, with at least what `ZeroShotScores` or `RetrievalScores` lists
     scores: dict[str, Any] = field(repr=False)
 
     @classmethod

@@ -51,18 +51,12 @@ class SpeechCwclConfig(PreTrainedConfig):
 
 @dataclass
 class SpeechCwclOutput(ModelOutput):
-    """What the model gives.
+    """What the model gives."""
 
-    Attributes:
-        logits_per_audio: (clips, texts) cosine times logit scale.
-        logits_per_text: its transpose.
-        audio_embeds, text_embeds: (clips, dim), (texts, dim) unit norm.
-    """
-
-    logits_per_audio: Tensor | None = None
-    logits_per_text: Tensor | None = None
-    audio_embeds: Tensor | None = None
-    text_embeds: Tensor | None = None
+    logits_per_audio: Tensor | None = None  # (clips, texts) cosine times logit scale
+    logits_per_text: Tensor | None = None  # its transpose
+    audio_embeds: Tensor | None = None  # (clips, dim), (texts, dim) unit norm
+    text_embeds: Tensor | None = None  # (clips, dim), (texts, dim) unit norm
 
 
 class SpeechCwclFeatureExtractor(SequenceFeatureExtractor):

@@ -68,23 +68,14 @@ _TOWER_FILES = {
 
 @dataclass(frozen=True)
 class TextInfo:
-    """What is known of a text encoder without loading it.
+    """What is known of a text encoder without loading it."""
 
-    Attributes:
-        source: folder, our name or hub id.
-        hash: sha256 over weights, tokenizer, pooling and length limit.
-        dim: width of an embedding.
-        pooling: `mean`, `cls`, `max` or `last`.
-        max_tokens: longer texts are cut.
-        lower: whether texts are lower-cased first.
-    """
-
-    source: str
-    hash: str
-    dim: int
-    pooling: str
-    max_tokens: int
-    lower: bool
+    source: str  # folder, our name or hub id
+    hash: str  # sha256 over weights, tokenizer, pooling and length limit
+    dim: int  # width of an embedding
+    pooling: str  # `mean`, `cls`, `max` or `last`
+    max_tokens: int  # longer texts are cut
+    lower: bool  # whether texts are lower-cased first
 
 
 def ours(folder: Path, form: str = FORMAT) -> set[str]:

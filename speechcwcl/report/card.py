@@ -19,19 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sharing:
-    """How a model is shared.
+    """How a model is shared."""
 
-    Attributes:
-        licence: of the trained weights, as model hubs write it.
-        repo: the hub repository that it goes to, if any.
-        with_towers: put the frozen encoders in too.
-        results: a RESULTS.md to show instead of the run's own results.
-    """
-
-    licence: str = "other"
-    repo: str | None = None
-    with_towers: bool = False
-    results: Path | None = None
+    licence: str = "other"  # of the trained weights, as model hubs write it
+    repo: str | None = None  # the hub repository that it goes to, if any
+    with_towers: bool = False  # put the frozen encoders in too
+    results: Path | None = None  # a RESULTS.md to show instead of the run's own results
 
 
 def pack(

@@ -145,23 +145,16 @@ def scale_gradient() -> str:
 
 @dataclass
 class Example:
-    """One recording with what every run made of it.
+    """One recording with what every run made of it."""
 
-    Attributes:
-        id, text, label: the utterance, its words where known, its true label's text.
-        kind: `"right"`, `"split"` (the runs disagree) or `"wrong"`.
-        tops: run number -> the best labels as (text, cosine, is it the true one?).
-        source: a `data:` address, or an empty string where the recording cannot be read.
-        cut: is it longer than what is kept?
-    """
-
-    id: str
-    text: str
-    label: str
-    kind: str
+    id: str  # of the utterance
+    text: str  # its words where known
+    label: str  # the text of its true label
+    kind: str  # `"right"`, `"split"` (the runs disagree) or `"wrong"`
+    # run number -> the best labels as (text, cosine, is it the true one?)
     tops: dict[int, list[tuple[str, float, bool]]]
-    source: str = ""
-    cut: bool = False
+    source: str = ""  # a `data:` address, or an empty string where the recording cannot be read
+    cut: bool = False  # is it longer than what is kept?
 
 
 @dataclass

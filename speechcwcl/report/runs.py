@@ -43,27 +43,19 @@ class MtebResult(TypedDict):
 
 @dataclass
 class RunDir:
-    """One experiment.
+    """One experiment."""
 
-    Attributes:
-        path: `exp/<tag>`.
-        name: how the report calls it; the folder's name by default.
-        epochs: the lines of `metrics.jsonl`, the last one of each epoch, in order.
-        hparams, env: the JSON files, empty where absent.
-        scores: (set, protocol) -> score folder.
-        corpora: set -> its corpus card.
-        mteb: task -> mteb's own result.
-        spotting: (set, protocol) -> what its spotting.json holds.
-    """
-
-    path: Path
-    name: str
+    path: Path  # `exp/<tag>`
+    name: str  # how the report calls it; the folder's name by default
+    # the lines of `metrics.jsonl`, the last one of each epoch, in order
     epochs: list[dict[str, Any]] = field(default_factory=list)
-    hparams: dict[str, Any] = field(default_factory=dict)
+    hparams: dict[str, Any] = field(default_factory=dict)  # empty where the file is absent
     env: dict[str, Any] = field(default_factory=dict)
+    # (set, protocol) -> score folder
     scores: dict[tuple[str, str], ScoreFolder] = field(default_factory=dict)
-    corpora: dict[str, Card] = field(default_factory=dict)
-    mteb: dict[str, dict[str, Any]] = field(default_factory=dict)
+    corpora: dict[str, Card] = field(default_factory=dict)  # set -> its corpus card
+    mteb: dict[str, dict[str, Any]] = field(default_factory=dict)  # task -> mteb's own result
+    # (set, protocol) -> what its spotting.json holds
     spotting: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
@@ -134,18 +126,13 @@ class RunDir:
 
 @dataclass
 class Test:
-    """One (set, protocol) over several runs.
-
-    Attributes:
-        set_name, protocol: which.
-        folders: run number -> its score folder; a run that was not scored on it is absent.
-        corpus: the set's card, from the first run that has one.
-    """
+    """One (set, protocol) over several runs."""
 
     set_name: str
     protocol: str
+    # run number -> its score folder; a run that was not scored on it is absent
     folders: dict[int, ScoreFolder]
-    corpus: Card
+    corpus: Card  # the set's card, from the first run that has one
 
     __test__ = False  # not a test case, whatever pytest thinks of the name
 

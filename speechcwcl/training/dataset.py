@@ -29,22 +29,16 @@ from speechcwcl.training.config import TrainConfig
 
 @dataclass
 class Batch:
-    """One batch.
+    """One batch."""
 
-    Attributes:
-        inputs: `(batch, frames, layers, dim)` cached features, or `(batch, samples)` waveforms.
-        lengths: `(batch,)` in frames or samples.
-        rows: `(batch,)` row of each utterance's text among the unique texts; of a stream, whose
-            texts are not known before, a number that only equal texts share.
-        cached: whether `inputs` are cached features.
-        texts: the texts themselves, of a stream.
-    """
-
+    # `(batch, frames, layers, dim)` cached features, or `(batch, samples)` waveforms
     inputs: torch.Tensor
-    lengths: torch.Tensor
+    lengths: torch.Tensor  # `(batch,)` in frames or samples
+    # `(batch,)` row of each utterance's text among the unique texts; of a stream, whose texts are
+    # not known before, a number that only equal texts share
     rows: torch.Tensor
-    cached: bool
-    texts: list[str] | None = None
+    cached: bool  # whether `inputs` are cached features
+    texts: list[str] | None = None  # the texts themselves, of a stream
 
     def to(self, device: Any, non_blocking: bool = False) -> Batch:
         """The same batch on another device (SpeechBrain's protocol)."""
@@ -61,20 +55,15 @@ class Batch:
 
 @dataclass
 class TrainingData:
-    """What a training set gives to the loop, whether it is a manifest or a stream.
+    """What a training set gives to the loop, whether it is a manifest or a stream."""
 
-    Attributes:
-        texts: `(batch, device)` -> `(batch, dim)` unit-norm frozen text embeddings.
-        steps_per_epoch: optimizer steps of an epoch.
-        loader: makes the training loader, given the Brain.
-        bank: text bank of the objective, or None.
-        before_checkpoint: called on every rank before a checkpoint is written.
-    """
-
+    # `(batch, device)` -> `(batch, dim)` unit-norm frozen text embeddings
     texts: Callable[[Batch, Any], torch.Tensor]
-    steps_per_epoch: int
+    steps_per_epoch: int  # optimizer steps of an epoch
+    # makes the training loader, given the Brain
     loader: Callable[[Any], torch.utils.data.DataLoader]
-    bank: Any = None
+    bank: Any = None  # text bank of the objective, or None
+    # called on every rank before a checkpoint is written
     before_checkpoint: Callable[[], None] = lambda: None
 
 

@@ -26,15 +26,10 @@ _FORMATS = "use wav, flac, ogg, opus or mp3"
 
 @dataclass(frozen=True)
 class Upload:
-    """A recording, decoded and checked.
+    """A recording, decoded and checked."""
 
-    Attributes:
-        name: of the file, without its folder.
-        wav: (samples,) float32 at 16 kHz.
-    """
-
-    name: str
-    wav: np.ndarray
+    name: str  # of the file, without its folder
+    wav: np.ndarray  # (samples,) float32 at 16 kHz
 
     @property
     def seconds(self) -> float:
@@ -83,17 +78,11 @@ def read_upload(path: str | os.PathLike | None, limits: Limits) -> Upload:
 
 @dataclass(frozen=True)
 class Embedded:
-    """A recording as a model has it; all of unit norm.
+    """A recording as a model has it; all of unit norm."""
 
-    Attributes:
-        whole: (dim,) compared with thresholds.
-        parts: (parts, dim) compared where there are none; of a short recording the whole.
-        example: (dim,) as an example of a label.
-    """
-
-    whole: np.ndarray
-    parts: np.ndarray
-    example: np.ndarray
+    whole: np.ndarray  # (dim,) compared with thresholds
+    parts: np.ndarray  # (parts, dim) compared where there are none; of a short recording the whole
+    example: np.ndarray  # (dim,) as an example of a label
 
 
 class Judge:

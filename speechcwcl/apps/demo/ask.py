@@ -35,17 +35,11 @@ MOST_SENTENCES = 4000  # texts x templates: what the text encoder must read for 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask for.
+    """What one request may ask for."""
 
-    Attributes:
-        seconds: longest recording.
-        megabytes: largest file, in 2^20 bytes.
-        labels: most labels.
-    """
-
-    seconds: float = 30.0
-    megabytes: float = 10.0
-    labels: int = 100
+    seconds: float = 30.0  # longest recording
+    megabytes: float = 10.0  # largest file, in 2^20 bytes
+    labels: int = 100  # most labels
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

@@ -28,18 +28,13 @@ TAIL = 4 * 1152
 
 
 class Part(NamedTuple):
-    """A stretch of an MP3 that one encoder wrote.
+    """A stretch of an MP3 that one encoder wrote."""
 
-    Attributes:
-        start, end: bytes.
-        samples: per channel, counted.
-        announced: whether a Xing, Info or VBRI header says how many there are; without one decoders
-            take the first frame's bit rate for all.
-    """
-
-    start: int
+    start: int  # bytes, as `end`
     end: int
-    samples: int
+    samples: int  # per channel, counted
+    # whether a Xing, Info or VBRI header says how many there are; without one decoders take the
+    # first frame's bit rate for all
     announced: bool
 
 

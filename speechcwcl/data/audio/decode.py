@@ -42,19 +42,12 @@ _LOUDEST = 16.0
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a file's header says.
+    """What a file's header says."""
 
-    Attributes:
-        sample_rate: in Hz.
-        channels: number of channels.
-        frames: samples per channel.
-        duration: in seconds.
-    """
-
-    sample_rate: int
+    sample_rate: int  # in Hz
     channels: int
-    frames: int
-    duration: float
+    frames: int  # samples per channel
+    duration: float  # in seconds
 
 
 def audio_info(path: str | Path, data: bytes | None = None) -> AudioInfo:

