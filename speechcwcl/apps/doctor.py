@@ -183,7 +183,7 @@ def _gpu(torch: dict[str, Any]) -> Finding:
 def check_decoding() -> Iterator[Finding]:
     """Every audio format, really decoded."""
     try:
-        from speechcwcl.data.audio.decode import check_decoders
+        from speechcwcl.data.audio import check_decoders
 
         problems = check_decoders()
     except Exception as error:

@@ -147,7 +147,7 @@ def test_an_extra_whose_library_is_missing(modules, monkeypatch):
 
 
 def test_decoders_that_fail(monkeypatch):
-    from speechcwcl.data.audio import decode
+    from speechcwcl.data import audio as decode
 
     encode = decode.encode_audio
 

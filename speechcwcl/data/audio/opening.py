@@ -225,7 +225,7 @@ def _joined(path: str, streams: list[soundfile.SoundFile]) -> soundfile.SoundFil
             )
         refuse_cut(path, stream)
         known = stream.frames < _UNKNOWN
-        part = read_mono(path, stream, 0, stream.frames) if known else _forward(path, stream, left)
+        part = read_mono(path, stream, 0, stream.frames) if known else next_mono(path, stream, left)
         left -= len(part)
         if left <= 0:
             raise UserError(f"{path}: more than {MOST_HOURS} hours at once; cut it")
@@ -250,15 +250,6 @@ def refuse_cut(path: str | Path, stream: soundfile.SoundFile) -> None:
             )
     if "Junk after the last page" in notes and "lacks an end-of-stream" in notes:
         raise UserError(f"{path}: truncated: its last Ogg page is cut off; fetch the file again")
-
-
-def _forward(path: str, stream: soundfile.SoundFile, most: int) -> np.ndarray:
-    """Mono samples from here to the end, or `most` of them, whatever length the header says."""
-    try:
-        with quiet(stream):
-            return next_mono(stream, most)
-    except FAILURES as error:
-        raise UserError(f"{path}: corrupt or truncated: {reason(error)}") from error
 
 
 def _refuse_compressed(path: str, head: bytes) -> None:
@@ -300,37 +291,45 @@ def read_mono(path: str | Path, stream: soundfile.SoundFile, first: int, last: i
     """Samples `first:last` as `(samples,)` float32, mean of the channels."""
     lossy = stream.format in ("OGG", "MP3")
     seek_to = max(0, first - int(_PREROLL * stream.samplerate)) if lossy else first
-    try:
-        with quiet(stream):
-            if seek_to:
-                stream.seek(seek_to)
-            data = next_mono(stream, last - seek_to)
-    except FAILURES as error:
-        raise UserError(f"{path}: corrupt or truncated: {reason(error)}") from error
-    missing = (last - seek_to) - len(data)
-    # MP3 lengths may come from an estimate, and end with the encoder's padding.
-    if missing > (TAIL if stream.format == "MP3" else 0) or len(data) <= first - seek_to:
-        read = (seek_to + len(data)) / stream.samplerate
-        raise UserError(
-            f"{path}: truncated: {stream.frames / stream.samplerate:.3f} s announced, "
-            f"{read:.3f} s there; fetch the file again"
-        )
+    data = next_mono(path, stream, last - seek_to, seek_to)
+    refuse_missing(path, stream, seek_to + len(data), last if len(data) > first - seek_to else None)
     return data[first - seek_to :]
 
 
-def next_mono(stream: soundfile.SoundFile, frames: int) -> np.ndarray:
+def refuse_missing(
+    path: str | Path, stream: soundfile.SoundFile, there: int, last: int | None
+) -> None:
+    """Raise a UserError where samples end at `there`, before `last` (None: in any case)."""
+    # MP3 lengths may come from an estimate, and end with the encoder's padding.
+    if last is None or last - there > (TAIL if stream.format == "MP3" else 0):
+        rate = stream.samplerate
+        raise UserError(
+            f"{path}: truncated: {stream.frames / rate:.3f} s announced, {there / rate:.3f} s "
+            "there; fetch the file again"
+        )
+
+
+def next_mono(
+    path: str | Path, stream: soundfile.SoundFile, frames: int, seek_to: int = 0
+) -> np.ndarray:
     """The next `frames` samples or what there is of them, `(samples,)`: mean of the channels.
 
     Block by block, so that memory follows what is there and not what a header promises.
     """
     blocks, left = [np.zeros(0, dtype=np.float32)], frames
-    size = max(1, BLOCK // stream.channels)
-    while left > 0:
-        data = stream.read(min(left, size), dtype="float32", always_2d=True)
-        if not len(data):
-            break
-        left -= len(data)
-        blocks.append(data[:, 0] if stream.channels == 1 else data.mean(axis=1, dtype=np.float32))
+    size, one = max(1, BLOCK // stream.channels), stream.channels == 1
+    try:
+        with quiet(stream):
+            if seek_to:
+                stream.seek(seek_to)
+            while left > 0:
+                data = stream.read(min(left, size), dtype="float32", always_2d=True)
+                if not len(data):
+                    break
+                left -= len(data)
+                blocks.append(data[:, 0] if one else data.mean(axis=1, dtype=np.float32))
+    except FAILURES as error:
+        raise UserError(f"{path}: corrupt or truncated: {reason(error)}") from error
     return np.concatenate(blocks[1:] or blocks)
 
 
