@@ -1,6 +1,8 @@
 """What all tests share: tiny towers built from a config, real recordings where there are any."""
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from speechcwcl.data.audio import write_audio
+from speechcwcl.files import lock
 
 torch.set_num_threads(1)
 
@@ -27,6 +30,26 @@ def real_data():
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set SPEECHCWCL_REAL_DATA to run this")
     return folder
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """`once(name, make)`: a folder that the first worker to ask for it fills, for all workers."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+
+    def get(name, make):
+        folder, done = base / "once" / name, base / "once" / f"{name}.done"
+        with lock(base / "once" / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return get
 
 
 @pytest.fixture
@@ -76,4 +99,34 @@ def tiny_text(tmp_path_factory):
         vocab_size=len(tokens), max_position_embeddings=64,
     )  # fmt: skip
     BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory):
+    """A narrow BERT with its own kind of tokenizer, in two layers."""
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    words = ["turn", "on", "the", "light", "cafe", "naive", "don", "t", "a", "b", "c", "ok"]
+    words += ["##s", ";", ".", "'", "5", "日", "0"]
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    folder = tmp_path_factory.mktemp("bert")
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    BertTokenizer(vocab=vocabulary, model_max_length=64).save_pretrained(folder)
+    # What MiniLM's says; transformers writes less.
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 64}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    torch.manual_seed(1)
+    BertModel(
+        BertConfig(
+            hidden_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=48,
+            vocab_size=len(tokens),
+            max_position_embeddings=64,
+            position_embedding_type="absolute",
+        )  # fmt: skip
+    ).save_pretrained(folder)
     return folder

@@ -157,8 +157,9 @@ class AttentionPooling(nn.Module):
 
     def _own_channels(self, means: Tensor) -> Tensor:
         """(batch, queries * heads, dim) -> (batch, queries * dim): of each head its channels."""
-        shape = (len(means), self.queries, self.heads, self.heads, means.shape[2] // self.heads)
-        return means.view(shape).diagonal(dim1=2, dim2=3).transpose(2, 3).reshape(len(means), -1)
+        count = means.shape[0]  # not len(...), at which an exporter takes it for a constant
+        shape = (count, self.queries, self.heads, self.heads, means.shape[2] // self.heads)
+        return means.view(shape).diagonal(dim1=2, dim2=3).transpose(2, 3).reshape(count, -1)
 
 
 def _statistic(name: str, frames: Tensor, mask: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
 """`speechcwcl export`: from a model folder to a folder that classifies without torch's encoder."""
 
+import shutil
+
 import numpy as np
 import pytest
-import torch
+from models_tiny import check_parity, clips, model_for_export
 
 from speechcwcl.cli.main import main
 from speechcwcl.models.aligner import Aligner
@@ -10,21 +12,29 @@ from speechcwcl.models.aligner import Aligner
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
+from speechcwcl.export import onnx, onnx_model
+from speechcwcl.export.onnx_model import OnnxAligner, write
+
 
 @pytest.fixture(scope="module")
-def saved(tiny_speech, tiny_text, tmp_path_factory):
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("saved") / "model"
-    Aligner.build(tiny_speech, tiny_text).save_pretrained(folder)
-    return folder
+def saved(tiny_text, tmp_path_factory):
+    """A HuBERT with the group norm that sees a whole clip; wav2vec2 is the same family."""
+    folder = tmp_path_factory.mktemp("saved")
+    model = model_for_export("hubert-group", folder / "speech", tiny_text, silence=[0.1, 0.05])
+    model.save_pretrained(folder / "model")
+    return folder / "model"
 
 
-def test_export_check_and_use(saved, tmp_path, capsys):
-    """In int8, which goes through the exact graph; that one has tests of its own (test_onnx.py)."""
-    from speechcwcl.export.onnx import largest_difference
-    from speechcwcl.export.onnx_model import OnnxAligner
+def test_export_check_and_use(saved, tmp_path, capsys, monkeypatch):
+    """In int8, which goes through the exact graphs: these are looked at too."""
+    out, exact, quantise = tmp_path / "onnx", tmp_path / "exact", onnx._quantise
 
-    out = tmp_path / "onnx"
+    def keep(graph, target, external):
+        exact.mkdir(exist_ok=True)
+        shutil.copy(graph, exact)
+        quantise(graph, target, external)
+
+    monkeypatch.setattr(onnx, "_quantise", keep)
     assert main(["export", "--model", str(saved), "--out", str(out), "--int8", "--check"]) == 0
     told = capsys.readouterr().out
     assert "exported:" in told and "int8" in told
@@ -35,19 +45,22 @@ def test_export_check_and_use(saved, tmp_path, capsys):
     assert b"MatMulInteger" in graph and b"ConvInteger" not in graph
     model, exported = Aligner.from_pretrained(saved), OnnxAligner.from_pretrained(out)
     assert exported.config["precision"] == "int8"
-    identity = Aligner.from_pretrained(saved).identity
-    assert exported.config["info"] == {"exported_from": "model", "model": identity}
-    found = largest_difference(model, exported)
+    assert exported.config["info"] == {"exported_from": "model", "model": model.identity}
+    found = onnx.largest_difference(model, exported)
     assert found["cosine"] > 0.98
     assert found["alone"] > 1e-4  # else nothing was quantised
     wave = np.sin(np.arange(8000) / 9).astype(np.float32)
     labels = [row["label"] for row in exported.classify([wave], ["yes", "no"])[0]]
     assert sorted(labels) == ["no", "yes"]
 
+    head = ("format", "version", "speechcwcl", "files")
+    config = {k: v for k, v in exported.config.items() if k not in head}
+    write(exact, {**config, "precision": "float32"})
+    plain = OnnxAligner.from_pretrained(exact, threads=1)
+    check_parity(model, plain, clips(0.7, 0.05, 1.3, 0.0002))
+
 
 def test_a_check_that_fails_says_so(saved, tmp_path, capsys, monkeypatch):
-    from speechcwcl.export import onnx, onnx_model
-
     def made(*_, **__):
         (tmp_path / "o").mkdir(exist_ok=True)
 

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 import transformers as hf
 
+from speechcwcl.models.aligner import Aligner
+
 _CONV = {
     "hidden_size": 32,
     "num_hidden_layers": 3,
@@ -224,3 +226,31 @@ def openai_checkpoint(path):
         state[name] = tensor
     torch.save({"dims": DIMS, "model_state_dict": state}, path)
     return model, state
+
+
+# -- exported models --
+
+EXACT = 1e-4
+EXPORTED = {"frame_stride": 2, "pooling_options": {"heads": 2, "stats": ["std"]}}
+
+
+def model_for_export(name, folder, text, **options):
+    """With what an export must not lose: heads, a stride, statistics, the mean of the texts."""
+    torch.manual_seed(0)
+    model = Aligner.build(save(name, folder), text, **{**EXPORTED, **options}).eval()
+    model.set_text_mean(torch.linspace(-0.1, 0.1, model.dim))
+    return model
+
+
+def check_parity(model, onnx_model, waves):
+    """An exported model gives the model's embeddings: alone, padded, in another order."""
+    wanted = model.encode_speech(waves)
+    alone = np.concatenate([onnx_model.encode_speech([wave]) for wave in waves])
+    wav, lengths = pad(waves, extra=777)
+    wav[wav == 0] = 0.5  # what lies beyond the lengths must not be heard
+    padded = onnx_model.embed_speech(wav, lengths)
+    backwards = onnx_model.embed_speech(wav.flip(0), lengths.flip(0))[::-1]
+    for found in (alone, padded, backwards):
+        assert found.dtype == np.float32
+        assert np.abs(found - wanted).max() < EXACT
+    assert np.abs(wanted[0] - wanted[1]).max() > 1e-3  # or the test would say nothing

@@ -25,36 +25,6 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory):
-    """A narrow BERT with its own kind of tokenizer, in two layers."""
-    from transformers import BertConfig, BertModel, BertTokenizer
-
-    words = ["turn", "on", "the", "light", "cafe", "naive", "don", "t", "a", "b", "c", "ok"]
-    words += ["##s", ";", ".", "'", "5", "日", "0"]
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
-    folder = tmp_path_factory.mktemp("bert")
-    vocabulary = {token: number for number, token in enumerate(tokens)}
-    BertTokenizer(vocab=vocabulary, model_max_length=64).save_pretrained(folder)
-    # What MiniLM's says; transformers writes less.
-    config = json.loads((folder / "tokenizer_config.json").read_text())
-    config = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 64}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    torch.manual_seed(1)
-    BertModel(
-        BertConfig(
-            hidden_size=24,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=48,
-            vocab_size=len(tokens),
-            max_position_embeddings=64,
-            position_embedding_type="absolute",
-        )  # fmt: skip
-    ).save_pretrained(folder)
-    return folder
-
-
 def test_whisper_frames_hash_and_names_are_transformers(tiny_speech, monkeypatch):
     plain = SpeechEncoder.from_pretrained(tiny_speech)
     assert isinstance(plain.model, towers.WhisperEncoder)
