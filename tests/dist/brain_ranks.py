@@ -1,4 +1,4 @@
-"""Cached gradients in a SpeechBrain Brain under DDP: python -m torch.distributed.run ... OUT.
+"""Cached gradients in a SpeechBrain Brain under DDP (see launch.py).
 
 Three steps on batches that two ranks share unevenly; then, in the same process, three steps of a
 Brain on its own with whole batches. Rank 0 writes how far apart the weights end.
@@ -7,7 +7,6 @@ Brain on its own with whole batches. Rank 0 writes how far apart the weights end
 import dataclasses
 import json
 import math
-import sys
 from pathlib import Path
 
 import speechbrain as sb
@@ -87,7 +86,3 @@ def main(out):
     if dist.get_rank() == 0:
         Path(out).write_text(json.dumps(found), encoding="utf-8")
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

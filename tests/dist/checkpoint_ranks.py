@@ -1,7 +1,6 @@
-"""Many checkpoints saved and deleted by ranks that do not keep step: python ... FOLDER COUNT."""
+"""Many checkpoints saved and deleted by ranks that do not keep step (see launch.py)."""
 
 import random
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from speechcwcl.training.state import WholeCheckpointer
 
 
 def main(folder, count):
+    count = int(count)
     dist.init_process_group("gloo")
     model = torch.nn.Linear(4, 4)
     checkpointer = WholeCheckpointer(folder, recoverables={"model": model})
@@ -36,7 +36,3 @@ def main(folder, count):
     if dist.get_rank() == 0:
         (Path(folder) / "kept.txt").write_text(" ".join(map(str, kept)), encoding="utf-8")
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))

@@ -1,4 +1,4 @@
-"""What every rank of `test_ranks.py` runs: python -m torch.distributed.run ... ranks.py OUT.
+"""What every rank of `test_ranks.py` runs (see launch.py).
 
 Each case computes the gradient of one batch that is spread unevenly over the ranks, and in the same
 process that of the whole batch; rank 0 writes how far apart the two are.
@@ -6,7 +6,6 @@ process that of the whole batch; rank 0 writes how far apart the two are.
 
 import contextlib
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -109,14 +108,11 @@ def cases():
     }
 
 
-def main(out):
+def main(folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     found = cases()
     if dist.get_rank() == 0:
-        Path(out).write_text(json.dumps(found), encoding="utf-8")
+        out = Path(folder) / f"{dist.get_world_size()}.json"
+        out.write_text(json.dumps(found), encoding="utf-8")
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

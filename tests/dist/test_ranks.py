@@ -1,4 +1,4 @@
-"""Two and four gloo ranks under torchrun have the gradient of one process, to 1e-6."""
+"""Two and four gloo ranks have the gradient of one process, to 1e-6."""
 
 import json
 import os
@@ -25,22 +25,26 @@ CASES = [
 ]
 
 
-def torchrun(ranks, script, *words, timeout=900):
-    """Run a script on so many ranks of this machine."""
+def launch(module, ranks, *words, timeout=900):
+    """Run a module of this folder on so many ranks of this machine."""
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
-         str(ranks), str(HERE / script), *map(str, words)],
+        [sys.executable, str(HERE / "launch.py"), module, ranks, *map(str, words)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True, text=True, timeout=timeout,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    launch("ranks", "2,4", folder)
+    return folder
+
+
 @pytest.fixture(scope="module", params=[2, 4], ids=["2 ranks", "4 ranks"])
-def errors(request, tmp_path_factory):
-    out = tmp_path_factory.mktemp("ranks") / "errors.json"
-    torchrun(request.param, "ranks.py", out)
-    return json.loads(out.read_text(encoding="utf-8"))
+def errors(request, folder):
+    return json.loads((folder / f"{request.param}.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -56,7 +60,7 @@ def test_without_a_gather_the_gradient_is_another(errors):
 
 def test_a_speechbrain_brain_under_ddp(tmp_path):
     """Training ends at the weights of one process, with whole batches and with cached gradients."""
-    torchrun(2, "brain_ranks.py", tmp_path / "gaps.json")
+    launch("brain_ranks", "2", tmp_path / "gaps.json")
     gaps = json.loads((tmp_path / "gaps.json").read_text(encoding="utf-8"))
     assert set(gaps) == {f"{n}, accumulation {a}" for n in ("whole", "cached") for a in (1, 3)}
     assert max(gaps.values()) < 1e-6
@@ -75,6 +79,6 @@ def busy_processor():
 
 def test_ranks_save_and_delete_many_checkpoints(tmp_path, busy_processor):
     """Ranks that list the folder at different moments must not wait for each other for ever."""
-    torchrun(2, "checkpoint_ranks.py", tmp_path, 40, timeout=240)
+    launch("checkpoint_ranks", "2", tmp_path, 40, timeout=240)
     latest, *rest = map(int, (tmp_path / "kept.txt").read_text().split())
     assert latest == 39 and 2 <= len(rest) <= 5
