@@ -5,14 +5,14 @@ import os
 import shutil
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"  # in processes that tests start too: workers share the cores
+
 import numpy as np
 import pytest
 import torch
 
 from speechcwcl.data.audio import write_audio
 from speechcwcl.files import lock
-
-torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -157,9 +157,8 @@ class AttentionPooling(nn.Module):
 
     def _own_channels(self, means: Tensor) -> Tensor:
         """(batch, queries * heads, dim) -> (batch, queries * dim): of each head its channels."""
-        count = means.shape[0]  # not len(...), at which an exporter takes it for a constant
-        shape = (count, self.queries, self.heads, self.heads, means.shape[2] // self.heads)
-        return means.view(shape).diagonal(dim1=2, dim2=3).transpose(2, 3).reshape(count, -1)
+        own = means.unflatten(2, (self.heads, -1)).unflatten(1, (self.queries, self.heads))
+        return own.diagonal(dim1=2, dim2=3).transpose(2, 3).flatten(1)
 
 
 def _statistic(name: str, frames: Tensor, mask: Tensor) -> Tensor:

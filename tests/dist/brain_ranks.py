@@ -72,7 +72,6 @@ def fit(part, chunk, distributed, accumulation):
 
 
 def main(out):
-    torch.set_num_threads(1)
     dist.init_process_group("gloo")
     part = [slice(0, 13), slice(13, COUNT)][dist.get_rank()]
     start = torch.cat([p.detach().flatten() for p in Encoder(DIM).parameters()])

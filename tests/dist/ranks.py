@@ -109,7 +109,6 @@ def cases():
 
 
 def main(folder):
-    torch.set_num_threads(1)
     dist.init_process_group("gloo")
     found = cases()
     if dist.get_rank() == 0:

@@ -29,7 +29,7 @@ def launch(module, ranks, *words, timeout=900):
     """Run a module of this folder on so many ranks of this machine."""
     done = subprocess.run(
         [sys.executable, str(HERE / "launch.py"), module, ranks, *map(str, words)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True, text=True, timeout=timeout,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]

@@ -31,8 +31,7 @@ def speechcwcl(folder, package=None):
     `package`: a copy of the repository whose engine is imported instead of this one.
     """
     path, script = folder / "socket", folder / "speechcwcl"
-    environment = dict(os.environ, OMP_NUM_THREADS="1")
-    environment |= {"PYTHONPATH": str(package)} if package else {}
+    environment = os.environ | ({"PYTHONPATH": str(package)} if package else {})
     process = subprocess.Popen(
         [sys.executable, __file__, str(path)], stdout=subprocess.PIPE, env=environment
     )

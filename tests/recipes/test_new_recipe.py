@@ -34,7 +34,7 @@ def commands():
 
 def shell(command, copy, **more):
     tools = copy / "bin"  # where the command is put
-    environment = dict(os.environ, PATH=f"{tools}:{os.environ['PATH']}", OMP_NUM_THREADS="1")
+    environment = dict(os.environ, PATH=f"{tools}:{os.environ['PATH']}")
     environment.pop("PYTHONPATH", None)
     return subprocess.run(
         command, shell=True, cwd=copy, env=environment, capture_output=True, text=True, timeout=600

@@ -47,7 +47,7 @@ def command(recipe, root, *words, tool=None):
     else:
         script.write_text(f'#!/bin/sh\nexec {sys.executable} -m speechcwcl.cli.main "$@"\n')
         script.chmod(0o755)
-    environment = dict(os.environ, PATH=f"{tools}:{os.environ['PATH']}", OMP_NUM_THREADS="1")
+    environment = dict(os.environ, PATH=f"{tools}:{os.environ['PATH']}")
     words = [
         str(recipe / "run.sh"), "--datadir", str(root / "data"), "--dumpdir", str(root / "dump"),
         "--expdir", str(root / "exp"), "--beside", "", *words,

@@ -1,11 +1,8 @@
 """Protocol files: read strictly, hashed by meaning, labels assigned or refused by name."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-
 import pytest
 
+from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
 from speechcwcl.zeroshot.protocol import (
     list_protocols,
@@ -25,12 +22,6 @@ templates: ["{}", "in {}"]
 map: {cellar: kitchen}
 ignore: [garden]
 """
-
-
-@dataclass
-class Said:
-    id: str
-    labels: dict[str, str]
 
 
 @pytest.fixture
@@ -172,9 +163,9 @@ def test_every_template_file_loads(name):
 
 def test_assign_maps_ignores_and_keeps_order(load):
     said = [
-        Said("u1", {"label": "bath"}),
-        Said("u2", {"label": "garden"}),
-        Said("u3", {"label": "cellar"}),
+        Utterance("u1", "", labels={"label": "bath"}),
+        Utterance("u2", "", labels={"label": "garden"}),
+        Utterance("u3", "", labels={"label": "cellar"}),
     ]
     kept, targets = load(GOOD).assign(said)
     assert kept.tolist() == [0, 2]
@@ -184,13 +175,16 @@ def test_assign_maps_ignores_and_keeps_order(load):
 def test_map_of_any_other(load):
     protocol = load(GOOD.replace("{cellar: kitchen}", "{'*': bath}"))
     kept, targets = protocol.assign(
-        [Said("u1", {"label": "moon"}), Said("u2", {"label": "garden"})]
+        [
+            Utterance("u1", "", labels={"label": "moon"}),
+            Utterance("u2", "", labels={"label": "garden"}),
+        ]
     )
     assert (kept.tolist(), targets.tolist()) == ([0], [1])
 
 
 def test_unknown_labels_are_gathered(load):
-    said = [Said(f"u{i}", {"label": "kitchn"}) for i in range(14)]
+    said = [Utterance(f"u{i}", "", labels={"label": "kitchn"}) for i in range(14)]
     with pytest.raises(UserError) as caught:
         load(GOOD).assign(said)
     lines = str(caught.value).splitlines()
@@ -203,6 +197,6 @@ def test_unknown_labels_are_gathered(load):
 
 def test_missing_field_and_nothing_left(load):
     with pytest.raises(UserError, match=r"no label field 'label' \(it has: labl\).*'labl'"):
-        load(GOOD).assign([Said("u", {"labl": "bath"})])
+        load(GOOD).assign([Utterance("u", "", labels={"labl": "bath"})])
     with pytest.raises(UserError, match="no utterance to score"):
-        load(GOOD).assign([Said("u", {"label": "garden"})])
+        load(GOOD).assign([Utterance("u", "", labels={"label": "garden"})])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
+from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
 from speechcwcl.evaluation import results
 from speechcwcl.evaluation.results import (
@@ -27,24 +27,18 @@ PROTOCOL = Protocol("acts", LABELS)
 TABLE = {text: row for row, text in enumerate(["get it", "set it", "put it", "end it", "go\tto"])}
 
 
-@dataclass
-class Said:
-    id: str
-    labels: dict[str, str]
-    text: str | None = None
-    audio: str = "clips/a b.flac"
-    start: float | None = 0.0
-    end: float | None = 1.25
-    speaker: str | None = None
-
-
 def encode(texts):
     return np.eye(6, dtype=np.float32)[[TABLE[text] for text in texts]]
 
 
 def said_of(marks: str):
     labels = list(LABELS)
-    said = [Said(f"u{i}", {"label": labels[int(m)]}, "go\tto") for i, m in enumerate(marks)]
+    said = [
+        Utterance(
+            f"u{i}", "clips/a b.flac", "go\tto", "", 0.0, 1.25, None, {"label": labels[int(m)]}
+        )
+        for i, m in enumerate(marks)
+    ]
     return said, np.eye(6)[[0, 1, 3]]
 
 

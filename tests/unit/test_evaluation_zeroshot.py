@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
+from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
 from speechcwcl.evaluation.scores import (
     accuracy,
@@ -27,17 +27,6 @@ COLOURS = Protocol(
 )
 
 
-@dataclass
-class Said:
-    id: str
-    labels: dict[str, str]
-    text: str | None = None
-    audio: str = ""
-    start: float | None = None
-    end: float | None = None
-    calls: list = field(default_factory=list)
-
-
 def encode(texts):
     return np.stack([_vector(text) for text in texts])
 
@@ -52,7 +41,10 @@ def _vector(text):
 
 
 def make(n=70, noise=2.0, seed=0):
-    said = [Said(f"u{i:03d}", {"label": WORDS[i % 7]}, f"a {WORDS[i % 7]} car") for i in range(n)]
+    said = [
+        Utterance(f"u{i:03d}", "", f"a {WORDS[i % 7]} car", labels={"label": WORDS[i % 7]})
+        for i in range(n)
+    ]
     random = np.random.default_rng(seed).standard_normal((n, DIM)) / np.sqrt(DIM)
     return (encode([s.text for s in said]) + noise * random).astype(np.float32), said
 
@@ -74,7 +66,10 @@ def test_a_label_with_many_synonyms_weighs_no_more_and_texts_are_made_unit_norm(
 
 
 def test_figures_by_hand():
-    said = [Said(str(i), {"label": label}) for i, label in enumerate(["red", "red", "blue"])]
+    said = [
+        Utterance(str(i), "", labels={"label": label})
+        for i, label in enumerate(["red", "red", "blue"])
+    ]
     protocol = Protocol("p", {"red": ("red",), "green": ("green",), "blue": ("blue",)})
     speech = encode(["red", "green", "blue"])
     scores = score_zeroshot(speech, said, protocol, encode).scores

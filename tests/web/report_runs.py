@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from speechcwcl.data.audio import write_audio
+from speechcwcl.data.utterance import Utterance
 from speechcwcl.evaluation.results import write_embeddings
 from speechcwcl.evaluation.retrieval import evaluate_retrieval
 from speechcwcl.evaluation.scores import evaluate_zeroshot
@@ -18,20 +18,6 @@ from speechcwcl.files import write_json
 from speechcwcl.zeroshot.protocol import Protocol, load_protocol
 
 DIM = 96
-
-
-@dataclass
-class Said:
-    """Stands for an utterance of a manifest."""
-
-    id: str
-    labels: dict[str, str]
-    text: str | None = None
-    audio: str = ""
-    start: float | None = None
-    end: float | None = None
-    speaker: str | None = None
-    extra: dict = field(default_factory=dict)
 
 
 def encode_text(texts: list[str]) -> np.ndarray:
@@ -58,7 +44,7 @@ def heard(texts: list[str], noise: float, seed: int) -> np.ndarray:
     return (encode_text(texts) + noise * random / np.sqrt(DIM)).astype(np.float32)
 
 
-def utterances(protocol: Protocol, each: int, audio: Path | None) -> list[Said]:
+def utterances(protocol: Protocol, each: int, audio: Path | None) -> list[Utterance]:
     """`each` utterances a label; in `audio` each label gets a recording (a tone)."""
     said = []
     for number, (label, texts) in enumerate(protocol.labels.items()):
@@ -71,7 +57,7 @@ def utterances(protocol: Protocol, each: int, audio: Path | None) -> list[Said]:
             if audio is not None:
                 path = str(audio / f"{number}.flac")
             said.append(
-                Said(
+                Utterance(
                     id=f"{protocol.name}-{number:03d}-{copy:02d}",
                     labels={protocol.label_field: label},
                     text=texts[0] if copy % 2 else f"{texts[0]} now please",
@@ -95,7 +81,7 @@ def make_run(
 ) -> Path:
     """Write `exp/<name>` as the training and evaluation stages would."""
     run = exp / name
-    said: list[Said] = []
+    said: list[Utterance] = []
     for word in protocols:
         protocol = load_protocol(word)
         said = utterances(protocol, each, exp / "audio" / protocol.name if audio else None)

@@ -39,7 +39,7 @@ class Server:
         words = [sys.executable, "-m", "speechcwcl.cli.main", "demo", "--port", str(port)]
         words += [word for model in models for word in ("--model", str(model))]
         words += ["--max_seconds", "2", "--max_megabytes", "0.5"]
-        environment = {**os.environ, "TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "TMPDIR": str(self.temporary)}
         environment["PYTHONPATH"] = os.fspath(repository)
         environment["SPEECHCWCL_CACHE"] = os.fspath(folder / "cache")
         self.trap = socket.create_server(("127.0.0.1", 0))  # whoever calls out, calls here

@@ -10,9 +10,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import soundfile
-from report_runs import Said, encode_text, heard, make_run
+from report_runs import encode_text, heard, make_run
 
 from speechcwcl.data.audio import write_audio
+from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
 from speechcwcl.evaluation.results import ScoreFolder
 from speechcwcl.evaluation.scores import evaluate_zeroshot
@@ -217,7 +218,10 @@ def test_text_from_data_cannot_become_markup(tmp_path):
     labels = {f"a{evil}": (f"a {evil}",), f"b{evil}": (f"b {evil}",), "c": ("<b>c</b>",)}
     protocol = Protocol("evil", labels, ("{}", "<i>{}</i>"), description=evil)
     names = list(labels)
-    said = [Said(f"u{i}<u>", {"label": names[i % 3]}, f"say {evil} {i}") for i in range(12)]
+    said = [
+        Utterance(f"u{i}<u>", "", f"say {evil} {i}", labels={"label": names[i % 3]})
+        for i in range(12)
+    ]
     run = tmp_path / "<s>run"
     folder = run / "eval" / "se<t" / "evil"
     speech = heard([u.text for u in said], 0.5, 0)
