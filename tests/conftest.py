@@ -1,5 +1,6 @@
 """What all tests share: tiny towers built from a config, real recordings where there are any."""
 
+import functools
 import json
 import os
 import shutil
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from speechcwcl.corpora import get_corpus
 from speechcwcl.data.audio import write_audio
+from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.files import lock
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -50,6 +53,23 @@ def once(tmp_path_factory):
         return folder
 
     return get
+
+
+@pytest.fixture(scope="session")
+def fakes(tmp_path_factory):
+    """The name of a corpus -> the folder of its fake; not to be changed (copy it)."""
+    root = tmp_path_factory.mktemp("fakes")
+    return functools.cache(lambda name: get_corpus(name).fake(root / name))
+
+
+@pytest.fixture(scope="session")
+def mini(fakes, tmp_path_factory):
+    """A function: manifests of the fake mini corpus, a set a folder, into a folder."""
+    root = tmp_path_factory.mktemp("mini")
+    names = ("train", "valid_words", "valid_sentences", "test_words", "test_intents")
+    for folder in get_corpus("mini").prepare(fakes("mini"), root / "data", names):
+        compile_manifest(folder, root / "dump" / folder.name / "manifest.jsonl", progress=False)
+    return functools.partial(shutil.copytree, root / "dump")
 
 
 @pytest.fixture

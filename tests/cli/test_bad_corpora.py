@@ -5,7 +5,6 @@ import shutil
 import pytest
 
 from speechcwcl.cli.main import main
-from speechcwcl.corpora import get_corpus
 from speechcwcl.data.kaldi import read_datadir
 
 # corpus -> (split, a recording of it, what the split is made of), found by these patterns
@@ -18,12 +17,6 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module")
-def fakes(tmp_path_factory):
-    root = tmp_path_factory.mktemp("fakes")
-    return {name: get_corpus(name).fake(root / name) for name in CASES}
-
-
 @pytest.fixture
 def broken(fakes, tmp_path):
     """A function: a copy of a corpus' fake that may be broken, and its split and patterns."""
@@ -31,7 +24,7 @@ def broken(fakes, tmp_path):
     def make(name):
         split, audio, mark = CASES[name]
         source = tmp_path / "source"
-        shutil.copytree(fakes[name], source)
+        shutil.copytree(fakes(name), source)
         if not audio:  # the list says which they are
             (found,) = source.rglob(mark)
             audio = found.parent.relative_to(source) / found.read_text().split()[0]

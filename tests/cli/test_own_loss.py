@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 
 from speechcwcl.cli.main import main
-from speechcwcl.corpora import get_corpus
-from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.errors import UserError
 from speechcwcl.losses import TERMS, build_loss, load_losses
 
@@ -40,11 +38,8 @@ def written(tmp_path):
     return folder
 
 
-def test_the_page_trains(written, tmp_path, tiny_speech, tiny_text, monkeypatch, capsys):
-    corpus = get_corpus("mini")
-    names = ("train", "valid_words")
-    for folder in corpus.prepare(corpus.fake(tmp_path / "fake"), tmp_path / "data", names):
-        compile_manifest(folder, tmp_path / "dump" / folder.name / "manifest.jsonl")
+def test_the_page_trains(written, mini, tmp_path, tiny_speech, tiny_text, monkeypatch, capsys):
+    mini(tmp_path / "dump")
     monkeypatch.chdir(tmp_path)
     words = [
         "train", "conf/my.yaml", "--train", "dump/train/manifest.jsonl", "--valid",

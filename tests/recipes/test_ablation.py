@@ -13,19 +13,13 @@ sys.path[:0] = [str(ROOT / "recipes/cwcl/ablation"), str(ROOT / "tools")]
 
 import ablate  # noqa: E402
 
-from speechcwcl.corpora import get_corpus  # noqa: E402
-from speechcwcl.data.compiling import compile_manifest  # noqa: E402
 from speechcwcl.data.kaldi import Utterance  # noqa: E402
-
-SETS = ("train", "valid_words", "test_words", "test_intents")
 
 
 @pytest.fixture
-def grid(tmp_path, tiny_speech, tiny_text):
+def grid(mini, tmp_path, tiny_speech, tiny_text):
     """A grid of two variants on the fake mini corpus; returns the words of its command line."""
-    corpus = get_corpus("mini")
-    for folder in corpus.prepare(corpus.fake(tmp_path / "fake"), tmp_path / "data", SETS):
-        compile_manifest(folder, tmp_path / "dump" / folder.name / "manifest.jsonl")
+    mini(tmp_path / "dump")
     (tmp_path / "base.yaml").write_text(yaml.safe_dump({
         "speech_encoder": str(tiny_speech), "text_encoder": str(tiny_text), "batch_size": 4,
         "projection": {"hidden": [8]}, "epochs": 1, "threads": 1,

@@ -22,17 +22,10 @@ NAMES = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def fakes(tmp_path_factory):
-    """name -> the folder of its fake; not to be changed (copy it)."""
-    root = tmp_path_factory.mktemp("fakes")
-    return {name: get_corpus(name).fake(root / name) for name in NAMES}
-
-
 @pytest.fixture
 def copy(fakes, tmp_path):
     """A copy of a fake, to be damaged."""
-    return lambda name: Path(shutil.copytree(fakes[name], tmp_path / name))
+    return lambda name: Path(shutil.copytree(fakes(name), tmp_path / name))
 
 
 def prepared(name: str, source: Path, out: Path, split: str, **options) -> list:
@@ -43,7 +36,7 @@ def prepared(name: str, source: Path, out: Path, split: str, **options) -> list:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_split_of_the_fake_prepares_and_compiles(fakes, tmp_path, name):
     corpus = get_corpus(name)
-    folders = corpus.prepare(fakes[name], tmp_path / "data")
+    folders = corpus.prepare(fakes(name), tmp_path / "data")
     assert [folder.name for folder in folders] == list(corpus.splits)
     for folder in folders:
         report = check_datadir(folder)
@@ -61,7 +54,7 @@ def test_every_split_of_the_fake_prepares_and_compiles(fakes, tmp_path, name):
 def test_the_fake_is_the_same_again(tmp_path, fakes, name):
     again = get_corpus(name).fake(tmp_path / "again")
     names = {p.relative_to(again) for p in again.rglob("*")}
-    assert names == {p.relative_to(fakes[name]) for p in fakes[name].rglob("*")}
+    assert names == {p.relative_to(fakes(name)) for p in fakes(name).rglob("*")}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -83,12 +76,12 @@ def test_a_half_extracted_archive_is_named(copy, tmp_path, name):
 
 
 def test_librispeech_chapters(fakes, tmp_path):
-    got = prepared("librispeech", fakes["librispeech"], tmp_path, "test-other")
+    got = prepared("librispeech", fakes("librispeech"), tmp_path, "test-other")
     assert len(got) == 6 and {u.speaker for u in got} == {"160", "161"}
     first = got[0]
     assert first.id == "160-7006-0000" and first.audio.endswith("160/7006/160-7006-0000.flac")
     assert first.text == "the old clock in the hall had stopped at noon", "lower case"
-    again = prepared("librispeech", fakes["librispeech"] / "LibriSpeech", tmp_path, "test-other")
+    again = prepared("librispeech", fakes("librispeech") / "LibriSpeech", tmp_path, "test-other")
     assert again == got, "the folder itself and the one above it are taken"
 
 
@@ -119,7 +112,7 @@ def test_librispeech_missing_split(copy, tmp_path):
 
 
 def test_common_voice_clips(fakes, tmp_path):
-    source = fakes["common_voice"]
+    source = fakes("common_voice")
     got = prepared("common_voice", source, tmp_path, "dev")
     assert len(got) == 5 and len({u.speaker for u in got}) == 2
     assert got[0].text == "The bakery opens before sunrise."
@@ -185,16 +178,16 @@ def test_a_truncated_mp3_is_named_when_it_is_measured(copy, tmp_path):
 
 
 def test_slurp_is_one_utterance_a_recording(fakes, tmp_path):
-    got = prepared("slurp", fakes["slurp"], tmp_path, "devel")
+    got = prepared("slurp", fakes("slurp"), tmp_path, "devel")
     assert len(got) == 12
     one = next(u for u in got if u.id == "2004-audio-1490002004-headset")
     assert one.labels == {
         "label": "iot_hue_lightoff", "scenario": "iot", "action": "hue_lightoff",
     }  # fmt: skip
     assert one.speaker == "FE-110" and one.text == "no more light in the attic please"
-    near = prepared("slurp", fakes["slurp"], tmp_path, "devel_headset")
+    near = prepared("slurp", fakes("slurp"), tmp_path, "devel_headset")
     assert [u.id for u in near] == [u.id for u in got if u.id.endswith("-headset")]
-    synthetic = prepared("slurp", fakes["slurp"], tmp_path, "train_synthetic")
+    synthetic = prepared("slurp", fakes("slurp"), tmp_path, "train_synthetic")
     assert len(synthetic) == 6 and "/slurp_synth/audio-synth-" in synthetic[0].audio
 
 
@@ -271,7 +264,7 @@ def test_slurp_not_utf8_is_one_line(copy, tmp_path):
 
 
 def test_stop_rows(fakes, tmp_path):
-    got = prepared("stop", fakes["stop"], tmp_path, "test")
+    got = prepared("stop", fakes("stop"), tmp_path, "test")
     assert len(got) == 8
     first = got[0]
     assert first.labels == {
@@ -280,7 +273,7 @@ def test_stop_rows(fakes, tmp_path):
     assert first.id == "test_0-alarm_test_0-00000000"
     assert first.audio.endswith("stop/test_0/alarm_test/00000000.wav"), "not the listed folder"
     assert first.text == "an alarm at a quarter to seven", "the normalised utterance"
-    train = prepared("stop", fakes["stop"] / "stop", tmp_path, "train")
+    train = prepared("stop", fakes("stop") / "stop", tmp_path, "train")
     assert train[0].audio.endswith("stop/train_0/alarm_train_0/00000000.wav")
 
 

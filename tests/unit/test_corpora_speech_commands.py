@@ -12,10 +12,9 @@ from speechcwcl.data.kaldi import read_datadir
 from speechcwcl.errors import UserError
 
 
-@pytest.fixture(scope="module")
-def fake(tmp_path_factory):
-    """The fake; not to be changed (copy it)."""
-    return SpeechCommands().fake(tmp_path_factory.mktemp("fake"))
+@pytest.fixture
+def fake(fakes):
+    return fakes("speech_commands")
 
 
 @pytest.fixture

@@ -17,8 +17,6 @@ import torch
 import yaml
 
 from speechcwcl.cli.main import main
-from speechcwcl.corpora import get_corpus
-from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.errors import UserError
 from speechcwcl.files import lock
 from speechcwcl.models.aligner import Aligner
@@ -26,18 +24,12 @@ from speechcwcl.training import dataset
 from speechcwcl.training.run import train
 from speechcwcl.training.state import WholeCheckpointer
 
-SETS = ("train", "valid_words", "valid_sentences")
 VALID = ["valid_words:mini_words_valid", "valid_sentences:retrieval"]
 
 
 @pytest.fixture(scope="module")
-def dump(tmp_path_factory):
-    """Manifests of the fake mini corpus."""
-    root = tmp_path_factory.mktemp("mini")
-    corpus = get_corpus("mini")
-    for folder in corpus.prepare(corpus.fake(root / "fake"), root / "data", SETS):
-        compile_manifest(folder, root / "dump" / folder.name / "manifest.jsonl")
-    return root / "dump"
+def dump(mini, tmp_path_factory):
+    return mini(tmp_path_factory.mktemp("mini") / "dump")
 
 
 @pytest.fixture
