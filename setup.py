@@ -40,7 +40,7 @@ EXTRAS = {
     "web": ["gradio>=6,<7"],  # the page of `speechcwcl demo`
     "mic": ["sounddevice>=0.5"],  # `speechcwcl listen` from a microphone
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
-    "mini": ["onnxruntime>=1.17", "hibari-tts==0.2.1"],  # only to make the mini corpus again
+    "voices": ["onnxruntime>=1.17", "hibari-tts==0.2.1"],  # `--spoken`, and to make the mini corpus
     # the site; mkdocs 2 will know neither theme nor plugins
     "docs": [
         "mkdocs>=1.6,<2",
@@ -64,7 +64,11 @@ EXTRAS = {
     ],
 }
 EXTRAS["all"] = sorted(
-    {line for name in ("lora", "tensorboard", "web", "mic", "onnx") for line in EXTRAS[name]}
+    {
+        line
+        for name in ("lora", "tensorboard", "web", "mic", "onnx", "voices")
+        for line in EXTRAS[name]
+    }
 )
 EXTRAS["test"] = [
     *EXTRAS["all"],

@@ -14,7 +14,7 @@ under OUT/data with FLAC files under OUT/audio:
   digits, words, sentences   real recordings, as in tools/real_speech.py
   train_grid                 a part of train, for many runs: mini, some of LibriSpeech and intents
 No sentence of a valid or test set is in training. Finished clips stay in WORK: run again to go on.
-Needs flite and espeak-ng (apt-get install flite espeak-ng) and pip install -e ".[mini]" onnx.
+Needs flite and espeak-ng (apt-get install flite espeak-ng) and pip install -e ".[voices]" onnx.
 
 Example:
   tools/make_intent_speech.py --data DIR --work WORK --out exp/intents

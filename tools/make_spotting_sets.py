@@ -6,10 +6,11 @@ tools/make_release_sets.py. Sentences are read one after the other with short pa
 stand ten command words and six wake phrases. Written under OUT, each a data folder with segments:
   spot_valid    chooses: half of the speakers and files, as egs/release has them
   spot_test     never chooses: the other halves
+  ordinary      sentences of six readers that are in neither: tools/box_background.py
   enrol         clips to enrol from, one folder a label, none of them in spot_test; of the halves
                 that choose
 
-The readers that train the model in the box are ordinary speech here too, half of them in each set.
+The readers that train the model in the box are ordinary speech here too, in one of the three sets.
 
 Example:
   tools/make_spotting_sets.py --data DIR --out data
@@ -38,6 +39,7 @@ from speechcwcl.errors import UserError
 
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 PHRASES = ("amelia", "athena", "computer", "hey savant", "hey vermont", "i want")
+BACKGROUND = ("332", "1737", "1898", "3242", "3664", "5789")  # of the half that chooses
 MOST = 40  # clips of one label and half
 EXAMPLES = 16
 MINUTES = 10.0  # of a recording
@@ -78,13 +80,14 @@ def keywords(data: Path) -> tuple[dict[str, list[Utterance]], dict[str, list[Utt
 
 
 def ordinary(data: Path) -> dict[str, list[Utterance]]:
-    """Read sentences by half: speakers, and LJSpeech (one reader) by recording."""
-    found: dict[str, list[Utterance]] = {"valid": [], "test": []}
+    """Read sentences by half: speakers, and LJSpeech (one reader) by recording; and those of
+    `BACKGROUND`."""
+    found: dict[str, list[Utterance]] = {"valid": [], "test": [], "background": []}
     for utterance in sentences(data):
         part = utterance.labels["part"]
         if part == "train":
             part = half(utterance.id if utterance.speaker == "LJ" else utterance.speaker)
-        found[part].append(utterance)
+        found["background" if utterance.speaker in BACKGROUND else part].append(utterance)
     return found
 
 
@@ -157,6 +160,8 @@ def main(argv: list[str] | None = None) -> int:
                 audio = args.out / "spotting"
                 rows = list(recordings(said, audio, f"spot_{part}", bar))
             write_datadir(args.out / f"spot_{part}", rows, corpus={"name": f"spot_{part}"})
+        corpus = {"name": "ordinary"}
+        write_datadir(args.out / "ordinary", read["background"], corpus=corpus)
         for text, clips in enrolled.items():
             for number, clip in enumerate(clips):
                 folder = args.out / "enrol" / text.replace(" ", "_")

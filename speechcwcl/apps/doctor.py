@@ -34,6 +34,7 @@ UNLOCKS = {
     "web": "speechcwcl demo",
     "mic": "speechcwcl listen from a microphone",
     "onnx": "speechcwcl export, classify --onnx",
+    "voices": "--spoken: labels as they sound",
     "mteb": "speechcwcl evaluate --mteb",
     "lora": "training with `lora:`",
     "tensorboard": "curves in TensorBoard",

@@ -37,6 +37,13 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("examples and negatives")
     group.add_argument(
+        "--spoken",
+        action="store_true",
+        default=None,
+        help="take labels as they sound, spoken by synthetic voices, not as what they mean: for "
+        "names (pip install 'speechcwcl[voices]'; flite too where it is installed)",
+    )
+    group.add_argument(
         "--examples",
         type=Path,
         metavar="FOLDER",
@@ -60,7 +67,7 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
 
 def asks_to_enrol(args: argparse.Namespace) -> bool:
     """Whether thresholds, examples or a file are asked for, not only label texts."""
-    names = ("examples", "save", "negatives", "false_alarms_per_hour", "far")
+    names = ("spoken", "examples", "save", "negatives", "false_alarms_per_hour", "far")
     return any(getattr(args, name, None) is not None for name in names)
 
 
@@ -80,8 +87,10 @@ def read_keywords(args: argparse.Namespace) -> Keywords | None:
         return None
     from speechcwcl.zeroshot.keywords import Keywords
 
-    if args.examples or args.template or args.save:
-        raise UserError("--keywords brings its vectors along: no --examples, --template or --save")
+    if args.spoken or args.examples or args.template or args.save:
+        raise UserError(
+            "--keywords brings its vectors along: no --spoken, --examples, --template or --save"
+        )
     if args.negatives:
         raise UserError("--keywords: enrol again for thresholds by negatives")
     return Keywords.load(args.keywords)
@@ -103,6 +112,7 @@ def enrolled(
         labels,
         args.examples,
         templates,
+        spoken=bool(args.spoken),
         negatives=negatives,
         false_alarms_per_hour=args.false_alarms_per_hour,
         far=getattr(args, "far", None),
@@ -117,6 +127,7 @@ def describe(keywords: Keywords) -> str:
     """One line about how they were made."""
     clips = sum(keywords.examples)
     line = f"{len(keywords.labels)} labels, {clips} example{'s' if clips != 1 else ''}"
+    line += ", texts spoken" if keywords.spoken else ""
     if keywords.level is None:
         return f"{line}, no threshold"
     facts = ", ".join(f"{name} {value}" for name, value in keywords.set_by.items() if name != "by")

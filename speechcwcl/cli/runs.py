@@ -118,6 +118,7 @@ def evaluate(
     probe: str | None = None,
     trust_remote_code: bool = False,
     examples: Path | None = None,
+    spoken: bool = False,
 ) -> None:
     """Score a model: zero-shot under protocols, speech-text retrieval, tasks of mteb.
 
@@ -138,6 +139,7 @@ def evaluate(
         probe (SET): also a linear probe and few shots, with the labels of this set
         trust_remote_code: let hf:ID run the code that its repository brings along
         examples (FOLDER): for protocols of spotting: 1 to 16 clips of each label to enrol from
+        spoken: for protocols of spotting: labels as they sound, said by synthetic voices
 
     Example:
         speechcwcl evaluate exp/cwcl --evals test_words:mini_words test_sentences:retrieval
@@ -157,7 +159,7 @@ def evaluate(
         from speechcwcl.evaluation.evals import evaluate_sets, parse_evals
 
         pairs = parse_evals(evals)
-        more = {**options, "model": model, "probe": probe, "examples": examples}
+        more = {**options, "model": model, "probe": probe, "examples": examples, "spoken": spoken}
         for line in evaluate_sets(expdir, pairs, dumpdir, **more):
             print(line, flush=True)
     if mteb:

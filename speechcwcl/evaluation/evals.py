@@ -124,6 +124,7 @@ def evaluate_sets(
     device: str | None = "cpu",
     remote_code: bool = False,
     examples: Path | None = None,
+    spoken: bool = False,
 ) -> Iterator[str]:
     """Score the embeddings of sets; the score folders are written as it goes.
 
@@ -136,6 +137,7 @@ def evaluate_sets(
         device: where the weights go.
         remote_code: see `open_model`.
         examples: a folder of clips to enrol from, for protocols of spotting.
+        spoken: take labels as they sound, likewise; see `enrol`.
 
     Yields:
         Lines that tell the figures.
@@ -152,7 +154,9 @@ def evaluate_sets(
         _refuse_thresholds(aligner, protocol)
         if protocol and protocol.task == "spotting":
             out, cache = folder / protocol.name, dumpdir / name / "windows"
-            spotted = evaluate_spotting(aligner, list(manifest), protocol, out, cache, examples)
+            spotted = evaluate_spotting(
+                aligner, list(manifest), protocol, out, cache, examples, spoken
+            )
             yield f"{name}: {protocol.name} {spotting_line(spotted)}"
             continue
         utterances = list(manifest)

@@ -32,6 +32,11 @@ from speechcwcl.zeroshot.spotting import FRAME, Heard, Windows, decided, possibl
 SPOTTING = "spotting.json"
 TARGETS = (0.5, 1.0, 5.0, 10.0)  # false alarms an hour
 TOLERANCE = 0.3  # seconds by which an event may miss the word and still be right
+WAYS = {
+    "ordinary": "each alone, in ordinary speech",
+    "alone": "each alone, among the others",
+    "together": "all at once",
+}
 _POINTS = 60  # of a curve
 _BY_LABEL = ("labels", "rows", "mean", "tail", "examples")
 
@@ -105,8 +110,21 @@ def open_recordings(model: Any, utterances: Sequence[Utterance], cache: Path) ->
     return found
 
 
-def judge(recordings: Sequence[Recording], keywords: Keywords, protocol: Protocol) -> Found:
-    """All events of the keywords, at any level, against what is said."""
+def judge(
+    recordings: Sequence[Recording],
+    keywords: Keywords,
+    protocol: Protocol,
+    confusions: bool = True,
+) -> Found:
+    """All events of the keywords, at any level, against what is said.
+
+    Args:
+        recordings: what is heard.
+        keywords: what is listened for.
+        protocol: says which utterance is which label.
+        confusions: whether an event counts as a false alarm where another label of the protocol is
+            said; else it does not count, nor does that stretch.
+    """
     right, false, latency, seconds = [], [], [], 0.0
     texts = [protocol.labels[label] for label in keywords.labels]
     said_by = [re.compile("|".join(rf"\b{re.escape(t)}\b" for t in some)) for some in texts]
@@ -126,7 +144,9 @@ def judge(recordings: Sequence[Recording], keywords: Keywords, protocol: Protoco
                     if near.any():
                         best = there.argmax()
                         latency.append(decided(int(steps[best])) - spans[best, 1])
-                elif said_by[number].search(utterance.text or ""):
+                elif said_by[number].search(utterance.text or "") or (
+                    not confusions and utterance.labels.get(protocol.label_field) in protocol.labels
+                ):
                     seconds -= (end - start) / len(keywords.labels)
                 else:
                     continue
@@ -145,6 +165,7 @@ def evaluate_spotting(
     out: Path,
     cache: Path,
     examples: str | Path | Mapping[str, Sequence[Any]] | None = None,
+    spoken: bool = False,
 ) -> dict[str, Any]:
     """Score a protocol on a set of long recordings; write `out/spotting.json`.
 
@@ -155,12 +176,14 @@ def evaluate_spotting(
         out: the score folder.
         cache: embedded windows are kept there.
         examples: to enrol from; see `speechcwcl.zeroshot.enrolment.enrol`.
+        spoken: see there.
 
     Returns:
-        What `spotting.json` holds: `alone`, each label listened for by itself, and `together`,
-        all at once; of each `recall` at `TARGETS` false alarms an hour with its interval, and the
-        curve; `set`: what thresholds do that were set without this set; `latency`; `reliability`
-        of the scores.
+        What `spotting.json` holds: `ordinary`, each label listened for by itself, in what is not
+        another label; `alone`, where the other labels count as well; `together`, all labels at
+        once; of each `recall` at `TARGETS` false alarms an hour with its interval, and the curve;
+        `set`: what thresholds do that were set without this set; `latency`; `reliability` of the
+        scores.
 
     Raises:
         UserError: no occurrence of a label in the set.
@@ -168,24 +191,28 @@ def evaluate_spotting(
     if isinstance(examples, str | Path):  # one folder may serve several protocols
         found = read_examples(examples)
         examples = {label: found[label] for label in protocol.labels if label in found}
-    keywords = model.enrol(protocol.labels, examples, protocol.templates)
+    keywords = model.enrol(protocol.labels, examples, protocol.templates, spoken=spoken)
     there = {u.labels.get(protocol.label_field) for u in utterances}
     missing = [label for label in protocol.ids if label not in there]
     if missing:
         raise UserError(f"no utterance has the label {missing[0]!r}: nothing to find")
     recordings = open_recordings(model, utterances, cache)
-    each = [judge(recordings, only(keywords, i), protocol) for i in range(len(protocol.ids))]
+    single = [only(keywords, i) for i in range(len(protocol.ids))]
+    each = [judge(recordings, one, protocol) for one in single]
+    plain = [judge(recordings, one, protocol, confusions=False) for one in single]
     both = judge(recordings, keywords, protocol)
     scores = {
         "kind": "spotting",
         "protocol": protocol.describe(),
         "model": model.identity,
         "examples": keywords.examples,
+        "spoken": spoken,
         "n": len(both.right),
         "hours": short(sum(r.seconds for r in recordings) / 3600),
+        "ordinary": _figures(plain),
         "alone": _figures(each),
         "together": _figures([both]),
-        "set": [_as_set(target, each, both) for target in TARGETS],
+        "set": [_as_set(target, plain, both) for target in TARGETS],
         "latency": {name: short(np.quantile(both.latency, q)) if len(both.latency) else None
                     for name, q in (("median", 0.5), ("p95", 0.95))},
         "reliability": _reliability(both),
@@ -223,14 +250,14 @@ def _figures(found: Sequence[Found]) -> dict[str, Any]:
     return {"recall": recall, "curve": curve}
 
 
-def _as_set(target: float, each: Sequence[Found], both: Found) -> dict[str, float]:
+def _as_set(target: float, plain: Sequence[Found], both: Found) -> dict[str, float]:
     """Recall and false alarms an hour at the level that `--false_alarms_per_hour` would set."""
-    alone = [one.at(level_of_rate(target, 1, np.zeros(0), 0.0)) for one in each]
-    hits, rate = both.at(level_of_rate(target, len(each), np.zeros(0), 0.0))
+    alone = [one.at(level_of_rate(target, 1, np.zeros(0), 0.0)) for one in plain]
+    hits, rate = both.at(level_of_rate(target, len(plain), np.zeros(0), 0.0))
     return {
         "target": target,
-        "alone_recall": short(np.concatenate([hits for hits, _ in alone]).mean()),
-        "alone_per_hour": short(np.mean([rate for _, rate in alone])),
+        "ordinary_recall": short(np.concatenate([hits for hits, _ in alone]).mean()),
+        "ordinary_per_hour": short(np.mean([rate for _, rate in alone])),
         "together_recall": short(hits.mean()),
         "together_per_hour": short(rate),
     }
@@ -247,9 +274,9 @@ def _reliability(found: Found) -> list[dict[str, float]]:
 def spotting_line(scores: dict[str, Any]) -> str:
     """The figures of `spotting.json` in one line."""
     parts = []
-    for name in ("alone", "together"):
+    for name in WAYS:
         figures = ", ".join(
             f"{100 * one['recall']:.1f} % at {one['per_hour']:g}" for one in scores[name]["recall"]
         )
-        parts.append(f"{name} {figures}")
+        parts.append(f"{WAYS[name]} {figures}")
     return f"recall at false alarms an hour: {'; '.join(parts)}"

@@ -10,6 +10,7 @@ from jinja2 import Environment, StrictUndefined
 
 from speechcwcl.evaluation.probe import PROBE_NOTE, probe_rows
 from speechcwcl.evaluation.results import text_table
+from speechcwcl.evaluation.spotting import WAYS
 from speechcwcl.files import read_text
 from speechcwcl.report.runs import Card, RunDir, Test, gather_tests, mteb_rows, open_runs
 
@@ -106,8 +107,8 @@ def spotting_rows(runs: Sequence[RunDir], key: tuple[str, str]) -> Rows:
     header: list[str] = []
     rows = []
     for run in runs:
-        for way in ("alone", "together") if key in run.spotting else ():
-            scores = run.spotting[key]
+        scores = run.spotting.get(key, {})
+        for way in (way for way in WAYS if way in scores):
             recall = scores[way]["recall"]
             header = [
                 "run",
@@ -115,7 +116,7 @@ def spotting_rows(runs: Sequence[RunDir], key: tuple[str, str]) -> Rows:
                 *(f"recall at {one['per_hour']:g} an hour" for one in recall),
             ]
             cells = [f"{percent(one['recall'])} {interval(one['interval'])}" for one in recall]
-            rows.append([run.name, "each alone" if way == "alone" else "all at once", *cells])
+            rows.append([run.name, WAYS[way], *cells])
     return header, rows
 
 

@@ -1,20 +1,28 @@
-"""Making `Keywords`: texts, own examples, own negatives."""
+"""Making `Keywords`: texts, texts as they sound, own examples, own negatives."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from speechcwcl.data.audio import SAMPLE_RATE, load_audio
 from speechcwcl.data.audio.recordings import audio_files
 from speechcwcl.errors import UserError, closest, require
 from speechcwcl.files import atomic_path, cache_folder, sha256_json
-from speechcwcl.zeroshot.classifier import PLAIN, Labels, split_labels, unit_rows
+from speechcwcl.zeroshot.classifier import (
+    PLAIN,
+    Labels,
+    class_vectors,
+    split_labels,
+    unit_rows,
+)
 from speechcwcl.zeroshot.grid import GRID
 from speechcwcl.zeroshot.keywords import (
     MOST_EXAMPLES,
@@ -25,6 +33,7 @@ from speechcwcl.zeroshot.keywords import (
     level_of_share,
 )
 from speechcwcl.zeroshot.spotting import embed_stream, heard_in, possible_events
+from speechcwcl.zeroshot.voices import speak
 
 # Synthetic words and sentences of the mini corpus, by two voices; Apache-2.0 (egs/mini/corpus).
 BACKGROUND = Path(__file__).resolve().parents[1] / "assets/background"
@@ -38,6 +47,7 @@ def enrol(
     examples: str | Path | Examples | None = None,
     templates: Sequence[str] = PLAIN,
     *,
+    spoken: bool = False,
     negatives: Iterable[Any] | None = None,
     false_alarms_per_hour: float | None = None,
     far: float | None = None,
@@ -50,6 +60,8 @@ def enrol(
         examples: a folder with a folder of 1 to 16 clips for each label, or label -> clips (files
             or arrays at 16 kHz). A label may have none.
         templates: see `classify`.
+        spoken: labels as they sound in place of what they mean: spoken by the synthetic voices that
+            are installed (`voices.speak`); for names.
         negatives: recordings that say none of the labels, of any length; left out: what comes with
             the package.
         false_alarms_per_hour: aim at so many, of all labels together.
@@ -70,14 +82,34 @@ def enrol(
         require(len(given) > 0, f"examples of {name!r}: no clip")
     heard = {name: [clip_vector(model, clip) for clip in given] for name, given in clips.items()}
     vectors = [np.stack(heard[name]) if name in heard else None for name in names]
-    rows = join(model.encode_labels(texts, templates), vectors)
+    encode = partial(encode_spoken, model) if spoken else model.encode_text
+    rows = join(class_vectors(texts, encode, templates), vectors)
     check_apart(names, rows, vectors)
     counts = [0 if v is None else len(v) for v in vectors]
-    made = Keywords.against(names, rows, model.identity, background_of(model), examples=counts)
+    more = {"examples": counts, "spoken": spoken}
+    made = Keywords.against(names, rows, model.identity, background_of(model), **more)
     if far is None and rate is None:
         return made
     level, by = _level(model, made, negatives, rate, far)
     return replace(made, level=level, set_by=by)
+
+
+def encode_spoken(model: Any, texts: Sequence[str]) -> np.ndarray:
+    """(texts, dim) unit norm of texts as they sound; each engine of `voices.speak` counts alike.
+
+    Raises:
+        UserError: see `voices.speak`.
+    """
+    rows = []
+    for text in tqdm(
+        texts, desc="speak", unit="text", disable=not sys.stderr.isatty(), leave=False
+    ):
+        means = [
+            unit_rows(np.mean([clip_vector(model, clip) for clip in clips], axis=0))
+            for clips in speak(text)
+        ]
+        rows.append(unit_rows(np.sum(means, axis=0)))
+    return np.stack(rows)
 
 
 def _check_aim(rate: float | None, far: float | None) -> None:
@@ -192,8 +224,21 @@ def loud_part(wav: np.ndarray) -> tuple[int, int]:
     return int(best[0]) * frame, (int(best[-1]) + 1) * frame
 
 
+def packed_background(model: Any) -> Path:
+    """Where the package keeps ordinary speech of people as a model of the package hears it."""
+    return BACKGROUND / f"{model.identity[:16]}.npz"
+
+
 def background_of(model: Any) -> np.ndarray:
-    """(windows, dim) float32 of the ordinary speech in the package; computed once for a model."""
+    """(windows, dim) float32 of ordinary speech.
+
+    For a model of the package it is there (tools/box_background.py); another model hears the
+    synthetic speech in the package, once.
+    """
+    packed = packed_background(model)
+    if packed.exists():
+        with np.load(packed, allow_pickle=False) as kept:
+            return kept["rows"] * kept["scale"]
     key = [model.identity, getattr(model, "precision", ""), vars(GRID), _SECONDS]
     path = cache_folder() / "background" / f"{sha256_json(key)[:32]}.npy"
     try:

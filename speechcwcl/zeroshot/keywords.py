@@ -1,6 +1,7 @@
 """Keywords: labels as vectors, from their words and from examples, and when none of them is said.
 
 A label's vector is the weighted mean of its text's vector and that of its n examples: 1 to sqrt(n).
+The text's may be that of its meaning or of its sound (`voices.speak`).
 Cosines with it mean little by themselves: some words are near to everything, and some windows are.
 So the cosines of a window with the nearest of some windows of ordinary speech (the cohort) count
 against it, and what is left is measured by ordinary speech, whose tail is longer for some labels:
@@ -8,8 +9,8 @@ against it, and what is left is measured by ordinary speech, whose tail is longe
     s = cosine - SHARE * mean of the NEAREST largest cosines with the cohort,
     z = (s - mean) / tail,
 
-where `tail` is how far the highest hundredth of ordinary speech is above its mean, half that of the
-label and half that of all labels. Ordinary speech has a z of 0, its highest hundredth about 1. In a
+where `tail` is how far the highest half per cent of ordinary speech is above its mean, half that of
+the label and half that of all labels. Ordinary speech has a z of 0, its highest part about 1. In a
 stream the mean over neighbouring windows counts: a word is heard in several, chance in one.
 
 "None of them" is the answer where no label's z reaches a level: a threshold for each label.
@@ -31,17 +32,17 @@ from speechcwcl.zeroshot.classifier import unit_rows
 
 FORMAT = "speechcwcl-keywords"
 MOST_EXAMPLES = 16
-SHARE, NEAREST, COHORT = 0.3, 5, 400  # chosen on the same streams, as all numbers here are
+SHARE, NEAREST, COHORT = 0.3, 5, 1500  # chosen on the same streams, as all numbers here are
 SMOOTH = 3  # windows on either side that count with one; of 0 to 4
-TOP = 0.01  # of ordinary windows: the tail
+TOP = 0.005  # of ordinary windows: the tail
 TOO_NEAR = 0.95  # cosine of two labels that nothing could tell apart
 # Measured on the validation streams of tools/make_spotting_sets.py, for the model in the box. One
 # label gives 10 ** (RATE[0] - RATE[1] * z) false alarms an hour, and of single words cut out that
 # are not its own 10 ** (FALSE[0] - FALSE[1] * z) reach a z. SURE: the z at which an event is as
 # likely right as wrong, and the slope around it.
-RATE = (3.79, 2.15)
-FALSE = (0.52, 1.86)
-SURE = (1.38, 7.44)
+RATE = (3.91, 3.19)
+FALSE = (0.87, 2.82)
+SURE = (1.08, 10.42)
 _ABOVE = 1e-4  # more than the digits of a file change
 _TAIL = 10  # false alarms that an extrapolation is made from
 
@@ -57,6 +58,7 @@ class Keywords:
         mean, tail: (labels,) of the s that ordinary speech has with them: the mean of all, and by
             how much the mean of the highest is above it.
         examples: how many clips each was enrolled from.
+        spoken: whether the texts stand for their sound, not for their meaning.
         level: the z that an answer must reach; None: the best label is always the answer.
         set_by: how the level was set: `{"by": ..., "target": ...}`.
         cohort: (windows, dim) of ordinary speech.
@@ -68,6 +70,7 @@ class Keywords:
     mean: np.ndarray
     tail: np.ndarray
     examples: list[int] = field(default_factory=list)
+    spoken: bool = False
     level: float | None = None
     set_by: dict[str, Any] = field(default_factory=dict)
     cohort: np.ndarray | None = field(default=None, repr=False, compare=False)
@@ -89,7 +92,7 @@ class Keywords:
         plain = cls(list(labels), rows, model, zero, zero + 1, **more).ready(ordinary)
         s = plain.z(ordinary)
         mean = s.mean(axis=0)
-        highest = np.sort(smoothed(s), axis=0)[-max(1, round(TOP * len(s))) :]
+        highest = np.sort(s, axis=0)[-max(1, round(TOP * len(s))) :]
         return replace(plain, mean=mean, tail=highest.mean(axis=0) - mean + 1e-6)
 
     def check(self, model: Any) -> None:
@@ -133,7 +136,7 @@ class Keywords:
         value = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "cohort"}
         for name, digits in (("rows", 8), ("mean", 9), ("tail", 9)):
             value[name] = np.round(np.asarray(value[name], dtype=float), digits).tolist()
-        write_json(path, {"format": FORMAT, "version": 2, **value})
+        write_json(path, {"format": FORMAT, "version": 3, **value})
 
     @classmethod
     def load(cls, path: str | Path) -> Keywords:
@@ -146,7 +149,7 @@ class Keywords:
         if not isinstance(value, dict) or value.pop("format", None) != FORMAT:
             raise UserError(f"{path}: not a file of keywords; `speechcwcl classify --save` does")
         version = value.pop("version", None)
-        require(version == 2, f"{path}: version {version}, this speechcwcl reads 2; enrol again")
+        require(version == 3, f"{path}: version {version}, this speechcwcl reads 3; enrol again")
         try:
             for name in ("rows", "mean", "tail"):
                 value[name] = np.array(value[name], dtype=np.float64)

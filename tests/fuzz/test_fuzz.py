@@ -138,7 +138,7 @@ READERS: dict[str, tuple[str, bytes, Callable[[Path], object]]] = {
         lines(
             {
                 "format": "speechcwcl-keywords",
-                "version": 2,
+                "version": 3,
                 "labels": ["a"],
                 "rows": [[1, 0]],
                 "model": "m",

@@ -16,6 +16,7 @@ from speechcwcl.evaluation.spotting import (
     Found,
     evaluate_spotting,
     judge,
+    only,
     open_recordings,
 )
 from speechcwcl.zeroshot import enrolment
@@ -193,13 +194,19 @@ def test_a_scene_is_judged(said, tmp_path):
     assert model.blocks == blocks, "the windows were kept"
     fewer = judge(again, WORDS, PROTOCOL)
     assert len(fewer.right) == 3 and len(fewer.false) == len(found.false) + 1
+    # A single label hears the other one as itself at some level; as ordinary speech it is left out.
+    counted, left_out = (judge(recordings, only(WORDS, 0), PROTOCOL, way) for way in (True, False))
+    assert len(counted.false) > len(left_out.false)
+    others = sum(end - start for start, end, label in TRUTH if label != WORDS.labels[0])
+    assert counted.hours - left_out.hours == pytest.approx(others / 3600, abs=1e-6)
 
 
 def test_scores_of_a_set(said, tmp_path):
     model = Model()
     scores = evaluate_spotting(model, said, PROTOCOL, tmp_path / "out", tmp_path / "cache")
     assert scores == json.loads((tmp_path / "out" / SPOTTING).read_text())
-    assert [one["per_hour"] for one in scores["alone"]["recall"]] == [0.5, 1.0, 5.0, 10.0]
+    for way in ("ordinary", "alone", "together"):
+        assert [one["per_hour"] for one in scores[way]["recall"]] == [0.5, 1.0, 5.0, 10.0]
     assert scores["together"]["recall"][0]["recall"] == 1.0
     missed = scores["together"]["curve"]["missed"]
     assert missed == sorted(missed, reverse=True)
