@@ -125,8 +125,7 @@ def evaluate(
     Models of others are scored on the same clips: --model hf:ID is a CLAP of transformers or a
     sentence-transformers model that takes audio; --model cascade:WHISPER+TEXT transcribes, then
     embeds the transcript (with +spelt behind it, spelt as labels are). --mteb scores with mteb's
-    own code; --data DIR holds a folder for each task, laid out as on the hub, and without it they
-    are fetched.
+    own code; --data DIR holds a folder for each task, as on the hub; without it they are fetched.
 
     Args:
         expdir: experiment folder
@@ -144,7 +143,6 @@ def evaluate(
     Example:
         speechcwcl evaluate exp/cwcl --evals test_words:mini_words test_sentences:retrieval
         speechcwcl evaluate exp/cwcl --evals test:slurp_intent --probe train
-        speechcwcl evaluate exp/clap --model hf:laion/clap-htsat-unfused --evals test:gsc_10
         speechcwcl evaluate exp/cascade --model cascade:whisper-tiny.en+all-MiniLM-L6-v2 \\
             --evals test:gsc_10
         speechcwcl evaluate exp/en-tiny --model en-tiny --mteb FSDD MInDS14 --data DIR

@@ -136,8 +136,7 @@ def evaluate_sets(
         probe: a set whose labels a linear probe and few shots learn from, for each protocol.
         device: where the weights go.
         remote_code: see `open_model`.
-        examples: a folder of clips to enrol from, for protocols of spotting.
-        spoken: take labels as they sound, likewise; see `enrol`.
+        examples, spoken: for protocols of spotting; see `enrol`.
 
     Yields:
         Lines that tell the figures.
@@ -154,9 +153,8 @@ def evaluate_sets(
         _refuse_thresholds(aligner, protocol)
         if protocol and protocol.task == "spotting":
             out, cache = folder / protocol.name, dumpdir / name / "windows"
-            spotted = evaluate_spotting(
-                aligner, list(manifest), protocol, out, cache, examples, spoken
-            )
+            asked = (list(manifest), protocol, out, cache, examples, spoken)
+            spotted = evaluate_spotting(aligner, *asked)
             yield f"{name}: {protocol.name} {spotting_line(spotted)}"
             continue
         utterances = list(manifest)
@@ -165,9 +163,7 @@ def evaluate_sets(
         else:
             speech = _embeddings_of(folder, manifest, aligner)
         if protocol is None:
-            texts, ids = [u.text or "" for u in utterances], [u.id for u in utterances]
-            ranked = evaluate_retrieval(speech, texts, encode_text, folder / RETRIEVAL, ids=ids)
-            yield f"{name}: speech -> text R@1 {100 * ranked['speech_to_text']['R@1']:.1f} %"
+            yield _retrieved(name, speech, utterances, encode_text, folder)
             continue
         out = folder / protocol.name
         ordinary = background_of(aligner) if protocol.unknown else None
@@ -178,6 +174,18 @@ def evaluate_sets(
             classifier = build_classifier(protocol, encode_text)
             header, rows = probe_rows(evaluate_probe(*sides, classifier, out))
             yield text_table([header, *rows])
+
+
+def _retrieved(
+    name: str,
+    speech: np.ndarray,
+    utterances: Sequence[Utterance],
+    encode_text: EncodeText,
+    folder: Path,
+) -> str:
+    texts, ids = [u.text or "" for u in utterances], [u.id for u in utterances]
+    ranked = evaluate_retrieval(speech, texts, encode_text, folder / RETRIEVAL, ids=ids)
+    return f"{name}: speech -> text R@1 {100 * ranked['speech_to_text']['R@1']:.1f} %"
 
 
 def _refuse_thresholds(model: Aligner | Peer, protocol: Protocol | None) -> None:

@@ -32,8 +32,8 @@ from speechcwcl.zeroshot.spotting import FRAME, Heard, Windows, decided, possibl
 SPOTTING = "spotting.json"
 TARGETS = (0.5, 1.0, 5.0, 10.0)  # false alarms an hour
 TOLERANCE = 0.3  # seconds by which an event may miss the word and still be right
-WAYS = {
-    "ordinary": "each alone, in ordinary speech",
+WAYS = {  # of listening
+    "ordinary": "each alone, in ordinary speech",  # where no other label is said
     "alone": "each alone, among the others",
     "together": "all at once",
 }
@@ -179,11 +179,9 @@ def evaluate_spotting(
         spoken: see there.
 
     Returns:
-        What `spotting.json` holds: `ordinary`, each label listened for by itself, in what is not
-        another label; `alone`, where the other labels count as well; `together`, all labels at
-        once; of each `recall` at `TARGETS` false alarms an hour with its interval, and the curve;
-        `set`: what thresholds do that were set without this set; `latency`; `reliability` of the
-        scores.
+        What `spotting.json` holds: of each of `WAYS` `recall` at `TARGETS` false alarms an hour
+        with its interval, and the curve; `set`: what thresholds do that were set without this set;
+        `latency`; `reliability` of the scores.
 
     Raises:
         UserError: no occurrence of a label in the set.
@@ -213,16 +211,22 @@ def evaluate_spotting(
         "alone": _figures(each),
         "together": _figures([both]),
         "set": [_as_set(target, plain, both) for target in TARGETS],
-        "latency": {name: short(np.quantile(both.latency, q)) if len(both.latency) else None
-                    for name, q in (("median", 0.5), ("p95", 0.95))},
+        "latency": _latency(both),
         "reliability": _reliability(both),
-        "labels": {
-            label: [short(one.at(one.level(t))[0].mean()) for t in TARGETS]
-            for label, one in zip(protocol.ids, each, strict=True)
-        },
+        "labels": dict(zip(protocol.ids, map(_recalls, each), strict=True)),
     }  # fmt: skip
     write_json(out / SPOTTING, scores)
     return scores
+
+
+def _recalls(found: Found) -> list[float]:
+    return [short(found.at(found.level(target))[0].mean()) for target in TARGETS]
+
+
+def _latency(found: Found) -> dict[str, float | None]:
+    quantiles = {"median": 0.5, "p95": 0.95}
+    some = len(found.latency) > 0
+    return {k: short(np.quantile(found.latency, q)) if some else None for k, q in quantiles.items()}
 
 
 def only(keywords: Keywords, index: int) -> Keywords:
