@@ -30,8 +30,8 @@ def _words(tmp_path, *more):
 
 def test_table_is_written_and_replaced(tool, tmp_path, capsys):
     tool.README.write_text("# Benchmarks\n\nbefore\n", encoding="utf-8")
-    for _ in range(2):
-        tool.main(_words(tmp_path, "--only", "cwcl", "clip", "plain"))
+    for names in (["cwcl"], ["cwcl", "clip", "plain"]):
+        tool.main(_words(tmp_path, "--only", *names))
     text = tool.README.read_text(encoding="utf-8")
     assert text.startswith("# Benchmarks\n\nbefore\n")
     assert text.count("<!-- loss-cpu -->") == text.count("<!-- /loss-cpu -->") == 1
