@@ -5,6 +5,7 @@ command still has a process, a working directory and an environment of its own.
 """
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -12,6 +13,12 @@ import socket
 import subprocess
 import sys
 
+IMPORTED = [
+    *(f"speechcwcl.{name}" for name in ("apps.search", "corpora.huggingface", "data.shards")),
+    *(f"speechcwcl.{name}" for name in ("report.card", "report.figures", "training.run")),
+    *("sklearn.linear_model", "sklearn.metrics", "scipy.stats", "datasets", "torchaudio"),
+    *(f"transformers.models.{name}.modeling_{name}" for name in ("bert", "whisper")),
+]
 CLIENT = """#!{python} -IS
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
@@ -80,12 +87,8 @@ def answer(connection):
 
 def serve(path):
     """Import, listen, fork."""
-    import speechcwcl.apps.search
-    import speechcwcl.corpora.huggingface
-    import speechcwcl.data.shards
-    import speechcwcl.report.card
-    import speechcwcl.training.run  # noqa: F401
-
+    for name in IMPORTED:
+        importlib.import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks for the ends of the children
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(path)
