@@ -159,9 +159,10 @@ def _read_signature(
         for p in list(parameters.values())[2:]
         if p.name not in (*SHARED, "scale") and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     }
+    taken = {"weight", "kind", "temperature" if "scale" in parameters else "kind"} & set(options)
+    require(not taken, f"{place}: every loss has an option {', '.join(taken)}; rename this one")
     options |= {f"learnable_{option}": True for option in learnt}
-    shared = frozenset(SHARED) & set(parameters)
-    return Loss(name, function, options, "scale" in parameters, shared)
+    return Loss(name, function, options, "scale" in parameters, frozenset(SHARED) & set(parameters))
 
 
 def _direct(loss: Loss) -> Callable[..., Tensor]:

@@ -84,6 +84,11 @@ def test_value_on_its_own(written):
             "from speechcwcl.losses import term\n@term('cwcl')\ndef cwcl(speech, text): ...\n",
             "bad.py:2: there is a loss named 'cwcl' already",
         ),
+        (
+            "from speechcwcl.losses import term\n@term('m')\n"
+            "def m(speech, text, scale, temperature=0.1): ...\n",
+            "bad.py:2: every loss has an option temperature; rename this one",
+        ),
     ],
 )
 def test_a_bad_file_is_one_line(tmp_path, text, says):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -14,6 +15,7 @@ sys.path[:0] = [str(ROOT / "recipes/cwcl/ablation"), str(ROOT / "tools")]
 import ablate  # noqa: E402
 
 from speechcwcl.data.kaldi import Utterance  # noqa: E402
+from speechcwcl.errors import UserError  # noqa: E402
 
 
 @pytest.fixture
@@ -73,6 +75,52 @@ def test_the_winner_is_chosen_by_validation_alone():
     results = {"a": np.array([[50.0, 99.0], [52.0, 99.0]]), "b": np.array([[60.0, 1.0]])}
     text = ablate.table(results, [100.0, 100.0], grid)
     assert "**b**" in text and "| a | 51.0 ± 12.7 |" in text
+
+
+def test_differences_are_taken_seed_by_seed():
+    grid = ablate.Grid(
+        Path(), "train", ["v:p"], ["t:p"], ["t:p"], ["t:p"], [1, 2], 1, {"a": {}, "b": {}}
+    )
+    results = {"a": np.array([[50.0, 9.0], [60.0, 7.0]]), "b": np.array([[51.0, 9.0], [61.0, 9.0]])}
+    results["once"] = np.array([[1.0, 1.0]])  # has not the same seeds
+    text = ablate.differences(results, "a", grid)
+    assert "| b | 1.0 ± 0.0 | 1.0 ± 0.0 | 1.0 ± 12.7 | 2 |" in text and "once" not in text
+    with pytest.raises(UserError, match="closest: 'a'|no finished variant"):
+        ablate.differences(results, "aa", grid)
+
+
+def test_own_losses_of_the_grid_with_fixed_temperatures(tmp_path):
+    from speechcwcl.losses import build_loss
+    from speechcwcl.training.config import load_config
+
+    path = ROOT / "recipes/cwcl/ablation/fixed.yaml"
+    speech, text = (
+        torch.nn.functional.normalize(torch.randn(12, 6, generator=torch.manual_seed(seed)), dim=1)
+        for seed in (1, 2)
+    )
+    other = tmp_path / "teacher.npy"
+    np.save(other, text.numpy())
+    ids = torch.arange(12)
+
+    def loss(spec, **options):
+        return build_loss(spec, temperature=0.1, learnable=False, **options)(
+            speech, text, ids
+        ).total
+
+    grid = ablate.Grid.read(path)
+    for changes in grid.variants.values():
+        config = load_config(grid.defaults, changes or {})
+        build_loss(config.loss, loss_file=config.loss_file, **config.loss_options)
+    forth = {"cl": {"weight": 1, "direction": "speech_to_text"}}
+    ranked = loss({"ranked": {"weight": 1, "power": 60.0}})
+    assert ranked == pytest.approx(loss(forth).item(), rel=1e-5)  # only its own text is left
+    softmax = {"cwcl": {"weighting": {"softmax": 0.05}, "anchor": "speech"}}
+    taught = {"taught": {"embeddings": str(other), "softmax": 0.05}}
+    assert loss(taught) == pytest.approx(loss(softmax).item(), rel=1e-5)
+    level = {"dense": {"low": 0.1, "high": 0.1}}
+    assert build_loss(level)(speech, text, ids).total == pytest.approx(
+        loss("clip").item(), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize(

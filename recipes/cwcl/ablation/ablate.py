@@ -34,6 +34,7 @@ from speechcwcl.errors import UserError, closest, require
 from speechcwcl.files import atomic_write, read_json, write_json
 from speechcwcl.training.config import load_config
 from speechcwcl.yamls import read_yaml
+from speechcwcl.zeroshot.protocol import load_protocol
 
 HERE = Path(__file__).resolve().parent
 
@@ -120,8 +121,9 @@ def scores_of(folder: Path, pairs: list[str]) -> tuple[list[float], list[float]]
     found, bounds = [], []
     for pair in pairs:
         name, protocol = pair.split(":")
-        scores = read_json(folder / "eval" / name.replace("/", ".") / protocol / "scores.json")
         retrieval = protocol == "retrieval"
+        of = protocol if retrieval else load_protocol(protocol).name  # a name or a file
+        scores = read_json(folder / "eval" / name.replace("/", ".") / of / "scores.json")
         found.append(100 * (scores["speech_to_text"]["R@1"] if retrieval else scores["top1"]))
         bounds.append(100.0 if retrieval else 100 * scores["text_bound"]["top1"])
     return found, bounds
@@ -141,7 +143,7 @@ def cell(values: np.ndarray) -> str:
     return f"{mean:.1f}" + ("" if np.isnan(half) else f" ± {half:.1f}")
 
 
-def table(results: dict[str, np.ndarray], bounds: list[float], grid: Grid) -> str:
+def rows_of(results: dict[str, np.ndarray], grid: Grid) -> list[str]:
     """Markdown: a row a variant, a column a set:protocol pair, the validation mean first."""
     head = "| variant | validation mean | " + " | ".join(grid.pairs) + " | runs |"
     lines = [head, "|---" * (len(grid.pairs) + 3) + "|"]
@@ -150,6 +152,20 @@ def table(results: dict[str, np.ndarray], bounds: list[float], grid: Grid) -> st
         cells = [cell(values[:, column]) for column in range(len(grid.pairs))]
         first = cell(values[:, :count].mean(axis=1))
         lines.append(f"| {name} | {first} | " + " | ".join(cells) + f" | {len(values)} |")
+    return lines
+
+
+def differences(results: dict[str, np.ndarray], name: str, grid: Grid) -> str:
+    """The same table of what each variant is above one of them, seed by seed."""
+    require(name in results, f"--against {name}: no finished variant{closest(name, results)}")
+    base = results[name]
+    same = {n: v - base for n, v in results.items() if n != name and v.shape == base.shape}
+    return "\n".join([*rows_of(same, grid), "", f"Differences from *{name}*, seed by seed."])
+
+
+def table(results: dict[str, np.ndarray], bounds: list[float], grid: Grid) -> str:
+    """All variants, the text bounds, and which is best."""
+    lines, count = rows_of(results, grid), len(grid.valid)
     lines.append("| *text bound* | | " + " | ".join(f"{b:.1f}" for b in bounds) + " | |")
     best = max(results, key=lambda name: results[name][:, :count].mean())
     runs = sum(len(values) for values in results.values())
@@ -209,6 +225,8 @@ def run_grid(grid: Grid, args: argparse.Namespace) -> str:
         if not args.report:
             text = publish(results, bounds, grid, args.out)
     require(bool(results), f"{args.out}: no finished run of {args.grid}")
+    if args.against:
+        return differences(results, args.against, grid)
     return text or publish(results, bounds, grid, args.out)
 
 
@@ -232,6 +250,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", help="run the variants whose name matches this pattern")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of those of the grid")
     parser.add_argument("--report", action="store_true", help="of finished runs; run nothing")
+    parser.add_argument("--against", metavar="NAME", help="print differences from this variant")
     parser.add_argument("--device", default="cpu", help="cpu, cuda:0, ...")
     args = parser.parse_args(argv)
     try:
