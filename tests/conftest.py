@@ -138,15 +138,9 @@ def bert(tmp_path_factory):
     config = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 64}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     torch.manual_seed(1)
-    BertModel(
-        BertConfig(
-            hidden_size=24,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=48,
-            vocab_size=len(tokens),
-            max_position_embeddings=64,
-            position_embedding_type="absolute",
-        )  # fmt: skip
-    ).save_pretrained(folder)
+    config = BertConfig(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
+        vocab_size=len(tokens), max_position_embeddings=64, position_embedding_type="absolute",
+    )  # fmt: skip
+    BertModel(config).save_pretrained(folder)
     return folder

@@ -53,27 +53,27 @@ MODELS = {
         lambda: hf.MoonshineConfig(
             hidden_size=32,
             intermediate_size=48,
-            encoder_num_hidden_layers=3,
-            decoder_num_hidden_layers=1,
-            encoder_num_attention_heads=4,
-            decoder_num_attention_heads=4,
             vocab_size=32,
-        ),
+            encoder_num_hidden_layers=3,
+            encoder_num_attention_heads=4,
+            decoder_num_hidden_layers=1,
+            decoder_num_attention_heads=4,
+        ),  # fmt: skip
     ),
     "whisper": (
         hf.WhisperModel,
         lambda: hf.WhisperConfig(
             d_model=32,
-            encoder_layers=3,
-            decoder_layers=1,
-            encoder_attention_heads=4,
-            decoder_attention_heads=4,
-            encoder_ffn_dim=48,
-            decoder_ffn_dim=48,
             vocab_size=32,
             max_source_positions=50,
             **_IDS,
-        ),
+            encoder_layers=3,
+            encoder_attention_heads=4,
+            encoder_ffn_dim=48,
+            decoder_layers=1,
+            decoder_attention_heads=4,
+            decoder_ffn_dim=48,
+        ),  # fmt: skip
     ),
 }
 
