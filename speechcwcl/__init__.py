@@ -105,7 +105,6 @@ def train(
         config: a training YAML, its keys as a dictionary, or a `TrainConfig`.
         train: the training set: a `manifest.jsonl`, or a `stream.json`.
         valid: `SET:PROTOCOL` pairs that choose the checkpoints, such as `"test:retrieval"`.
-        expdir: the experiment folder.
         **options: those of [`training.run.train`][speechcwcl.training.run.train].
 
     Returns:

@@ -320,7 +320,6 @@ def read_json(path: str | Path, kind: Any = None, *, limit: int = 1 << 28) -> An
     """Read a JSON file that anybody may have written.
 
     Args:
-        path: the file.
         kind: what it must hold, any type that pydantic can check; `None` takes anything.
         limit: most bytes that are read.
 
@@ -354,9 +353,9 @@ def read_text(path: str | Path, *, limit: int = 1 << 28) -> str:
         raise UserError(f"{path}:{line}: not UTF-8; save the file as UTF-8") from error
 
 
-def sha256_file(path: str | Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    digest = hashlib.sha256()
+def sha256_file(path: str | Path, kind: str = "sha256") -> str:
+    """Hex sha256 (or another digest of hashlib) of a file's bytes."""
+    digest = hashlib.new(kind, usedforsecurity=False)
     with Path(path).open("rb") as stream:
         while block := stream.read(_BLOCK):
             digest.update(block)

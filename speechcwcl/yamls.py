@@ -68,7 +68,6 @@ def read_yaml(path: str | Path, *, typed: bool = False, base: str | None = None)
     """Read a YAML file whose root is a mapping.
 
     Args:
-        path: the file.
         typed: make numbers, `true`, `false` and `null` of scalars without quotes; else every
             scalar stays the text that it is. `yes`, `no`, `on` and `off` are text always.
         base: the key that names the file (relative to this one) whose keys hold where this file

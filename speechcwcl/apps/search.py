@@ -85,12 +85,7 @@ class Update:
 
 
 class SearchIndex:
-    """An index on the disk; `create` or `open` it.
-
-    Args:
-        folder: where it lies.
-        meta: what its `index.json` says.
-    """
+    """An index on the disk; `create` or `open` it."""
 
     def __init__(self, folder: Path, meta: Meta):
         self.folder, self.meta = folder, meta
@@ -112,12 +107,7 @@ class SearchIndex:
         """Open the index of a folder of recordings, or begin it.
 
         Args:
-            folder: of the index.
-            root: of the recordings.
-            dim: width of the embeddings.
             identity: of the model, see `speechcwcl.models.aligner.Aligner.identity`.
-            model: where the model is, for later.
-            cutting: how long recordings are cut.
 
         Raises:
             UserError: an index of other recordings, of another model or cut otherwise is there.
@@ -279,7 +269,6 @@ class SearchIndex:
 
         Args:
             text_vectors: (texts, dim) float32 unit norm.
-            texts: what they embed.
             top_k: texts a piece.
 
         Yields:
@@ -327,12 +316,7 @@ def build(
     """Begin an index of a folder, or open the one that is there, with its model.
 
     Args:
-        folder: of recordings.
-        index: folder of the index.
-        model: a model folder or hub id.
-        window: seconds, see `Cutting`.
         hop: seconds.
-        device: for the model.
     """
     from speechcwcl.models.aligner import Aligner
 

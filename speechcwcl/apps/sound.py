@@ -125,7 +125,6 @@ def raw_samples(stream: BinaryIO, say: Say) -> Iterator[Block]:
     """Blocks from 16-bit little-endian mono samples at 16 kHz; what stops and goes on is a gap.
 
     Args:
-        stream: of bytes.
         say: takes one line about a stream that stops.
     """
     waiting: queue.Queue[tuple[float, bytes]] = queue.Queue(maxsize=100)

@@ -36,7 +36,6 @@ def feature_cache(
 
     Args:
         encoder: its part below the cut is what is cached.
-        manifest: the utterances.
         folder: holds caches of any number of keys (encoder, cut, manifest, augmentation).
         copies: augmented copies beside the first one (copy 0).
         augment: makes the copies; needed when there are any.
@@ -90,8 +89,6 @@ def embed_manifest(
     """Embed every utterance of a manifest, in its order.
 
     Args:
-        aligner: the model.
-        manifest: the utterances.
         cache: frozen features of this manifest, or None to go from the waveforms.
         batch_seconds: padded seconds in one pass; it does not change the result.
         progress: what the progress bar says; None = no bar.

@@ -103,14 +103,12 @@ class FeatureCache:
 
         Args:
             folder: holds caches of any number of keys.
-            manifest: the utterances.
             extract: gets utterances of similar length and the copy's number.
             key: everything that the features depend on (encoder hash, cut, manifest hash,
                 augmentation); another key is another cache.
             batch_seconds: longest padded batch, in seconds of audio.
             copies: at least this many variants; more may be added later.
             shard_seconds: audio in a shard; at most so much is computed again after a kill.
-            progress: show a progress bar.
 
         Raises:
             UserError: the key was used with another manifest, the disk is full, or features

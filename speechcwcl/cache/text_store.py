@@ -96,10 +96,7 @@ class TextStore:
 
         Args:
             texts: any texts, repeated or not.
-            encoder: the encoder this store belongs to.
-            batch_size: texts a batch.
             part: texts a file.
-            progress: show a progress bar.
 
         Returns:
             How many were new.

@@ -60,7 +60,6 @@ def prepare_sets(
     """Make data folders of a corpus, as `speechcwcl prepare` does, one after the other.
 
     Args:
-        name: of the corpus.
         sets: its splits, or CORPUS/SPLIT for one of another corpus; None is all.
         options: the corpus' own, as words of a command line.
         out: one folder a set goes here.

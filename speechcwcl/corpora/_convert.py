@@ -42,8 +42,6 @@ def import_datadir(
     """Make a data folder of a manifest, which may also be our own.
 
     Args:
-        path, format, options: as for `read_manifest`.
-        out: the data folder.
         skip_bad: leave out what is wrong and list it in `bad.tsv`; otherwise it is an error.
     """
     path, problems = Path(path), Problems()
@@ -68,7 +66,6 @@ def export_manifest(
     Args:
         source: what to read; another toolkit's with `format` and `options` as for `read_manifest`.
         path: the manifest to write.
-        to: its format, one of `WRITERS`.
         skip_bad: leave out what is wrong and list it in `<path>.bad.tsv`; otherwise an error.
     """
     problems = Problems()
@@ -106,8 +103,6 @@ def write_manifest(path: str | Path, utterances: _Utterances, format: str) -> Pa
 
     Args:
         path: where; `.gz` is packed.
-        utterances: what to write.
-        format: a key of `WRITERS`.
     """
     path = Path(path)
     if format not in WRITERS:

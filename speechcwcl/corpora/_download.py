@@ -8,24 +8,25 @@ and `.completed`, a JSON object with one entry for every archive that is wholly 
 from __future__ import annotations
 
 import errno
-import hashlib
+import gzip
 import http.client
 import os
 import re
 import shutil
+import tarfile
 import time
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from tqdm import tqdm
 
-from speechcwcl.corpora._extract import extract
 from speechcwcl.errors import UserError, require
-from speechcwcl.files import cannot_write, lock, read_json, write_json, writing
+from speechcwcl.files import cannot_write, lock, read_json, sha256_file, write_json, writing
 
 COMPLETED = ".completed"
 EXTRACTING = ".extracting-"
@@ -65,9 +66,6 @@ def download_all(archives: Iterable[Archive], target: str | Path, *, tries: int 
         target: made when missing.
         tries: attempts in a row without a single new byte before giving up.
 
-    Returns:
-        `target`.
-
     Raises:
         UserError: not found, not the published size or checksum, damaged, no room, no network.
     """
@@ -83,7 +81,7 @@ def _one(archive: Archive, target: Path, tries: int) -> None:
     by_hand = (target / archive.name).exists()  # then it is not ours to delete
     path = fetch(archive, target, tries=tries)
     folder = target / archive.into
-    entry = {"url": archive.url, "bytes": path.stat().st_size, "sha256": _hash(path, "sha256")}
+    entry = {"url": archive.url, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
     entry["files"] = 1
     if archive.unpack:
         marker = target / f"{EXTRACTING}{archive.name}"
@@ -125,12 +123,6 @@ def fetch(archive: Archive, folder: str | Path, *, tries: int = 6) -> Path:
     """Fetch one file into a folder, going on from what is there.
 
     A file of that name that is there already (fetched by hand, say) is checked, not fetched.
-
-    Returns:
-        Where it is.
-
-    Raises:
-        UserError: see `download_all`.
     """
     path = Path(folder) / archive.name
     if path.exists():
@@ -162,18 +154,10 @@ def _verify(archive: Archive, path: Path, advice: str) -> None:
             f"{archive.url}: {size} bytes instead of the published {archive.size}; {advice}"
         )
     kind, _, wanted = archive.checksum.partition(":")
-    if wanted and not (found := _hash(path, kind)).startswith(wanted.lower()):
+    if wanted and not (found := sha256_file(path, kind)).startswith(wanted.lower()):
         raise UserError(
             f"{archive.url}: {kind} {found} instead of the published {wanted}; {advice}"
         )
-
-
-def _hash(path: Path, kind: str) -> str:
-    digest = hashlib.new(kind, usedforsecurity=False)
-    with path.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 class _Broken(Exception):
@@ -228,8 +212,12 @@ def _attempt(archive: Archive, part: Path, note: Path) -> None:
         return
     with answer:
         start, total = _plan(archive, answer, part, have)
-        if total is not None:
-            _room_for(part, total - start)
+        free = shutil.disk_usage(part.parent).free
+        require(
+            (total or 0) - start <= free,
+            f"{part.parent}: {((total or 0) - start) / 1e9:.1f} GB are needed and "
+            f"{free / 1e9:.1f} GB are free; make room or choose another folder",
+        )
         # Only with a strong tag of this version may a range be asked for later.
         tag = answer.headers.get("ETag", "")
         tag = answer.headers.get("Last-Modified", "") if tag[:2] in ("", "W/") else tag
@@ -310,11 +298,101 @@ def _copy(answer: Any, part: Path, start: int, total: int | None) -> None:
         raise _Broken(f"the connection ended after {have} of {total} bytes")
 
 
-def _room_for(path: Path, size: int) -> None:
-    """Raise a `UserError` unless `size` more bytes fit beside `path`."""
-    free = shutil.disk_usage(path.parent).free
-    require(
-        size <= free,
-        f"{path.parent}: {size / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; "
-        "make room or choose another folder",
-    )
+# -- unpacking: plain files and folders, inside the target, nothing else -------------------------
+
+MOST = 200
+"""Bytes that a byte of an archive may become: no corpus packs as well as that, bombs do."""
+_ROOM = 1 << 26  # and this on top
+_HEADER = 1 << 20  # the longest name or header of a member
+_LONG = (*tarfile.GNU_TYPES, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+
+
+class _Member(tarfile.TarInfo):  # names and headers are read into memory: how large are they?
+    def _proc_member(self, archive: Any) -> Any:
+        if self.type in _LONG and self.type != tarfile.GNUTYPE_SPARSE and self.size > _HEADER:
+            raise tarfile.ReadError(f"a header of {self.size} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+
+def extract(path: str | Path, folder: str | Path) -> int:
+    """Unpack a `.tar.gz`, `.tgz` or `.tar` file; how many files it held.
+
+    Refused: names that lead out of the folder (`..`, absolute), links of any kind, devices, files
+    with holes, writing through a link that lies in the folder, and contents that are `MOST`
+    times the archive or more than the disk has room for. Permissions, owners and times are not
+    taken over; files that are there are replaced. The gzip check sum at the very end is read, so
+    that a cut-off or damaged archive is noticed.
+
+    Raises:
+        UserError: not an archive, cut off, damaged, unsafe, or no room on the disk.
+    """
+    path, folder = Path(path), Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        size = path.stat().st_size
+        with (
+            path.open("rb") as raw,
+            tqdm(total=size, unit="B", unit_scale=True, desc=f"extract {path.name}") as bar,
+        ):
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            stream: IO[bytes] = gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore
+            count, left = 0, MOST * size + _ROOM
+            with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive:
+                for member in archive:
+                    left -= member.size
+                    count += _unpack(path, archive, member, folder.resolve(), left)
+                    bar.update(raw.tell() - bar.n)
+            while block := stream.read(_BLOCK):  # what follows, up to the check sum
+                left -= len(block)
+                _refuse(path, "its end", "" if left >= 0 else f"is over {MOST} times as long")
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(
+            f"{path}: damaged or cut off ({str(error) or type(error).__name__}); delete it and run "
+            "the same command again"
+        ) from error
+    except OSError as error:
+        raise UserError(cannot_write(folder, error)) from error
+    require(count > 0, f"{path}: no file in this archive; fetch it again")
+    return count
+
+
+def _unpack(
+    path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo, root: Path, left: int
+) -> int:
+    """Write one member, if it is a file; how many files that makes."""
+    name = PurePosixPath(member.name)
+    target, kind = root.joinpath(*name.parts), ""
+    if member.issym() or member.islnk():
+        kind = f"is a link to {member.linkname!r}"
+    elif not (member.isfile() or member.isdir()):
+        kind = "is a device or the like"
+    elif name.is_absolute() or ".." in name.parts or "\\" in member.name or "\0" in member.name:
+        kind = "leads out of the folder"
+    elif member.issparse():
+        kind = "is a file with holes, which may be any size"
+    elif left < 0:
+        kind = f"makes the contents more than {MOST} times the archive"
+    elif not target.parent.resolve().is_relative_to(root):
+        kind = "leads out of the folder through a link that is there"
+    elif target.is_symlink():
+        kind = "would be written through a link that is there"
+    _refuse(path, member.name, kind)
+    if member.isdir():
+        target.mkdir(parents=True, exist_ok=True)
+        return 0
+    free = shutil.disk_usage(root).free
+    require(member.size <= free, f"{root}: {member.name} has {member.size} bytes, {free} are free")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source = archive.extractfile(member)
+    assert source is not None  # regular files always have contents
+    with target.open("wb") as stream:
+        shutil.copyfileobj(source, stream)
+    if target.stat().st_size != member.size:
+        raise EOFError(f"{member.name}: {target.stat().st_size} of {member.size} bytes")
+    return 1
+
+
+def _refuse(path: Path, name: str, kind: str) -> None:
+    if kind:
+        raise UserError(f"{path}: unsafe archive: {name!r} {kind}; nothing was unpacked from it")

@@ -304,7 +304,6 @@ def detect(path: str | Path, audio: str = "") -> str:
     """The format of a manifest, from its name and its first line.
 
     Args:
-        path: the manifest.
         audio: name of the column of audio, if it has no usual one.
 
     Raises:
@@ -343,7 +342,6 @@ def read_manifest(
     """Yield the utterances of a manifest in its order; what is wrong goes to `problems`.
 
     Args:
-        path: the manifest.
         format: one of `FORMATS`; found by `detect` when empty.
         problems: takes a line for every utterance that is not yielded.
         options: names of columns, root of the audio.

@@ -52,9 +52,7 @@ def write_split(
     """Write a split in shards, unless it was done from the same source.
 
     Args:
-        records: the split.
         columns: role -> column; `labels`: label field -> column.
-        folder: where.
         shard: clips in a shard.
         limit: take only so many.
         id_given: the column of ids, if the user named it: then it must hold ids.
@@ -218,7 +216,6 @@ def write_table(
     """Write a parquet file of a fake as `datasets` writes them, with synthetic clips.
 
     Args:
-        file: where.
         rows: the columns beside `audio`.
         said: the column that the clips say.
         seed: of the first clip.

@@ -104,8 +104,6 @@ class Corpus(ABC):
         """Make one data folder a split: `out/<split>`.
 
         Args:
-            source: the corpus in its own layout.
-            out: where the data folders go.
             splits: which sets; None is all.
             skip_bad: leave out what is broken (a transcript without audio, ...) and list it in
                 `out/<split>/bad.tsv`; otherwise it is an error.
@@ -150,8 +148,6 @@ class Corpus(ABC):
         """Yield the utterances of one split, in any order.
 
         Args:
-            source: the corpus in its own layout.
-            split: one of `splits`.
             problems: takes a line (`file:line: what`) for every item that is broken and
                 therefore not yielded.
 

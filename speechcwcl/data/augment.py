@@ -107,7 +107,6 @@ class Augmenter:
 
         Args:
             wav: `(samples,)` float32 at 16 kHz; array or tensor.
-            key: the utterance's id.
             copy: which variant; 0 returns `wav` as it is.
 
         Returns:

@@ -62,13 +62,11 @@ def compile_manifest(
     Args:
         datadir: see `speechcwcl.data.kaldi`.
         out_jsonl: the manifest; one JSON object a line, in the order of the ids.
-        nj: processes.
         min_duration: shorter utterances (s) are dropped, counted and listed; None keeps all.
         max_duration: longer ones likewise.
         skip_bad: leave out utterances whose audio is unsound rather than stop.
         bad_list: file that names those (default: `<manifest>.bad.tsv`).
         allow_pipe: run the commands in `wav.scp` (see above).
-        progress: show a progress bar.
 
     Raises:
         UserError: the folder or its audio is unsound, or nothing is left after filtering.

@@ -31,7 +31,6 @@ def reverberate(
     """Convolve with a made room: the direct path, a gap, then exponentially decaying noise.
 
     Args:
-        wav: the dry signal.
         rt60: seconds in which the reverberation falls by 60 dB.
         direct_db: energy of the direct path above that of the reverberation, in dB.
         rng: draws the room.
@@ -122,7 +121,6 @@ def add_noise(wav: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
     """Add noise `snr` dB below the speech, measured where there is speech.
 
     Args:
-        wav: speech.
         noise: `(samples,)`, as long as `wav`, of any level.
         snr: signal-to-noise ratio in dB.
     """

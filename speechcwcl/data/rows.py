@@ -113,7 +113,6 @@ def read_table(
     """Yield `(line number, column -> value)` of a table with a header line.
 
     Args:
-        path: the table.
         needed: columns that must be there.
         problems: takes a line for every row that is not yielded: too few or too many columns, or
             a quote that does not end on its line; without it the first one is an error.
@@ -216,7 +215,6 @@ def one_text(value: Any, where: str, key: str) -> str | None:
     Args:
         value: a text, or a list of texts, of which one is drawn by a hash of `key`.
         where: begins the message.
-        key: the utterance's id.
 
     Raises:
         UserError: it is anything else; the message names the kind.

@@ -68,8 +68,6 @@ def write_shards(
         manifest: a `manifest.jsonl`.
         folder: takes the shards; refused when it holds anything that is not ours.
         per_shard: utterances in a shard.
-        nj: processes.
-        progress: show a progress bar.
 
     Returns:
         For each shard `{"name", "bytes", "utterances", "sha256"}`, as `shards.json` has it.
@@ -106,8 +104,6 @@ def write_manifest(folder: str | Path, out: str | Path, *, progress: bool = True
 
     Args:
         folder: holds `*.tar`; if there is a `shards.json` too, the sizes must be as it says.
-        out: the manifest.
-        progress: show a progress bar.
 
     Raises:
         UserError: no shard, a shard that is missing, cut off or damaged, audio of unknown length.

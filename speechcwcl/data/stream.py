@@ -199,7 +199,6 @@ def share(pieces: int, part: int, parts: int) -> list[tuple[int, int, int]]:
     and each takes every `step`-th row of it.
 
     Args:
-        pieces: how many there are.
         part: which reader, from 0.
         parts: how many readers.
 
@@ -219,7 +218,6 @@ class StreamReader:
     size. So a reader that begins at the place where a block began gives that block again.
 
     Args:
-        spec: the set.
         part, parts: which reader of how many; see `share`.
         block: rows in a block.
         ahead: a last block of a pass with fewer rows is joined to the one before.

@@ -69,8 +69,6 @@ class Table:
     Lines that are not UTF-8 and repeated ids become problems (`file:line: what`).
 
     Args:
-        path: the file.
-        problems: takes what is wrong.
         alike: values repeat (speakers, labels), so that equal ones can be kept once.
 
     Attributes:

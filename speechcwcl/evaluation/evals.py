@@ -129,12 +129,8 @@ def evaluate_sets(
     """Score the embeddings of sets; the score folders are written as it goes.
 
     Args:
-        expdir: the experiment folder.
-        evals: (set, protocol) pairs.
-        dumpdir: manifests and caches.
         model: see `open_model`; `expdir/model` by default. A peer embeds what is missing.
         probe: a set whose labels a linear probe and few shots learn from, for each protocol.
-        device: where the weights go.
         remote_code: see `open_model`.
         examples, spoken: for protocols of spotting; see `enrol`.
 
@@ -197,13 +193,7 @@ def _refuse_thresholds(model: Aligner | Peer, protocol: Protocol | None) -> None
 
 
 class Prober:
-    """The vectors that a linear probe sees; each set is embedded once.
-
-    Args:
-        aligner: the model.
-        expdir: the experiment folder.
-        dumpdir: manifests and caches.
-    """
+    """The vectors that a linear probe sees; each set is embedded once."""
 
     def __init__(self, aligner: Aligner | Peer, expdir: Path, dumpdir: Path) -> None:
         self.aligner, self.expdir, self.dumpdir = aligner, expdir, dumpdir

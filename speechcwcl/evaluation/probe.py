@@ -141,7 +141,6 @@ def few_shot(
         train: (n, dim); train_classes: (n,). Examples are drawn from these; a class with fewer
             than k gives all it has.
         test: (m, dim); test_classes: (m,).
-        classes: number of classes.
         text: (classes, dim) unit-norm class vectors of the label texts, if they share the space.
         draws: drawings, the same for every method.
 
@@ -205,8 +204,6 @@ def evaluate_probe(
         train: where labels are learned from.
         test: the utterances of the zero-shot figure; kinds as `train`, `embedding` among them.
         classifier: (classes, dim) unit-norm label texts, in the space of `embedding`.
-        out_dir: the score folder of the test.
-        draws: drawings of the few shots.
 
     Returns:
         What `probe.json` holds.

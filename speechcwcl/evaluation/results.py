@@ -137,7 +137,6 @@ def write_embeddings(
     """Write `exp/<tag>/eval/<set>/`: `speech.npy`, `ids.txt` and the corpus card.
 
     Args:
-        folder: the set's folder.
         ids: n utterance ids.
         speech: (n, dim) embeddings, row i for `ids[i]`; kept as float32.
         corpus: what the data folder's `corpus.json` says; the report shows it.
@@ -303,7 +302,6 @@ def read_table(
     """Read a table of `write_table`.
 
     Args:
-        path: the file.
         words: columns that must be there.
         numbers: columns that must be there and hold finite numbers.
         maybe: columns that hold finite numbers or nothing, or are not there.

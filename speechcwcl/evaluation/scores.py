@@ -91,7 +91,6 @@ def evaluate_zeroshot(
         speech: (n, dim) speech embeddings; made unit-norm here.
         utterances: n of them, in the same order: `id`, `labels`, and where known `text`,
             `audio`, `start`, `end`, `speaker`.
-        protocol: labels, texts and templates.
         encode_text: texts -> (n_texts, dim), the frozen text encoder as the model uses it.
         out_dir: usually `exp/<tag>/eval/<set>/<protocol name>`.
         ordinary: (n, dim) embeddings of ordinary speech; for protocols with `unknown`.
@@ -223,7 +222,6 @@ def build_classifier(protocol: Protocol, encode_text: EncodeText) -> np.ndarray:
     """(classes, dim) unit-norm float64: the class vectors of a protocol.
 
     Args:
-        protocol: labels, texts and templates.
         encode_text: texts -> (n_texts, dim).
     """
     embedded = embed_once(encode_text, protocol.every_prompt())

@@ -48,7 +48,6 @@ def export(
     the windows of a stream (`encode_windows`).
 
     Args:
-        aligner: the model.
         folder: made, or replaced as a whole when it holds an exported model and nothing else.
         int8: keep the weights of all matrix products as 8-bit integers (activations are quantised
             as they come); convolutions, among them the front end, stay float32.
@@ -125,11 +124,6 @@ def largest_difference(
     aligner: Aligner, exported: Any, seconds: tuple[float, ...] = (1.0, 0.3, 2.2, 0.05)
 ) -> dict[str, float]:
     """How far an exported model is from its original on noise: alone, padded, in another order.
-
-    Args:
-        aligner: the original.
-        exported: an `OnnxAligner`.
-        seconds: of the clips.
 
     Returns:
         `alone`, `padded`, `reversed`: largest absolute difference of an embedding's entries;

@@ -57,8 +57,6 @@ class OnnxAligner:
 
     Args:
         session: onnxruntime's session: `wav`, `lengths` -> `embeddings`.
-        config: config.json of the folder.
-        text: the text encoder.
     """
 
     def __init__(self, session: Any, config: dict[str, Any], text: TextInfo):
@@ -79,7 +77,6 @@ class OnnxAligner:
         """Open a folder of `speechcwcl export`; runs no code of it.
 
         Args:
-            folder: the folder.
             threads: of the CPU; `None` leaves it to onnxruntime, that is, all cores.
 
         Raises:

@@ -51,7 +51,6 @@ class MtebEncoder(AbsEncoder):
         name: how results call it; mteb wants `organisation/name`.
         prompts: words before a text, by task name, task type, `query` or `document` (mteb's
             order of precedence); with `{}` in them the text goes there.
-        device: where the weights go.
     """
 
     def __init__(
@@ -323,11 +322,8 @@ def evaluate_tasks(
     """Score a model on tasks; `expdir/mteb/<task>.json` is mteb's own result.
 
     Args:
-        expdir: the experiment folder.
-        names: of tasks.
         data: holds a folder for each task, or is the folder of the only one; None: the hub.
         model: see `open_model`; `expdir/model` by default.
-        device: where the weights go.
         remote_code: see `open_model`.
 
     Yields:

@@ -255,7 +255,6 @@ def _softmax_weights(
         plan: how the forward pass computed them.
         needed: log-sum-exp and its gradient, by name; if bounded, the gradient over its sum.
         block: (rows, M) the logits, or if bounded their exponentials.
-        part: which rows.
     """
     out = workspace(block.shape[0], block.shape[1], block.dtype, block.device)
     empty = True

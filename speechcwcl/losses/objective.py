@@ -28,9 +28,7 @@ class Term(nn.Module):
 
     Args:
         name: what it is called in logs.
-        loss: the loss.
         options: every option of it, checked.
-        weight: its share of the total.
         scale: a logit scale of its own, else the objective's is shared.
         bank: whether its speech -> text part runs over the text bank; None: where there is one.
     """
@@ -167,7 +165,6 @@ class ContrastiveObjective(nn.Module):
     The first batch is checked; the others are trusted to be like it.
 
     Args:
-        terms: what to add up.
         scale: the logit scale that terms without one of their own share.
         gather: whether to gather over ranks while training.
         chunk: rows of logits at a time; chosen to fit the cache when None.

@@ -49,7 +49,6 @@ class Aligner(nn.Module):
     `enrol` is `speechcwcl.zeroshot.enrolment`'s.
 
     Args:
-        speech_encoder: the speech encoder.
         text: the text encoder: a source, its description, or a loaded encoder; see [`TextSide`][].
         pooling: `"mean"` or `"attention"`.
         pooling_options: options of [`AttentionPooling`][speechcwcl.models.head.AttentionPooling].
@@ -193,7 +192,6 @@ class Aligner(nn.Module):
             audio: files, or one-dimensional arrays or tensors.
             batch_seconds: most seconds of audio, padding included, in one batch.
             sample_rate: of the arrays, in Hz (files know theirs).
-            progress: show a progress bar.
 
         Returns:
             (recordings, dim) float32 unit norm, in the order given.
@@ -346,7 +344,6 @@ class Aligner(nn.Module):
         """Open a folder of [`save_pretrained`][] (or a hub id); runs no code of it.
 
         Args:
-            folder: the folder.
             device: where to put the weights; see `check_device`.
 
         Raises:

@@ -40,7 +40,6 @@ def embed_all(
         embed: (batch, samples) and (batch,) lengths -> (batch, dim).
         batch_seconds: most seconds of audio, padding included, in one batch.
         sample_rate: of the arrays, in Hz.
-        progress: show a progress bar.
 
     Returns:
         (recordings, dim) float32, in the order given.
@@ -124,10 +123,8 @@ def load_one(item: Audio, index: int, sample_rate: int, rate: int = _RATE) -> np
     """(samples,) float32 at `rate` Hz of a file, or of an array at `sample_rate` Hz.
 
     Args:
-        item: the recording.
         index: its number, for messages.
         sample_rate: of an array.
-        rate: wanted.
     """
     if isinstance(item, str | os.PathLike):
         from speechcwcl.data.audio import load_audio

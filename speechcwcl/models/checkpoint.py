@@ -52,9 +52,7 @@ def write(
     Args:
         folder: an existing folder; files already in it (towers) are listed too.
         config: every key of the format but `format, version, speechcwcl, files`.
-        state: the tensors.
         protocols: label texts to go along; see `packed_protocols`.
-        card: the model card.
     """
     write_json(
         folder / FEATURES,
@@ -154,8 +152,6 @@ def write_towers(folder: Path, speech_encoder: SpeechEncoder, text: TextInfo) ->
 
     Args:
         folder: an existing folder.
-        speech_encoder: the speech encoder.
-        text: the text encoder.
     """
     family = speech_encoder.family
     # Saved by transformers, which knows how to write the nested parts of a configuration.

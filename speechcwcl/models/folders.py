@@ -102,8 +102,6 @@ def write_config(folder: Path, config: dict[str, Any], form: str, version: int) 
     Args:
         folder: holds them already.
         config: every key of the format but `format, version, speechcwcl, files`.
-        form: name of the format.
-        version: of the format.
     """
     listed = {
         path.relative_to(folder).as_posix(): {

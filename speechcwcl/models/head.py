@@ -23,7 +23,6 @@ class Context(nn.Module):
 
     Args:
         dim: width of a frame, a multiple of `heads`.
-        layers: how many.
         heads: of the attention.
         hidden: width of the feed-forward part.
         kernel: frames that the depthwise convolution sees (odd); 0 leaves it out.
@@ -69,11 +68,7 @@ class Context(nn.Module):
 
 
 class MeanPooling(nn.Module):
-    """Mean over the true frames.
-
-    Args:
-        dim: width of a frame.
-    """
+    """Mean over the true frames."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -176,13 +171,7 @@ _POOLINGS = {"mean": MeanPooling, "attention": AttentionPooling}
 
 
 def build_pooling(name: str, dim: int, options: dict[str, Any] | None = None) -> Any:
-    """The pooling `"mean"` or `"attention"`.
-
-    Args:
-        name: which.
-        dim: width of a frame.
-        options: see the class.
-    """
+    """The pooling `"mean"` or `"attention"`."""
     if name not in _POOLINGS:
         near = closest(str(name), _POOLINGS)
         raise UserError(f"pooling: no {name!r}{near}; there is {', '.join(_POOLINGS)}")

@@ -147,13 +147,11 @@ class Cascade(Peer):
     """Whisper, then a sentence encoder on its transcript.
 
     Args:
-        whisper: folder or name of a Whisper with its decoder.
         text: text encoder.
         spelt: spell the transcript as labels are written, see `spell`.
         tokenizer: folder or name of a tokenizer.json, with a config.json that lists the tokens
             never to say; None: the one in the Whisper's folder, or of the name
             `<whisper>-tokenizer`.
-        device: where the weights go.
     """
 
     def __init__(
@@ -233,7 +231,6 @@ def open_model(
         name: a model of ours (folder, hub id, `en-tiny`); `hf:` and the folder or hub id of a
             CLAP of transformers or of a sentence-transformers model that takes audio; or
             `cascade:WHISPER+TEXT`, with `+spelt` behind it to spell transcripts as labels are.
-        device: where the weights go.
         remote_code: let sentence-transformers run the code of a repository.
 
     Raises:

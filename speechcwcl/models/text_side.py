@@ -112,8 +112,6 @@ class TextEncoder(nn.Module):
 
     Args:
         model: a transformers encoder, or the same in plain torch.
-        tokenizer: its tokenizer.
-        info: how to use it.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, info: TextInfo):
@@ -174,11 +172,6 @@ class TextEncoder(nn.Module):
         self, texts: Sequence[str], batch_size: int = 64, progress: bool = False
     ) -> np.ndarray:
         """Embed texts, in batches of similar length; equal texts are embedded once.
-
-        Args:
-            texts: any number of strings.
-            batch_size: texts a batch.
-            progress: show a progress bar.
 
         Returns:
             (texts, dim) float32, unit norm, in the order given.
@@ -330,9 +323,7 @@ class TextSide:
         """Embed texts into the aligned space.
 
         Args:
-            texts: any number.
             mean: (dim,) of [`centred`][]; the encoder computes where it lies.
-            batch_size: texts a batch.
 
         Returns:
             (texts, dim) float32 unit norm.

@@ -144,11 +144,7 @@ class _WhisperLayer(nn.Module):
 
 
 class WhisperEncoder(nn.Module):
-    """Parameters of transformers' `WhisperEncoder`; the family calls its parts.
-
-    Args:
-        config: its sizes.
-    """
+    """Parameters of transformers' `WhisperEncoder`; the family calls its parts."""
 
     def __init__(self, config: WhisperSettings):
         super().__init__()
@@ -236,11 +232,7 @@ class _BertLayer(nn.Module):
 
 
 class BertEncoder(nn.Module):
-    """Frozen BERT without its pooler and its dropout.
-
-    Args:
-        config: its sizes.
-    """
+    """Frozen BERT without its pooler and its dropout."""
 
     def __init__(self, config: SimpleNamespace):
         super().__init__()

@@ -33,10 +33,7 @@ def pack(
     """Write a model, the label texts of the protocols it was scored under, and the card.
 
     Args:
-        expdir: the experiment folder.
-        out: the folder to write.
         dumpdir: where the sets' `corpus.json` are.
-        sharing: what the card says.
         model: a model folder; `expdir/model` by default.
 
     Returns:
@@ -99,7 +96,6 @@ def model_card(
         run: the experiment, scored or not.
         encoders: role, source, licence of each.
         cards: set -> corpus card; those of sets that the run trained, chose or tested on are shown.
-        sharing: how it is shared.
     """
     facts = [
         ["loss", f"`{json.dumps(run.hparams.get('loss', 'unknown'))}`"],

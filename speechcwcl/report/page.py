@@ -53,7 +53,6 @@ def build_report(
     Args:
         runs: experiment folders `exp/<tag>` (or opened ones); differences are against the first.
         out: the folder that takes the two files.
-        title: the heading.
         dumpdir: where `<set>/corpus.json` is looked for, if the runs do not hold it; the cards
             of sets that were not scored, such as the training set, are shown too.
 
@@ -90,7 +89,6 @@ def render_page(
         runs: in the order in which they stand side by side.
         tests: from `runs.gather_tests`.
         cards: set -> corpus card.
-        title: the heading.
     """
     panels = sum(len(test.folders) for test in tests if not test.is_retrieval)
     largest = 420 if panels <= 8 else 300 if panels <= 16 else 180

@@ -65,8 +65,6 @@ class RunDir:
         """Read an experiment folder.
 
         Args:
-            path: `exp/<tag>`.
-            name: how to call it.
             must_be_scored: refuse a folder without scores.
 
         Raises:

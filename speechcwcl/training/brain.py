@@ -79,10 +79,7 @@ class AlignBrain(sb.Brain):
     """Aligns the speech side to frozen text embeddings.
 
     Args:
-        aligner: the model; its speech side is trained.
-        objective: the loss (`speechcwcl.losses.build_loss`).
         data: the training set: frozen text embeddings, text bank, steps of one epoch.
-        config: the training configuration.
         expdir: where `metrics.jsonl` is written.
         validate: called at the end of an epoch with the aligner; returns named scores, of which
             `score` (higher is better) chooses the checkpoints to keep.

@@ -120,10 +120,6 @@ class CachedGradients:
         `brain.compute_forward(chunk, stage)` must return embeddings,
         `brain.compute_objectives(embeddings, batch, stage)` the loss of the whole batch.
 
-        Args:
-            brain: a `speechbrain.Brain`.
-            batch: one batch.
-
         Returns:
             The loss, detached, on the CPU.
         """

@@ -86,7 +86,6 @@ class AlignmentSet(Dataset):
     """Utterances of a manifest.
 
     Args:
-        manifest: the utterances.
         rows: `(len(manifest),)` row of each utterance's text among the unique texts.
         cache: a FeatureCache of the frozen part, or None to decode waveforms.
         copies: how many augmented copies the cache holds beside the clean one.

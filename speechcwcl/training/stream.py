@@ -153,7 +153,6 @@ class StreamSet(IterableDataset):
     gives every `num_workers`-th batch.
 
     Args:
-        spec: the stream.
         config: batches, steps and seed.
         rank, ranks: which process of how many.
         augment: an Augmenter, drawn anew on every pass.

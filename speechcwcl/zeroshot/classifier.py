@@ -149,7 +149,6 @@ def rank(
         speech: (recordings, dim) unit norm; or of each recording (parts, dim), the best part of
             which counts for each label.
         rows: (labels, dim) unit norm.
-        names: of the labels.
         scale: 1 / temperature of the softmax, a number or a model's `logit_scale`.
         top_k: labels to return; all when `None`.
         threshold: the cosine of one more label, `unknown`; none when `None`. One for each
@@ -197,9 +196,7 @@ def encode_labels(
     """(labels, dim) unit-norm float32: the class vectors of a model; a method of each model.
 
     Args:
-        model: embeds texts.
         labels: a text, or several texts, for each label.
-        templates: each with one `{}`.
     """
     return class_vectors(labels, model.encode_text, templates).astype(np.float32)
 
@@ -220,7 +217,6 @@ def classify(
     """Classify recordings by labels written in words, with no training; a method of each model.
 
     Args:
-        model: embeds speech and text.
         audio: files, or one-dimensional arrays or tensors; see `encode_speech`.
         labels: the texts, `{label: text or texts}`, or what `enrol` made, which brings its own
             thresholds.

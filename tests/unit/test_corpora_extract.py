@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from test_corpora_download import tar_bytes
 
-from speechcwcl.corpora import _extract
-from speechcwcl.corpora._extract import extract
+from speechcwcl.corpora import _download
+from speechcwcl.corpora._download import extract
 from speechcwcl.errors import UserError
 
 NOISE = b"".join(hashlib.sha256(str(i).encode()).digest() for i in range(8000))
@@ -117,7 +117,7 @@ def test_a_file_with_holes_does_not_fill_the_disk(tmp_path, size):
 
 
 def test_contents_and_headers_are_bounded_by_the_archive(tmp_path, monkeypatch):
-    monkeypatch.setattr(_extract, "_ROOM", 1000)
+    monkeypatch.setattr(_download, "_ROOM", 1000)
     with tarfile.open(tmp_path / "bomb.tar.gz", "w:gz") as made:
         info = member("zeros.bin", size=10_000_000)
         made.addfile(info, io.BytesIO(bytes(info.size)))
@@ -138,7 +138,7 @@ def test_contents_and_headers_are_bounded_by_the_archive(tmp_path, monkeypatch):
 
 def test_what_the_disk_has_no_room_for_is_not_begun(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=10)
-    monkeypatch.setattr(_extract.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(_download.shutil, "disk_usage", lambda path: usage)
     (tmp_path / "a.tar.gz").write_bytes(BODY)
     with pytest.raises(UserError, match="b.bin has 256000 bytes, 10 are free"):
         extract(tmp_path / "a.tar.gz", tmp_path / "out")

@@ -8,7 +8,7 @@ from models_tiny import DIMS, openai_checkpoint
 
 from speechcwcl.errors import UserError
 from speechcwcl.models.weights import sources
-from speechcwcl.models.weights.whisper import openai_whisper_folder
+from speechcwcl.models.weights.catalogue import openai_whisper_folder
 
 OPENAI = {
     "encoder.conv1.weight": "encoder.conv1.weight",

@@ -9,7 +9,7 @@ import torch
 
 from speechcwcl.errors import UserError
 from speechcwcl.files import write_json
-from speechcwcl.models.weights.whisper import check_names, write_model, write_whisper_folder
+from speechcwcl.models.weights.catalogue import check_names, write_model, write_whisper_folder
 from weights.readers import read_ctranslate2, read_onnx
 
 # CTranslate2's names -> transformers' names; q, k, v stay joined until _ctranslate2_tensor.

@@ -89,7 +89,6 @@ class Judge:
     """A model with a name, ready to answer; labels that were asked before cost nothing.
 
     Args:
-        aligner: the model.
         name: what the page calls it.
     """
 
@@ -135,9 +134,7 @@ class Judge:
         """Rank the labels for a recording; as `classify` does with the same labels.
 
         Args:
-            heard: of `embed`.
             labels: label -> texts.
-            templates: each with one `{}`.
             far: the answer is None where no label reaches its threshold; about this share of
                 clips that say none of them gets one. 0: there is always an answer.
             examples: label -> recordings that stand beside its texts.
@@ -217,12 +214,10 @@ def decide_all(
     """What each model says of a recording that it has embedded, see `Judge.decide`.
 
     Args:
-        judges: the models.
         heard: the recording, embedded by each of them.
         typed_labels: see `parse_labels`.
         typed_templates: one a line.
         far: see `Judge.decide`.
-        limits: what may be asked.
         examples: label -> recordings that are kept as examples, each embedded by each model.
 
     Raises:

@@ -44,10 +44,6 @@ class Desk:
 
     What is shown is a message, then for each model its labels with their scores
     (`gradio.Label`) and the table of cosines by template (`gradio.Dataframe`).
-
-    Args:
-        judges: the models.
-        limits: what may be asked.
     """
 
     def __init__(self, judges: Sequence[Judge], limits: Limits):

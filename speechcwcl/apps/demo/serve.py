@@ -98,7 +98,6 @@ def sweep(folder: Path, older_than: float = _LEFT_OVER) -> None:
     """Delete uploads, and empty folders.
 
     Args:
-        folder: the temporary folder.
         older_than: seconds since a file was last written to.
     """
     for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder before the folder
@@ -137,12 +136,6 @@ def serve(
     """Show the page until Ctrl-C or SIGTERM.
 
     Args:
-        judges: the models, warmed up.
-        limits: what may be asked.
-        page: of `import_page`.
-        folder: the temporary folder.
-        host: address to listen on.
-        port: port to listen on.
         share: also through gradio's public tunnel.
         far: what is chosen for "unknown" at first.
     """

@@ -52,7 +52,6 @@ def audio_info(path: str | Path, data: bytes | None = None) -> AudioInfo:
     """Read a file's length without decoding all of it; cut-off files are noticed.
 
     Args:
-        path: an audio file.
         data: its bytes, where there is no file; `path` is for messages then.
 
     Raises:
@@ -76,7 +75,6 @@ def load_audio(
     A stretch is sought, so a 30 s segment of a three-hour recording costs 30 s of decoding.
 
     Args:
-        path: an audio file.
         start: first moment in seconds; None is the beginning.
         end: last moment in seconds; None is the end of the file. Up to 0.5 s beyond the
             end of the recording is cut to it.
@@ -97,7 +95,6 @@ def decode_audio(data: bytes, name: str, sample_rate: int = SAMPLE_RATE) -> np.n
     """Decode an audio file's bytes to mono, as `load_audio` does a file.
 
     Args:
-        data: the whole file.
         name: for messages.
         sample_rate: see `load_audio`.
     """
@@ -127,7 +124,6 @@ def audio_blocks(path: str | Path, seconds: float = 10.0) -> Iterator[np.ndarray
     The blocks joined are what `load_audio` gives, with a block's memory.
 
     Args:
-        path: an audio file.
         seconds: of audio in a block.
 
     Yields:
@@ -190,11 +186,10 @@ def _check_finite(path: str | Path, stream: soundfile.SoundFile) -> None:
 
 
 def check_samples(name: str | Path, wav: np.ndarray, offset: int = 0, rate: int = 0) -> None:
-    """Refuse samples that are no audio.
+    """Refuse `(samples,)` that are no audio.
 
     Args:
         name: for messages.
-        wav: `(samples,)` float.
         offset, rate: samples before these, and their rate in Hz, where a message can say when.
 
     Raises:

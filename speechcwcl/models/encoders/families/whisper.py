@@ -25,9 +25,6 @@ class LogMel:
 
     The clip is reflected at its own end (not at the batch's), and the dynamic range is clamped to
     8 decades below the clip's own maximum.
-
-    Args:
-        mels: number of mel bands.
     """
 
     def __init__(self, mels: int):
