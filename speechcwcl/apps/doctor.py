@@ -105,9 +105,7 @@ def print_findings(deep: bool, timeout: float, *, as_json: bool) -> int:
 
 def check_packages() -> Iterator[Finding]:
     """Python and the pinned requirements, by their metadata."""
-    version = ".".join(map(str, sys.version_info[:3]))
-    old = sys.version_info < (3, 10)
-    yield Finding("python", FAIL if old else OK, version, "install Python 3.10 or newer")
+    yield Finding("python", OK, ".".join(map(str, sys.version_info[:3])))  # older ones run nothing
     lines = _requirements()
     if lines is None:
         yield Finding("speechcwcl", WARN, "runs without being installed", "pip install -e .")
@@ -204,22 +202,15 @@ def check_places() -> Iterator[Finding]:
     }
     for name, (path, todo, severity) in places.items():
         there = next(folder for folder in (path, *path.parents) if folder.exists())
-        if why := _not_writable(there):
+        try:
+            with tempfile.TemporaryFile(dir=there):
+                free = shutil.disk_usage(there).free / 1e9
+        except OSError as error:  # a file in the way is said too
+            why = f"{there}: {error.strerror or error}"
             yield Finding(f"write: {name}", severity, f"{path}: {why}", todo)
             continue
-        free = shutil.disk_usage(there).free / 1e9
         status = FAIL if free < 0.2 else WARN if free < 2 else OK
         yield Finding(f"write: {name}", status, f"{path}: {free:.1f} GB free", f"df -h {path}")
-
-
-def _not_writable(folder: Path) -> str:
-    if not folder.is_dir():
-        return f"{folder} is not a folder"
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return ""
-    except OSError as error:
-        return error.strerror or str(error)
 
 
 def check_cache(deep: bool) -> Iterator[Finding]:
@@ -282,7 +273,5 @@ def check_extras(deep: bool) -> Iterator[Finding]:
             found = try_imports(tried)
             missing = [f"{n}: {e['error']}" for n, e in found.items() if "error" in e]
             todo = "apt-get install libportaudio2" if missing and extra == "mic" else todo
-        text = (
-            f"for {unlocks}: {'; '.join(missing)}" if missing else f"{unlocks}: {', '.join(names)}"
-        )
+        text = f"{'for ' if missing else ''}{unlocks}: {'; '.join(missing) or ', '.join(names)}"
         yield Finding(f"extra {extra}", WARN if missing else OK, text, todo)

@@ -115,27 +115,16 @@ class Augmenter:
         if copy == 0:
             return wav
         if isinstance(wav, torch.Tensor):
-            changed = self._run(wav.detach().cpu().numpy(), key, copy)
+            changed = self(wav.detach().cpu().numpy(), key, copy)
             return torch.from_numpy(changed).to(wav.device)
-        return self._run(wav, key, copy)
-
-    def _run(self, wav: np.ndarray, key: str, copy: int) -> np.ndarray:
         out = np.array(wav, dtype=np.float32)  # never the caller's
-        if len(out) == 0:
-            return out
-        for name in DEFAULTS:
-            options = self.config.get(name)
-            if options is None:
-                continue
-            rng = self._generator(f"{self.seed}|{key}|{copy}|{name}")
+        for name, options in self.config.items() if len(out) else ():
+            seed = hashlib.sha256(f"{self.seed}|{key}|{copy}|{name}".encode()).digest()
+            rng = np.random.default_rng(list(seed))
             if rng.random() < options["prob"]:
                 out = self._changed(name, out, options, rng)
-        peak = float(np.abs(out).max())
+        peak = float(np.abs(out).max(initial=0.0))
         return out if peak <= 1 else out / np.float32(peak)
-
-    @staticmethod
-    def _generator(text: str) -> np.random.Generator:
-        return np.random.default_rng(list(hashlib.sha256(text.encode("utf-8")).digest()))
 
     def _changed(
         self, name: str, wav: np.ndarray, options: dict[str, Any], rng: np.random.Generator
@@ -159,18 +148,15 @@ class Augmenter:
             return wav
         weights = np.array(list(kinds.values()), dtype=float)
         kind = list(kinds)[int(rng.choice(len(kinds), p=weights / weights.sum()))]
-        return effects.add_noise(wav, self._noise_of(kind, len(wav), options, rng), snr)
-
-    def _noise_of(
-        self, kind: str, samples: int, options: dict, rng: np.random.Generator
-    ) -> np.ndarray:
         exponents = {"white": 0.0, "pink": 1.0, "brown": 2.0}
         if kind in exponents:
-            return effects.coloured_noise(samples, exponents[kind], rng)
-        if kind == "hum":
-            return effects.hum(samples, rng)
-        path = options["files"][int(rng.integers(len(options["files"])))]
-        return effects.excerpt(_decoded(path), samples, rng)
+            noise = effects.coloured_noise(len(wav), exponents[kind], rng)
+        elif kind == "hum":
+            noise = effects.hum(len(wav), rng)
+        else:
+            path = options["files"][int(rng.integers(len(options["files"])))]
+            noise = effects.excerpt(_decoded(path), len(wav), rng)
+        return effects.add_noise(wav, noise, snr)
 
 
 @functools.lru_cache(maxsize=64)
@@ -184,32 +170,25 @@ def check_config(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: an unknown operation or key, or a value out of range.
     """
-    if not isinstance(config, Mapping):
-        raise UserError(f"augmentation: a mapping of operations expected, not {config!r}")
-    for name in config:
-        if name not in DEFAULTS:
-            near = closest(name, DEFAULTS)
-            raise UserError(
-                f"augmentation: no operation {name!r}{near}; there are {', '.join(DEFAULTS)}"
-            )
+    _refuse_unknown("augmentation", "operation", config, DEFAULTS)
     full = {}
     for name, defaults in DEFAULTS.items():
         given = config.get(name, False)
-        if given is False or given is None:
-            continue
-        given = {} if given is True else given
-        if not isinstance(given, Mapping):
-            raise UserError(f"augmentation: {name}: a mapping (or true, false) expected: {given!r}")
-        for key in given:
-            if key not in defaults:
-                near = closest(key, defaults)
-                raise UserError(
-                    f"augmentation: {name}: no key {key!r}{near}; there are {', '.join(defaults)}"
-                )
-        full[name] = {
-            key: _checked(name, key, given.get(key, default)) for key, default in defaults.items()
-        }
+        if given is not False and given is not None:
+            given = {} if given is True else given
+            _refuse_unknown(f"augmentation: {name}", "key", given, defaults)
+            pairs = ((key, given.get(key, default)) for key, default in defaults.items())
+            full[name] = {key: _checked(name, key, value) for key, value in pairs}
     return full
+
+
+def _refuse_unknown(where: str, what: str, given: Any, known: Mapping[str, Any]) -> None:
+    if not isinstance(given, Mapping):
+        raise UserError(f"{where}: a mapping of {what}s expected, not {given!r}")
+    for key in given:
+        if key not in known:
+            near, there = closest(key, known), ", ".join(known)
+            raise UserError(f"{where}: no {what} {key!r}{near}; there are {there}")
 
 
 def _checked(name: str, key: str, value: Any) -> Any:
@@ -222,13 +201,8 @@ def _checked(name: str, key: str, value: Any) -> Any:
             raise UserError(f"{where}: a list of audio files expected, not {value!r}")
         return list(value)
     if key == "kinds":
-        known = DEFAULTS["noise"]["kinds"]
         value = dict.fromkeys(value, 1.0) if isinstance(value, (list, tuple)) else value
-        if not isinstance(value, Mapping):
-            raise UserError(f"{where}: kinds with weights expected, not {value!r}")
-        for kind in value:
-            if kind not in known:
-                raise UserError(f"{where}: no kind {kind!r}{closest(kind, known)}")
+        _refuse_unknown(where, "kind", value, DEFAULTS["noise"]["kinds"])
         return {kind: _number(f"{where}: {kind}", w, 0.0, 1e9) for kind, w in value.items()}
     low, high = _LIMITS[name, key]
     if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:

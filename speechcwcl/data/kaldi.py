@@ -27,16 +27,7 @@ from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, closest
 from speechcwcl.files import read_json
 
-__all__ = [
-    "Report",
-    "Utterance",
-    "check_datadir",
-    "iter_datadir",
-    "read_corpus",
-    "read_datadir",
-    "scan_datadir",
-    "write_datadir",
-]
+__all__ = ["Utterance", "write_datadir"]  # from here too, for whoever reads and writes folders
 
 _ARCHIVE = re.compile(r".*\.ark(:\d+)?(\[.*\])?")
 

@@ -11,7 +11,7 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -129,10 +129,6 @@ class Summary:
     # label field -> number of utterances that have it
     fields: dict[str, int] = field(default_factory=dict)
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
     def __str__(self) -> str:
         parts = [f"{self.utterances} utterances, {self.seconds / 3600:.2f} h"]
         if self.too_short or self.too_long:
@@ -142,10 +138,8 @@ class Summary:
         if self.bad:
             parts.append(f"{self.bad} with bad audio left out ({self.bad_list})")
         if self.cut:
-            parts.append(
-                f"{self.cut} segments cut to the end of their recording (by {END_TOLERANCE:g} s at "
-                "most)"
-            )
+            most = f"(by {END_TOLERANCE:g} s at most)"
+            parts.append(f"{self.cut} segments cut to the end of their recording {most}")
         return f"{self.manifest}: " + "; ".join(parts)
 
 

@@ -238,11 +238,8 @@ def _of_iterable(streamed: Any, key: dict[str, Any], name: str) -> Records:
 
     features = streamed.features or {}
     audio = [c for c, kind in features.items() if type(kind).__name__ == "Audio"]
-    classes = {
-        column: list(kind.names)
-        for column, kind in features.items()
-        if type(kind).__name__ == "ClassLabel"
-    }
+    named = {c: kind for c, kind in features.items() if type(kind).__name__ == "ClassLabel"}
+    classes = {column: list(kind.names) for column, kind in named.items()}
     undecoded = streamed.decode(False) if audio else streamed
     # Rows that python makes have paths or bytes, which `datasets` would encode by torchcodec.
     kind, file = str(streamed.info.builder_name), {"bytes": datasets.Value("binary")}
@@ -260,7 +257,10 @@ def _of_iterable(streamed: Any, key: dict[str, Any], name: str) -> Records:
         return flat(_guarded(iter(undecoded.skip(skip) if skip else undecoded), name))
 
     def piece(cut: Any, at: int) -> Iterator[Row]:
-        return flat(_piece(cut, at, name))
+        # iter(), unlike a loop over the dataset, does not share rows out among DataLoader workers
+        for columns in _guarded(cut.shard(cut.num_shards, at).iter(batch_size=16), name):
+            values = zip(*columns.values(), strict=True)
+            yield from flat(dict(zip(columns, row, strict=True)) for row in values)
 
     def pieces() -> list[Rows]:
         cut = undecoded
@@ -269,14 +269,6 @@ def _of_iterable(streamed: Any, key: dict[str, Any], name: str) -> Records:
         return [functools.partial(piece, cut, at) for at in range(cut.num_shards)]
 
     return Records([*features, *inner], audio, classes, rows, key, pieces=pieces)
-
-
-def _piece(streamed: Any, number: int, name: str) -> Iterator[Row]:
-    """The rows of one shard of a `datasets` iterable."""
-    # iter(), unlike a loop over the dataset, does not share the rows out among DataLoader workers.
-    for columns in _guarded(streamed.shard(streamed.num_shards, number).iter(batch_size=16), name):
-        for values in zip(*columns.values(), strict=True):
-            yield dict(zip(columns, values, strict=True))
 
 
 def _guarded(iterator: Iterator[Any], name: str) -> Iterator[Any]:
@@ -338,7 +330,10 @@ def _listed(path: Path, needed: str = "") -> Iterator[Row]:
 
 def _audio_rows(found: _Folder, split: str) -> list[Row]:
     """The audio files of a split, by the lines of the metadata files above them, or by folders."""
-    every = {s: _audio_files(paths) for s, paths in found.files.items()}
+    every = {
+        s: [os.path.abspath(p) for p in paths if is_audio_name(p.name)]
+        for s, paths in found.files.items()
+    }
     mine, others = every[split], {p for s, paths in every.items() if s != split for p in paths}
     above = {folder for path in mine for folder in Path(path).parents}
     above |= {path.parent for path in found.files[split]}
@@ -364,10 +359,6 @@ def _audio_rows(found: _Folder, split: str) -> list[Row]:
             file=sys.stderr,
         )
     return rows
-
-
-def _audio_files(paths: list[Path]) -> list[str]:
-    return [os.path.abspath(p) for p in paths if is_audio_name(p.name)]
 
 
 def _labelled(every: dict[str, list[str]], mine: list[str]) -> list[Row]:

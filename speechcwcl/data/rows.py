@@ -137,7 +137,9 @@ def read_table(
         where = f"{path}:{number}"
         try:
             cells = _cells(where, line, separator, path)
-            _check_count(where, len(cells), len(columns))
+            if len(cells) != len(columns):
+                more = " (more columns than the header has)" if len(cells) > len(columns) else ""
+                raise UserError(f"{where}: {len(cells)} columns instead of {len(columns)}{more}")
         except UserError as error:
             if problems is None:
                 raise
@@ -178,12 +180,6 @@ def _cells(where: str, line: str, separator: str, path: Path) -> list[str]:
             f"{where}: a quote does not end on its line, or ends in the middle of a column ({error}"
             '); write a quote inside of a column twice (""), and no line ends'
         ) from error
-
-
-def _check_count(where: str, count: int, wanted: int) -> None:
-    if count != wanted:
-        more = " (more columns than the header has)" if count > wanted else ""
-        raise UserError(f"{where}: {count} columns instead of {wanted}{more}")
 
 
 def read_json_lines(path: str | Path, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -85,10 +85,9 @@ class StreamClip:
             self.audio = hub_file(self.audio)
         if isinstance(self.audio, np.ndarray):
             self.duration = len(self.audio) / SAMPLE_RATE
-        elif isinstance(self.audio, str):
-            self.duration = audio_info(self.audio).duration
         else:
-            self.duration = audio_info(self.name, self.audio).duration
+            file = (self.audio,) if isinstance(self.audio, str) else (self.name, self.audio)
+            self.duration = audio_info(*file).duration
         return self
 
     def load(self) -> np.ndarray:

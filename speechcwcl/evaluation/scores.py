@@ -103,7 +103,7 @@ def evaluate_zeroshot(
         UserError: counts or dimensions that do not fit, a label that the protocol does not know.
     """
     result = score_zeroshot(speech, utterances, protocol, encode_text, ordinary, scale)
-    labels = [(label, texts[0]) for label, texts in protocol.labels.items()]
+    labels = list(protocol.texts.items())
     tables = {
         "predictions.tsv": _predictions(result, protocol.ids),
         "per_class.tsv": _per_class(result, labels),
@@ -193,9 +193,8 @@ def _above_threshold(
     """
     require(ordinary is not None, f"protocol {protocol.name!r}: unknown needs ordinary speech")
     assert ordinary is not None
-    column = protocol.ids.index(protocol.unknown)
-    known = np.arange(len(classifier)) != column
-    names = [label for label in protocol.ids if label != protocol.unknown]
+    names = list(protocol.spoken)
+    known = np.isin(protocol.ids, names)
     level = level_of_share(FAR, len(names), None)
     keywords = Keywords.against(names, classifier[known], "", ordinary, level=level)
     above = np.zeros_like(scores)

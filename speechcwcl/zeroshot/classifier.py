@@ -314,8 +314,7 @@ def _of_protocol(name: str, packed: Mapping[str, Wording]) -> Wording:
             f"no protocol is called {name!r}{closest(name, known)}; known: {', '.join(known)}"
         )
     protocol = load_protocol(name)
-    named = {k: texts for k, texts in protocol.labels.items() if k != protocol.unknown}
-    return named, protocol.templates
+    return protocol.spoken, protocol.templates
 
 
 def _templates(given: str) -> tuple[str, ...]:

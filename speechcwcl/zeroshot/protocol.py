@@ -170,6 +170,11 @@ class Protocol:
         return {label: texts[0] for label, texts in self.labels.items()}
 
     @property
+    def spoken(self) -> LabelTexts:
+        """The labels whose texts are compared with the speech: all but `unknown`."""
+        return {label: texts for label, texts in self.labels.items() if label != self.unknown}
+
+    @property
     def hash(self) -> str:
         """Hex sha256 of the meaning: what is scored, not how the file is laid out or described."""
         return sha256_json(
@@ -183,13 +188,10 @@ class Protocol:
             }
         )
 
-    def prompts(self, template: str) -> list[list[str]]:
-        """The template filled with every text: one list a label, in the order of [`ids`][]."""
-        return [[template.replace("{}", text) for text in texts] for texts in self.labels.values()]
-
     def every_prompt(self) -> list[str]:
         """All templates filled with all texts."""
-        return [text for t in self.templates for texts in self.prompts(t) for text in texts]
+        every = [text for texts in self.labels.values() for text in texts]
+        return [template.replace("{}", text) for template in self.templates for text in every]
 
     def describe(self) -> dict[str, Any]:
         """Plain JSON of the protocol, for score files."""
@@ -222,9 +224,12 @@ class Protocol:
             raw = utterance.labels.get(self.label_field)
             if raw is None:
                 problems.append(self._no_field(utterance))
-            elif raw in self.ignore:
                 continue
-            elif (label := self._label_of(raw)) is None:
+            own = raw if raw in self.labels else self.mapping.get(ANY_OTHER)
+            label = self.mapping.get(raw, own)
+            if raw in self.ignore:
+                continue
+            if label is None:
                 problems.append(self._unknown(utterance.id, raw))
             else:
                 kept.append(position)
@@ -237,13 +242,6 @@ class Protocol:
                 f" ({len(utterances)} given, all ignored); choose another set or protocol"
             )
         return np.asarray(kept, dtype=np.int64), np.asarray(targets, dtype=np.int64)
-
-    def _label_of(self, raw: str) -> str | None:
-        if raw in self.mapping:
-            return self.mapping[raw]
-        if raw in self.labels:
-            return raw
-        return self.mapping.get(ANY_OTHER)
 
     def _no_field(self, utterance: Labelled) -> str:
         has = ", ".join(sorted(utterance.labels)) or "none"
@@ -316,7 +314,7 @@ def load_labels(path: str | Path) -> tuple[LabelTexts, tuple[str, ...] | None]:
     document = read_yaml(path)
     if {"name", "labels"} <= set(document.values):
         protocol = load_protocol(path)
-        return protocol.labels, protocol.templates
+        return protocol.spoken, protocol.templates
     labels = validate(_LabelFile, document).root
     _refuse_equal_texts(document, labels)
     return labels, None

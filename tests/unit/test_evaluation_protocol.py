@@ -43,7 +43,8 @@ def test_reads_all_keys(load):
     assert protocol.labels["bath"] == ("the bathroom", "the bath")
     assert protocol.texts["bath"] == "the bathroom"
     assert protocol.templates == ("{}", "in {}")
-    assert protocol.prompts("in {}") == [["in the kitchen"], ["in the bathroom", "in the bath"]]
+    said = ["in the kitchen", "in the bathroom", "in the bath"]
+    assert protocol.every_prompt()[3:] == said
 
 
 def test_words_that_yaml_takes_for_other_things_stay_words(load):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from speechcwcl.errors import UserError
 from speechcwcl.zeroshot.protocol import (
-    Protocol,
     list_protocols,
     list_templates,
     load_protocol,
@@ -167,17 +166,11 @@ def fill_in(name: str) -> tuple[str, str]:
         labels, templates = EXAMPLES[name]
         return "\n".join(labels), "\n".join(load_templates(templates))
     protocol = load_protocol(name)
-    return _typed(protocol), "\n".join(protocol.templates)
-
-
-def _typed(protocol: Protocol) -> str:
     lines = []
-    for label, texts in protocol.labels.items():
-        if label == protocol.unknown:  # the answer below a threshold, not a label
-            continue
+    for label, texts in protocol.spoken.items():
         right = " | ".join(texts)
         lines.append(right if right == label else f"{label} = {right}")
-    return "\n".join(lines)
+    return "\n".join(lines), "\n".join(protocol.templates)
 
 
 def template_sets() -> dict[str, str]:
