@@ -83,14 +83,12 @@ def embed_manifest(
     manifest: Manifest,
     cache: FeatureCache | None = None,
     *,
-    batch_seconds: float = 8 * BATCH_SECONDS,
     progress: str | None = None,
 ) -> np.ndarray:
     """Embed every utterance of a manifest, in its order.
 
     Args:
         cache: frozen features of this manifest, or None to go from the waveforms.
-        batch_seconds: padded seconds in one pass; it does not change the result.
         progress: what the progress bar says; None = no bar.
 
     Returns:
@@ -98,21 +96,15 @@ def embed_manifest(
     """
     was_training = aligner.training
     aligner.eval()
-    if cache is None:
-        batch_seconds = min(batch_seconds, BATCH_SECONDS)
     sizes = np.rint(np.asarray(manifest.durations) * SAMPLE_RATE).tolist()
     out = np.zeros((len(manifest), aligner.dim), dtype=np.float32)
     bar = tqdm(total=len(manifest), desc=progress, disable=progress is None, dynamic_ncols=True)
-    for rows in batches(sizes, batch_seconds):
+    for rows in batches(sizes, BATCH_SECONDS * (1 if cache is None else 8)):
         if cache is not None:
-            feats = [torch.from_numpy(np.array(cache.get(i), dtype=np.float32)) for i in rows]
-            frames = torch.tensor([len(f) for f in feats])
-            padded = torch.nn.utils.rnn.pad_sequence(feats, batch_first=True)
-            found = aligner.embed_features(padded.to(aligner.device), frames.to(aligner.device))
+            embed, arrays = aligner.embed_features, [cache.get(i) for i in rows]
         else:
-            items = [manifest[i] for i in rows]
-            wav, lengths = pad([u.load() for u in items])
-            found = aligner.embed_speech(wav.to(aligner.device), lengths.to(aligner.device))
+            embed, arrays = aligner.embed_speech, [manifest[i].load() for i in rows]
+        found = embed(*(part.to(aligner.device) for part in pad(arrays)))
         out[rows] = found.float().cpu().numpy()
         bar.update(len(rows))
     bar.close()

@@ -35,14 +35,8 @@ from speechcwcl.losses.weighting import Targets, Weighting, matched
 
 # anchor or direction -> the log-sum-exps that it reads, by their names in `kernel.py`
 ANCHORS = {"speech": ("rows",), "text": ("columns",), "both": ("rows", "columns")}
-DIRECTIONS = {
-    "speech_to_text": ("rows",),
-    "text_to_speech": ("columns",),
-    "both": ("rows", "columns"),
-}
+DIRECTIONS = dict(zip(("speech_to_text", "text_to_speech", "both"), ANCHORS.values(), strict=True))
 Asking = Generator[tuple, Sums, Tensor]
-
-
 _anchor, _direction = one_of("anchor", *ANCHORS), one_of("direction", *DIRECTIONS)
 
 
@@ -132,10 +126,7 @@ def supcon(
         text: (N, dim) unit-norm.
         scale: logit scale `1 / tau`.
         text_ids: (N,) int64, equal where transcripts are equal.
-        anchor: as in `cwcl`.
-        text_bank: as in `cwcl`.
-        chunk: as in `cwcl`.
-        memory: as in `cwcl`.
+        anchor: as in `cwcl`, and so `text_bank`, `chunk` and `memory`.
 
     Returns:
         The loss, 0-d.
@@ -221,8 +212,6 @@ def cwcl_plain(
     text_ids: Tensor | None = None,
 ) -> Tensor:
     """The same loss from its definition, with `N x N` matrices; for tests and for reading.
-
-    Arguments and result as in `cwcl`.
 
     Examples:
         >>> import torch

@@ -75,10 +75,6 @@ class Term(nn.Module):
         given |= {key: getattr(self, key) for key in self.loss.learnt}
         return self.loss.function(speech, text, **given, **self.options)
 
-    def extra_repr(self) -> str:
-        """Show the weight."""
-        return f"{self.name}, weight={self.weight:g}"
-
 
 def answer(
     asking: Mapping[str, Generator[Any, Any, Tensor]],
@@ -319,11 +315,7 @@ class LogitScale(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in (("init", init), ("minimum", minimum), ("maximum", maximum)):
-            good = isinstance(value, (int, float)) and not isinstance(value, bool)
-            require(
-                good and 0 < value < math.inf,
-                f"scale: {name} must be a positive number, got {value!r}",
-            )
+            _positive(f"scale: {name}", value)
         require(
             not learnable or minimum <= init <= maximum,
             f"scale: init {init} is outside its bounds [{minimum}, {maximum}]; "
@@ -376,18 +368,13 @@ class LogitScale(nn.Module):
         if not self.learnable:
             self.ceiling = float(self.log_scale.detach().exp())
 
-    def extra_repr(self) -> str:
-        """Show the value and the bounds."""
-        value = f"{float(self.log_scale.detach().exp()):.4g}"
-        bounds = f"learnable within [{self.minimum:g}, {self.maximum:g}]"
-        return f"{value}, {bounds if self.learnable else 'fixed'}"
-
 
 def inverse(temperature: Any) -> float:
     """`1 / temperature`, checked."""
-    good = isinstance(temperature, (int, float)) and not isinstance(temperature, bool)
-    require(
-        good and 0 < temperature < math.inf,
-        f"temperature: must be a positive number, got {temperature!r}",
-    )
-    return 1.0 / float(temperature)
+    return 1.0 / _positive("temperature:", temperature)
+
+
+def _positive(name: str, value: Any) -> float:
+    good = isinstance(value, (int, float)) and not isinstance(value, bool)
+    require(good and 0 < value < math.inf, f"{name} must be a positive number, got {value!r}")
+    return float(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from speechcwcl.data.rows import is_text
 from speechcwcl.errors import UserError, first_line
 from speechcwcl.files import read_json, sha256_file, sha256_json
 from speechcwcl.models.encoders.families import quiet
@@ -180,17 +181,15 @@ class TextEncoder(nn.Module):
         for index, text in enumerate(texts):
             if not isinstance(text, str) or not text.strip():
                 raise UserError(f"text {index + 1} of {len(texts)} is empty or not text: {text!r}")
-            if not is_unicode(text):
+            if not is_text(text):
                 raise UserError(
                     f"text {index + 1} of {len(texts)} is not UTF-8: {text!r}; save or type it as "
                     "UTF-8 (in a locale that has it, such as LC_ALL=C.UTF-8)"
                 )
         unique = sorted(dict.fromkeys(texts), key=lambda text: (len(text), text))
         rows = np.zeros((len(unique), self.dim), dtype=np.float32)
-        starts: Iterable[int] = range(0, len(unique), batch_size)
-        bar = tqdm(total=len(unique), desc="embed text", unit="text", disable=not progress)
-        with bar:
-            for start in starts:
+        with tqdm(total=len(unique), desc="embed text", unit="text", disable=not progress) as bar:
+            for start in range(0, len(unique), batch_size):
                 batch = unique[start : start + batch_size]
                 rows[start : start + len(batch)] = self._embed(batch).cpu().numpy()
                 bar.update(len(batch))
@@ -263,12 +262,12 @@ def _refuse_oversized(folder: Path, cls: Any, config: Any) -> None:
 
 def _pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
     """(batch, tokens, dim), (batch, tokens) -> (batch, dim)."""
+    rows = torch.arange(len(hidden), device=hidden.device)
     if pooling == "cls":
-        first = mask.argmax(dim=1)
-        return hidden[torch.arange(len(hidden), device=hidden.device), first]
+        return hidden[rows, mask.argmax(dim=1)]
     if pooling == "last":
         positions = torch.arange(mask.shape[1], device=mask.device)
-        return hidden[torch.arange(len(hidden), device=hidden.device), (positions * mask).argmax(1)]
+        return hidden[rows, (positions * mask).argmax(dim=1)]
     weights = mask[:, :, None].to(hidden.dtype)
     if pooling == "max":
         return hidden.masked_fill(weights == 0, -torch.inf).amax(dim=1)
@@ -282,17 +281,16 @@ class TextSide:
 
     Args:
         text: a source (see [`describe_text`][]), a description, or a loaded encoder.
-        pooling: of a source; see there.
 
     Attributes:
         info: the description.
     """
 
-    def __init__(self, text: str | os.PathLike | TextInfo | TextEncoder, pooling: str = "auto"):
+    def __init__(self, text: str | os.PathLike | TextInfo | TextEncoder):
         self._loaded = text if isinstance(text, TextEncoder) else None
         if isinstance(text, TextEncoder):
             text = text.info
-        self.info = text if isinstance(text, TextInfo) else describe_text(text, pooling)
+        self.info = text if isinstance(text, TextInfo) else describe_text(text)
 
     @property
     def hash(self) -> str:
@@ -330,11 +328,6 @@ class TextSide:
         """
         raw = self.encoder(mean.device).encode(texts, batch_size=batch_size)
         return centred(raw, mean).numpy()
-
-
-def is_unicode(text: str) -> bool:
-    """Whether a text has no half characters: what Python makes of bytes that are not UTF-8."""
-    return not any(0xD800 <= ord(char) <= 0xDFFF for char in text)
 
 
 def centred(raw: Tensor | np.ndarray, mean: Tensor) -> Tensor:

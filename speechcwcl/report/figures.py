@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -13,11 +13,11 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import soundfile
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from speechcwcl.data.audio import SAMPLE_RATE, load_audio
+from speechcwcl.data.audio import SAMPLE_RATE, encode_audio, load_audio
 from speechcwcl.errors import UserError
 from speechcwcl.evaluation.results import ScoreFolder
 from speechcwcl.report.runs import Test
@@ -58,23 +58,18 @@ def curves(series: Sequence[tuple[int, bool, Sequence[float], Sequence[float]]])
             there is validation too.
     """
     both = len({valid for _, valid, _, _ in series}) > 1
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(3.7, 2.2), layout="constrained")
-        axes = figure.subplots()
+
+    def draw(axes: Axes) -> None:
         for run, valid, epochs, values in series:
-            axes.plot(
-                epochs,
-                values,
-                color=RUN_COLOURS[run % len(RUN_COLOURS)],
-                linestyle="--" if both and not valid else "-",
-                marker="o" if len(epochs) < 15 else None,
-                markersize=2.6,
-                linewidth=1.6,
-            )
+            style = "--" if both and not valid else "-"
+            marker = "o" if len(epochs) < 15 else None
+            options = {"marker": marker, "markersize": 2.6, "linewidth": 1.6}
+            axes.plot(epochs, values, style, color=_colour(run), **options)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.set_xlabel("epoch")
-        return _drawn(figure)
+
+    return _drawn((3.7, 2.2), draw)
 
 
 def trade_off(series: Sequence[tuple[int, bool, dict[str, list[float]]]]) -> str:
@@ -83,39 +78,43 @@ def trade_off(series: Sequence[tuple[int, bool, dict[str, list[float]]]]) -> str
     Args:
         series: (run number, all labels together? else each alone, the curve); alone is dashed.
     """
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(4.2, 3.0), layout="constrained")
-        axes = figure.subplots()
+
+    def draw(axes: Axes) -> None:
         for run, together, curve in series:
-            colour = RUN_COLOURS[run % len(RUN_COLOURS)]
             missed = [max(100 * value, 0.5) for value in curve["missed"]]
             style = "-" if together else "--"
-            axes.loglog(curve["per_hour"], missed, style, color=colour, linewidth=1.6)
+            axes.loglog(curve["per_hour"], missed, style, color=_colour(run), linewidth=1.6)
         for number in (axes.xaxis, axes.yaxis):
             number.set_major_formatter("{x:g}")
-        axes.set_xlabel("false alarms an hour")
-        axes.set_ylabel("missed, %")
-        return _drawn(figure)
+        axes.set(xlabel="false alarms an hour", ylabel="missed, %")
+
+    return _drawn((4.2, 3.0), draw)
 
 
 def reliability(series: Sequence[tuple[int, Sequence[dict[str, float]]]]) -> str:
     """Share of right events by their score, as an SVG's address; the diagonal is calibrated."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(3.0, 3.0), layout="constrained")
-        axes = figure.subplots()
+
+    def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color="#d5d2cb", linewidth=1)
         for run, bins in series:
-            colour = RUN_COLOURS[run % len(RUN_COLOURS)]
             points = [(row["score"], row["right"]) for row in bins]
-            axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3)
-        axes.set_xlabel("score")
-        axes.set_ylabel("share right")
-        return _drawn(figure)
+            axes.plot(*zip(*points, strict=True), color=_colour(run), marker="o", markersize=3)
+        axes.set(xlabel="score", ylabel="share right")
+
+    return _drawn((3.0, 3.0), draw)
 
 
-def _drawn(figure: Figure) -> str:
+def _colour(run: int) -> str:
+    return RUN_COLOURS[run % len(RUN_COLOURS)]
+
+
+def _drawn(size: tuple[float, float], draw: Callable[[Axes], None]) -> str:
+    """A drawing of `size` (inches) as the address of an SVG."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.subplots())
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     return data_address("image/svg+xml", stream.getvalue())
 
 
@@ -228,15 +227,8 @@ def embed_audio(row: dict[str, str], budget: Budget) -> tuple[str, bool]:
     except UserError:
         return "", False  # moved or deleted since: the report shows the labels without a player
     longest = int(LONGEST * SAMPLE_RATE)
-    address = audio_address(wav[:longest])
+    address = data_address("audio/flac", encode_audio(wav[:longest], ".flac"))
     if len(address) > budget.left:
         return "", False
     budget.left -= len(address)
     return address, len(wav) > longest
-
-
-def audio_address(wav: np.ndarray) -> str:
-    """(samples,) at 16 kHz as FLAC in a `data:` address, for a player inside a page."""
-    stream = io.BytesIO()
-    soundfile.write(stream, wav, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    return data_address("audio/flac", stream.getvalue())

@@ -30,7 +30,7 @@ def interval(bounds: Sequence[float]) -> str:
 
 def speech_kind(card: Card) -> str:
     """`synthetic speech`, `recorded speech`, or an empty string where the card is silent."""
-    synthetic = card.get("synthetic_speech", card.get("made_speech"))  # as older cards say it
+    synthetic = card.get("synthetic_speech")
     return "" if synthetic is None else "synthetic speech" if synthetic else "recorded speech"
 
 

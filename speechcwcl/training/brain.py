@@ -283,8 +283,7 @@ class RunningMeans:
         if not end_of_epoch:
             state = torch.load(path, weights_only=True)
             self.sums = state["sums"]
-            # an older version counted the steps only
-            self.counts = state.get("counts") or dict.fromkeys(self.sums, state.get("count", 0))
+            self.counts = state["counts"]
 
 
 def lr_factor(step: int, total: int, warmup: float, schedule: str) -> float:

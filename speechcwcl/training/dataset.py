@@ -14,7 +14,6 @@ import numpy as np
 import speechbrain as sb
 import torch
 from speechbrain.dataio.sampler import DynamicBatchSampler
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from speechcwcl.cache.embed import feature_cache
@@ -24,6 +23,7 @@ from speechcwcl.data.manifest import Manifest
 from speechcwcl.errors import UserError, require
 from speechcwcl.losses import TextBank, world_size
 from speechcwcl.models.aligner import Aligner
+from speechcwcl.models.audio_input import pad
 from speechcwcl.training.config import TrainConfig
 
 
@@ -135,10 +135,7 @@ class AlignmentSet(Dataset):
             if isinstance(item, UserError):
                 return item
         rows = torch.tensor([row for _, row in items])
-        arrays = [torch.from_numpy(np.array(array, dtype=np.float32)) for array, _ in items]
-        lengths = torch.tensor([len(array) for array in arrays])
-        padded = pad_sequence(arrays, batch_first=True)
-        return Batch(padded, lengths, rows, cached=self.cache is not None)
+        return Batch(*pad([array for array, _ in items]), rows, cached=self.cache is not None)
 
 
 class ContrastiveBatchSampler(DynamicBatchSampler):

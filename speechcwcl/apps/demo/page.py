@@ -11,7 +11,6 @@ import gradio as gr
 from speechcwcl.apps.demo.answer import (
     Embedded,
     Judge,
-    Upload,
     classify,
     decide_all,
     read_upload,
@@ -50,15 +49,8 @@ class Desk:
         self.judges = list(judges)
         self.limits = limits
 
-    def receive(
-        self,
-        path: str | None,
-        labels: str,
-        templates: str,
-        far: float,
-        examples: Examples | None = None,
-    ) -> tuple[Any, ...]:
-        """A new recording: embed it, answer.
+    def receive(self, path: str | None, *typed: Any) -> tuple[Any, ...]:
+        """A new recording: embed it, answer as `answer`.
 
         Returns:
             The embeddings, by which it can be asked about again; then what is shown.
@@ -68,8 +60,9 @@ class Desk:
             heard = [judge.embed(upload.wav) for judge in self.judges]
         except UserError as error:
             return None, *self._nothing(str(error))
-        said = _about(upload)
-        return heard, *self.answer(heard, labels, templates, far, examples, said)
+        silent = " It is nearly silent: is the microphone on?" if upload.silent else ""
+        about = f"{_plain(upload.name)}, {upload.seconds:.1f} s.{silent}"
+        return heard, *self.answer(heard, *typed, about=about)
 
     def keep(
         self, heard: Heard | None, label: str, labels: str, examples: Examples
@@ -117,18 +110,11 @@ class Desk:
         shown = [part for answer in said for part in _shown(answer, parse_templates(templates))]
         return "\n\n".join(filter(None, notes)), *shown
 
-    def refresh(
-        self,
-        heard: Heard | None,
-        labels: str,
-        templates: str,
-        far: float,
-        examples: Examples | None = None,
-    ) -> tuple[Any, ...]:
+    def refresh(self, heard: Heard | None, *typed: Any) -> tuple[Any, ...]:
         """As `answer`, where nobody has asked: no recording is no error."""
         if heard is None:
             return _BEFORE, *self._nothing("")[1:]
-        return self.answer(heard, labels, templates, far, examples)
+        return self.answer(heard, *typed)
 
     def _nothing(self, error: str) -> tuple[Any, ...]:
         message = f"**That did not work.** {_plain(error)}"
@@ -142,11 +128,6 @@ class Desk:
             return classify(self.judges, audio, labels, templates, far, self.limits)
         except UserError as error:
             raise gr.Error(str(error), print_exception=False) from error
-
-
-def _about(upload: Upload) -> str:
-    silent = " It is nearly silent: is the microphone on?" if upload.silent else ""
-    return f"{_plain(upload.name)}, {upload.seconds:.1f} s.{silent}"
 
 
 def _note(said: dict[str, Any]) -> str:
@@ -213,7 +194,11 @@ def build(judges: Sequence[Judge], limits: Limits, far: float = 0.0) -> gr.Block
                 button = gr.Button("Classify", variant="primary", elem_id="cw-go")
             with gr.Column(scale=6, min_width=300, elem_id="cw-answer"):
                 shown = _answers(judges)
-        gr.Markdown(_foot(limits))
+        gr.Markdown(
+            f"At most {limits.seconds:g} s, {limits.megabytes:g} MB and {limits.labels} labels. "
+            "A recording is deleted from the server within two minutes; its embedding stays in "
+            f"memory for at most {FORGET_AFTER // 60} minutes, so that you can try other labels."
+        )
         asked = [heard, typed, template_box, unknown, examples]
         quietly = functools.partial(_quietly, shown[0])
         gr.on(
@@ -333,14 +318,6 @@ def _endpoint(desk: Desk, limits: Limits, far: float) -> None:
             concurrency_id=_MODEL,
             concurrency_limit=1,
         )
-
-
-def _foot(limits: Limits) -> str:
-    return (
-        f"At most {limits.seconds:g} s, {limits.megabytes:g} MB and {limits.labels} labels. A "
-        "recording is deleted from the server within two minutes; its embedding stays in memory "
-        f"for at most {FORGET_AFTER // 60} minutes, so that you can try other labels."
-    )
 
 
 def theme() -> gr.themes.Base:
