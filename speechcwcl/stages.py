@@ -127,15 +127,11 @@ def files_of(paths: Iterable[str]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            below = (p for p in path.rglob("*") if p.is_file())
-            found += [p for p in below if not _hidden(p.relative_to(path))]
+            below = [(p, p.relative_to(path).parts) for p in path.rglob("*") if p.is_file()]
+            found += [p for p, parts in below if not any(part[0] == "." for part in parts)]
         else:
             found.append(path)
     return sorted(found)
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def state(path: Path, *, quick: bool = False) -> str:

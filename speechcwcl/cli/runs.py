@@ -16,7 +16,7 @@ def embed_text(manifests: list[Path], *, config: Path, store: Path = Path("dump/
         config: training YAML that names the encoder
         store: folder of the store
     """
-    from speechcwcl.cache.text_store import TextStore
+    from speechcwcl.cache.embed import TextStore
     from speechcwcl.data.manifest import Manifest
     from speechcwcl.models.text_side import TextEncoder
     from speechcwcl.training.config import load_config

@@ -78,7 +78,9 @@ class Slurp(Corpus):
     def utterances(self, source: Path, split: str, problems: Problems) -> Iterator[Utterance]:
         """Yield the recordings of one split; see `Corpus.utterances`."""
         part = split.removesuffix(_HEADSET)
-        texts = self._texts(source)
+        marks = tuple(f"{name}.jsonl" for name in _ANNOTATIONS)
+        places = ("dataset/slurp", "slurp/dataset/slurp")
+        texts = find_folder(source, marks, places, self.title)
         table = self.file(texts / f"{part}.jsonl")
         folder = self._audio(source, "slurp_synth" if part == "train_synthetic" else "slurp_real")
         speakers = _speakers(texts / "metadata.json")
@@ -97,10 +99,6 @@ class Slurp(Corpus):
                 key = f"{entry['slurp_id']}-{Path(name).stem}"
                 speaker = recording.get("usrid") or speakers.get(name, "")
                 yield Utterance(key, str(audio), entry["sentence"], speaker, labels=dict(labels))
-
-    def _texts(self, source: Path) -> Path:
-        marks = tuple(f"{name}.jsonl" for name in _ANNOTATIONS)
-        return find_folder(source, marks, ("dataset/slurp", "slurp/dataset/slurp"), self.title)
 
     def _audio(self, source: Path, name: str) -> Path:
         """`name` below `audio` (as the corpus' script puts it) or beside the annotations."""

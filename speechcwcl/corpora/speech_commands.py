@@ -15,7 +15,7 @@ from speechcwcl.data.audio import SAMPLE_RATE, audio_info, write_audio
 from speechcwcl.data.rows import read_lines
 from speechcwcl.data.tables import Problems
 from speechcwcl.data.utterance import Utterance
-from speechcwcl.errors import UserError, closest
+from speechcwcl.errors import UserError
 
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 """The ten target words of the 12-class task."""
@@ -33,48 +33,30 @@ _LISTS = {"valid": "validation_list.txt", "test": "testing_list.txt"}
 _VALID_NOISE = "running_tap.wav"
 _DATA = "http://download.tensorflow.org/data/"
 _CLIP = re.compile(r"(?:(?P<word>[a-z]+)_)?(?P<speaker>[0-9a-zA-Z]+)_nohash_\d+")
-_RELEASES = {
-    "v0.02": (
-        Archive(
-            f"{_DATA}speech_commands_v0.02.tar.gz",
-            size=2_428_923_189,
-            checksum="sha256:af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58",
-            into="speech_commands_v0.02",
-        ),
-        Archive(
-            f"{_DATA}speech_commands_test_set_v0.02.tar.gz",
-            size=112_563_277,
-            checksum="sha256:cc2a00c1147c2254e9be3fa0f779d8c17421dc349b86366567a8edfa9acd51df",
-            into="speech_commands_test_set_v0.02",
-        ),
-    ),
-    "v0.01": (
-        Archive(
-            f"{_DATA}speech_commands_v0.01.tar.gz",
-            checksum="sha256:743935421bb51cccdb6bdd152e04c5c70274e935c82119ad7faeec31780d811d",
-            into="speech_commands_v0.01",
-        ),
-    ),
-}
+_MAIN = Archive(
+    f"{_DATA}speech_commands_v0.02.tar.gz",
+    size=2_428_923_189,
+    checksum="sha256:af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58",
+    into="speech_commands_v0.02",
+)
+_OFFICIAL = Archive(
+    f"{_DATA}speech_commands_test_set_v0.02.tar.gz",
+    size=112_563_277,
+    checksum="sha256:cc2a00c1147c2254e9be3fa0f779d8c17421dc349b86366567a8edfa9acd51df",
+    into="speech_commands_test_set_v0.02",
+)
 
 
-def which_set(name: str, valid: float = 10.0, test: float = 10.0) -> str:
-    """`train`, `valid` or `test` for a clip, by the rule that made the published lists.
+def which_set(name: str) -> str:
+    """`train`, `valid` or `test` for `bb05582b_nohash_3.wav`: the rule of the published lists.
 
     A hash of the speaker decides, so that a speaker stays on one side whatever is added later.
-
-    Args:
-        name: file name, such as `bb05582b_nohash_3.wav`.
-        valid: per cent of the speakers.
-        test: per cent of the speakers.
     """
     base = re.sub(r"_nohash_.*$", "", Path(name).name)
     digest = hashlib.sha1(base.encode(), usedforsecurity=False).hexdigest()
     largest = 2**27 - 1
     percent = (int(digest, 16) % (largest + 1)) * (100.0 / largest)
-    if percent < valid:
-        return "valid"
-    return "test" if percent < valid + test else "train"
+    return "valid" if percent < 10.0 else "test" if percent < 20.0 else "train"
 
 
 class SpeechCommands(Corpus):
@@ -86,9 +68,6 @@ class SpeechCommands(Corpus):
     train12), label and text `_silence_` / "silence". `test12` is the official test archive of
     that task (no texts: its unknown words and silence have none). `all` is every word clip.
     A folder of word folders without lists is split by the rule that made the lists.
-
-    Args:
-        release: `"v0.02"` or `"v0.01"`: what `download` fetches. Reading tells by itself.
     """
 
     name = "speech_commands"
@@ -99,17 +78,11 @@ class SpeechCommands(Corpus):
     splits = ("train", "valid", "test", "train12", "valid12", "test12", "all")
     label_fields = ("label",)
 
-    def __init__(self, release: str = "v0.02") -> None:
-        if release not in _RELEASES:
-            raise UserError(f"no release {release!r}{closest(release, _RELEASES)}: v0.02, v0.01")
-        self.release = release
-
     def archives(self, splits: Iterable[str] | None = None) -> list[Archive]:
         """See `Corpus.archives`: the words, and for `test12` the official test set."""
         wanted = self.check_splits(splits)
-        main, *official = _RELEASES[self.release]
-        only_official = wanted == ["test12"] and official
-        return [*([] if only_official else [main]), *(official if "test12" in wanted else [])]
+        main = [] if wanted == ["test12"] else [_MAIN]
+        return [*main, _OFFICIAL] if "test12" in wanted else main
 
     def utterances(self, source: Path, split: str, problems: Problems) -> Iterator[Utterance]:
         """Yield the clips of one split; see `Corpus.utterances`."""

@@ -40,6 +40,7 @@ from speechcwcl.errors import UserError, require
 
 _CHUNK = 64
 _WAITING_PER_WORKER = 4
+_PATIENCE = 600.0  # seconds that a command may take
 
 
 def compile_manifest(
@@ -285,13 +286,12 @@ def split_command(text: str) -> list[list[str]]:
     return programs
 
 
-def run_pipe(text: str, folder: str | Path, timeout: float = 600.0) -> Path:
+def run_pipe(text: str, folder: str | Path) -> Path:
     """Run a command once and keep its audio; return the FLAC file.
 
     Args:
         text: the `wav.scp` value, with the `|` at its end.
         folder: where the FLAC file goes, named by the command's hash.
-        timeout: seconds after which it is given up.
 
     Raises:
         UserError: it cannot be run, fails, takes too long, or writes no audio.
@@ -300,7 +300,7 @@ def run_pipe(text: str, folder: str | Path, timeout: float = 600.0) -> Path:
     if target.exists():
         return target
     with tempfile.NamedTemporaryFile(suffix=".audio") as output:
-        _run(text, split_command(text), output.fileno(), timeout)
+        _run(text, split_command(text), output.fileno())
         try:
             rate = audio_info(output.name).sample_rate
             wav = load_audio(output.name, sample_rate=rate)
@@ -310,7 +310,7 @@ def run_pipe(text: str, folder: str | Path, timeout: float = 600.0) -> Path:
     return target
 
 
-def _run(text: str, programs: list[list[str]], output: int, timeout: float) -> None:
+def _run(text: str, programs: list[list[str]], output: int) -> None:
     running: list[subprocess.Popen[bytes]] = []
     feed: int | None = subprocess.DEVNULL
     try:
@@ -326,11 +326,11 @@ def _run(text: str, programs: list[list[str]], output: int, timeout: float) -> N
                 running[-1].stdout.close()  # so that it gets SIGPIPE when its reader ends
             feed = process.stdout.fileno() if process.stdout else None
             running.append(process)
-        codes = [process.wait(timeout) for process in running]
+        codes = [process.wait(_PATIENCE) for process in running]
     except OSError as error:
         raise UserError(f"{text}: cannot run: {error.strerror or error}") from error
     except subprocess.TimeoutExpired as error:
-        raise UserError(f"{text}: did not end within {timeout:g} s") from error
+        raise UserError(f"{text}: did not end within {_PATIENCE:g} s") from error
     finally:
         for process in running:
             if process.poll() is None:

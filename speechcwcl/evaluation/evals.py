@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from speechcwcl.cache.embed import embed_manifest, feature_cache
+from speechcwcl.cache.embed import FOLDER, embed_manifest, feature_cache, stored_encoder
 from speechcwcl.cache.features import FeatureCache
-from speechcwcl.cache.text_store import FOLDER, stored_encoder
 from speechcwcl.data.manifest import Manifest
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, require

@@ -5,7 +5,6 @@ Nothing here depends on the order of the utterances or on how they were batched.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +70,7 @@ def short(value: Any) -> float:
     return round(float(value), 6)
 
 
-def accuracy_interval(correct: np.ndarray, *, seed: int = 0) -> tuple[float, float]:
+def accuracy_interval(correct: np.ndarray) -> tuple[float, float]:
     """95 % bootstrap interval of an accuracy, over utterances.
 
     Drawing n utterances with replacement out of n of which k are right gives a number of right
@@ -81,7 +80,6 @@ def accuracy_interval(correct: np.ndarray, *, seed: int = 0) -> tuple[float, flo
 
     Args:
         correct: (n,) bool.
-        seed: of the draws.
 
     Returns:
         (low, high), fractions.
@@ -94,7 +92,7 @@ def accuracy_interval(correct: np.ndarray, *, seed: int = 0) -> tuple[float, flo
 
         exact = binomtest(k, n).proportion_ci(TAILS[1] - TAILS[0], method="exact")
         return float(exact.low), float(exact.high)
-    draws = np.random.default_rng(seed).binomial(n, k / n, RESAMPLES) / n
+    draws = np.random.default_rng(0).binomial(n, k / n, RESAMPLES) / n
     low, high = np.quantile(draws, TAILS)
     return float(low), float(high)
 
@@ -119,15 +117,12 @@ def accuracy_figures(correct: np.ndarray) -> dict[str, Any]:
     }
 
 
-def paired_difference(
-    first: np.ndarray, second: np.ndarray, *, seed: int = 0
-) -> tuple[float, float, float]:
+def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
     """How much better `second` is than `first` on the SAME utterances, with its interval.
 
     Args:
         first: (n,) bool, right or wrong under one run.
         second: (n,) bool, the same utterances in the same order under another.
-        seed: of the draws.
 
     Returns:
         (difference of the accuracies, low, high), fractions, by the paired bootstrap at 95 %.
@@ -140,7 +135,7 @@ def paired_difference(
         return 0.0, 0.0, 0.0
     won, lost = int(np.sum(second & ~first)), int(np.sum(first & ~second))
     shares = [won / n, lost / n, (n - won - lost) / n]
-    draws = np.random.default_rng(seed).multinomial(n, shares, RESAMPLES)
+    draws = np.random.default_rng(0).multinomial(n, shares, RESAMPLES)
     low, high = np.quantile((draws[:, 0] - draws[:, 1]) / n, TAILS)
     return (won - lost) / n, float(low), float(high)
 
@@ -192,8 +187,8 @@ def top_confusions(confusion: np.ndarray, limit: int = 12) -> list[tuple[int, in
     return [(t, p, int(wrong[t, p])) for t, p in pairs if wrong[t, p] > 0]
 
 
-def rank_summary(ranks: np.ndarray, cutoffs: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-    """Recall at each cutoff (`"R@1"` ...) and the median rank, from ranks that start at 1."""
-    summary = {f"R@{k}": float(np.mean(ranks <= k)) for k in cutoffs}
+def rank_summary(ranks: np.ndarray) -> dict[str, float]:
+    """Recall at 1, 5 and 10 (`"R@1"` ...) and the median rank, from ranks that start at 1."""
+    summary = {f"R@{k}": float(np.mean(ranks <= k)) for k in (1, 5, 10)}
     summary["median_rank"] = float(np.median(ranks))
     return summary

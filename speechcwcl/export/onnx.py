@@ -38,21 +38,19 @@ def export(
     folder: str | Path,
     *,
     int8: bool = False,
-    text: bool = True,
     info: dict[str, Any] | None = None,
 ) -> None:
     """Write a folder that `OnnxAligner` opens.
 
     The graph takes `wav` (batch, samples) float32 at 16 kHz and `lengths` (batch,) int64, of
     any batch and length, and gives `embeddings` (batch, dim) of unit norm. A second one embeds
-    the windows of a stream (`encode_windows`).
+    the windows of a stream (`encode_windows`). The text encoder goes in too, in float32, where it
+    is a BERT in plain torch: labels then need no torch either. Other encoders are named.
 
     Args:
         folder: made, or replaced as a whole when it holds an exported model and nothing else.
         int8: keep the weights of all matrix products as 8-bit integers (activations are quantised
             as they come); convolutions, among them the front end, stay float32.
-        text: put the text encoder in too, in float32, where it is a BERT in plain torch: labels
-            then need no torch either. Other encoders are named, as in the model's own folder.
         info: anything worth knowing (JSON-able), kept under `info`.
 
     Raises:
@@ -67,8 +65,7 @@ def export(
             if int8:
                 _quantise(exact, scratch / name, external)
                 shutil.rmtree(exact.parent)
-        if text:
-            _write_text(aligner, scratch)
+        _write_text(aligner, scratch)
         config = {
             "dim": aligner.dim,
             "sample_rate": 16000,
@@ -120,16 +117,14 @@ def compare(aligner: Aligner, exported: Any, int8: bool) -> None:
         raise UserError("export: the exported model does not give the model's embeddings")
 
 
-def largest_difference(
-    aligner: Aligner, exported: Any, seconds: tuple[float, ...] = (1.0, 0.3, 2.2, 0.05)
-) -> dict[str, float]:
+def largest_difference(aligner: Aligner, exported: Any) -> dict[str, float]:
     """How far an exported model is from its original on noise: alone, padded, in another order.
 
     Returns:
         `alone`, `padded`, `reversed`: largest absolute difference of an embedding's entries;
         `cosine`: the smallest between an embedding and its original.
     """
-    draw = np.random.default_rng(0)
+    draw, seconds = np.random.default_rng(0), (1.0, 0.3, 2.2, 0.05)
     clips = [(0.1 * draw.standard_normal(int(s * 16000))).astype(np.float32) for s in seconds]
 
     def batch(chosen: list[np.ndarray], size: float) -> np.ndarray:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from speechcwcl.errors import UserError, first_line
 from speechcwcl.files import read_text, refuse_foreign
@@ -15,6 +15,8 @@ from speechcwcl.report.runs import Card, RunDir, corpus_cards, gather_tests
 
 if TYPE_CHECKING:
     from speechcwcl.models.aligner import Aligner
+
+_DESCRIBED = ("description", "hash", "labels", "templates")  # of a protocol, for who opens it
 
 
 @dataclass(frozen=True)
@@ -53,21 +55,17 @@ def pack(
         raise UserError(f"{out}: packing there would overwrite the model itself; choose another")
     refuse_foreign(out, ours)  # before the card is made
     run = RunDir.open(expdir, must_be_scored=False)
+    described = [f.scores["protocol"] for f in run.scores.values() if not f.is_retrieval]
     aligner.save_pretrained(
         out,
         with_towers=sharing.with_towers,
         info={"hparams": run.hparams},
-        protocols=_protocols_of(run),
+        protocols={
+            protocol["name"]: {key: protocol[key] for key in _DESCRIBED} for protocol in described
+        },
         card=model_card(run, _encoders(aligner), corpus_cards([run], dumpdir), sharing),
     )
     return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-
-
-def _protocols_of(run: RunDir) -> dict[str, Any]:
-    """The label texts of the protocols that a run was scored under, ready to be packed."""
-    described = [f.scores["protocol"] for f in run.scores.values() if not f.is_retrieval]
-    keys = ("description", "hash", "labels", "templates")
-    return {protocol["name"]: {key: protocol[key] for key in keys} for protocol in described}
 
 
 def _encoders(aligner: Aligner) -> list[list[str]]:

@@ -16,8 +16,7 @@ import torch
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from torch.utils.data import Dataset
 
-from speechcwcl.cache.embed import feature_cache
-from speechcwcl.cache.text_store import FOLDER, TextStore, embed_stored
+from speechcwcl.cache.embed import FOLDER, TextStore, embed_stored, feature_cache
 from speechcwcl.data.augment import Augmenter
 from speechcwcl.data.manifest import Manifest
 from speechcwcl.errors import UserError, require

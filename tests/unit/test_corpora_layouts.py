@@ -10,7 +10,6 @@ import pytest
 
 from speechcwcl.corpora import get_corpus
 from speechcwcl.corpora.slurp import Slurp
-from speechcwcl.corpora.speech_commands import SpeechCommands
 from speechcwcl.corpora.stop import COLUMNS, first_intent
 from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.data.kaldi import check_datadir, read_corpus, read_datadir
@@ -325,7 +324,5 @@ def test_archives_follow_the_splits():
     assert names("librispeech", "dev-clean-2") == ["dev-clean-2.tar.gz"]
     assert names("slurp", "test_headset") == ["test.jsonl", "metadata.json", "slurp_real.tar.gz"]
     assert names("slurp", "train_synthetic")[-1] == "slurp_synth.tar.gz"
-    old = SpeechCommands("v0.01").archives(["train"])
-    assert [a.name for a in old] == ["speech_commands_v0.01.tar.gz"]
     with pytest.raises(UserError, match="Common Voice cannot be downloaded.*--data"):
         get_corpus("common_voice").download(Path("nowhere"))

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from speechcwcl import files
+from speechcwcl.cache.embed import TextStore
 from speechcwcl.cache.features import FeatureCache
-from speechcwcl.cache.text_store import TextStore
 from speechcwcl.errors import UserError
 from speechcwcl.files import atomic_path, atomic_write, lock, read_json, replace_folder, write_json
 

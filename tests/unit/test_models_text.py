@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from speechcwcl.cache.text_store import TextStore, stored_encoder
+from speechcwcl.cache.embed import TextStore, stored_encoder
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.text_side import TextEncoder, describe_text

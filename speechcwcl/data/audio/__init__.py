@@ -91,15 +91,10 @@ def load_audio(
         return _decoded(path, stream, start, end, sample_rate)
 
 
-def decode_audio(data: bytes, name: str, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
-    """Decode an audio file's bytes to mono, as `load_audio` does a file.
-
-    Args:
-        name: for messages.
-        sample_rate: see `load_audio`.
-    """
+def decode_audio(data: bytes, name: str) -> np.ndarray:
+    """Decode an audio file's bytes to mono at 16 kHz; `name` is for messages."""
     with opened(name, data) as stream:
-        return _decoded(name, stream, None, None, sample_rate)
+        return _decoded(name, stream, None, None, SAMPLE_RATE)
 
 
 def _decoded(

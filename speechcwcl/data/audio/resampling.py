@@ -131,14 +131,12 @@ class BlockResampler:
 
     def _give(self, count: int) -> np.ndarray:
         """Resample `count` samples after the context; a multiple of the period, or all."""
-        done = resample(self._buffer[: self._before + count + self._context], *self._rates)
+        done = resample(
+            self._buffer[: self._before + count + self._context], self._rate, self._new_rate
+        )
         skip = self._before // self._in * self._out
         result = done[skip : skip + -(-count * self._out // self._in)]
         start = max(0, self._before + count - self._context)
         self._before = self._before + count - start
         self._buffer = self._buffer[start:]
         return result
-
-    @property
-    def _rates(self) -> tuple[int, int]:
-        return self._rate, self._new_rate
