@@ -140,11 +140,7 @@ def replace_folder(folder: str | Path, ours: Ours) -> Iterator[Path]:
 
 
 def refuse_foreign(folder: str | Path, ours: Ours) -> None:
-    """Raise unless `folder` is absent, empty, or holds nothing but our files.
-
-    Raises:
-        UserError: the first thing that is not ours.
-    """
+    """Raise unless `folder` is absent, empty, or holds nothing but our files."""
     place = Path(folder)
     if not place.exists() and not place.is_symlink():
         return
@@ -282,9 +278,6 @@ def lock(path: str | Path, waiting: Callable[[], None] | None = None) -> Iterato
     Args:
         path: the lock file, such as `folder / ".lock"`; missing parent folders are made.
         waiting: called once when another process has it; it may raise to give up.
-
-    Raises:
-        UserError: the lock file cannot be written.
     """
     from filelock import FileLock, Timeout
 

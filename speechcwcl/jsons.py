@@ -17,9 +17,6 @@ def parse_json(text: str | bytes, where: str, *, line: bool = True) -> Any:
         text: JSON, as text or in UTF-8.
         where: begins the message: a file; or a file and a line, with
         line: false.
-
-    Raises:
-        UserError: as `read_json`.
     """
     try:
         if isinstance(text, bytes):
@@ -40,11 +37,7 @@ def parse_json(text: str | bytes, where: str, *, line: bool = True) -> Any:
 
 
 def of_kind(path: str | Path, value: Any, text: str, kind: Any) -> Any:
-    """A value (and the JSON it came from) as a kind: any type that pydantic can check.
-
-    Raises:
-        UserError: of another kind; names the key.
-    """
+    """A value (and the JSON it came from) as a kind: any type that pydantic can check."""
     if kind in (dict, list, str):
         if not isinstance(value, kind):
             raise UserError(f"{path}: holds a {type(value).__name__}, not a {kind.__name__}")

@@ -169,9 +169,6 @@ def run_and_log(command: list[str], log: Path, notes: Path) -> int:
     """Run a command with its output on the terminal and in `log`; return its exit code.
 
     Progress bars redraw a line with a carriage return; the log keeps their last state only.
-
-    Raises:
-        UserError: the log cannot be written; the command is ended.
     """
     environment = dict(os.environ, PYTHONUNBUFFERED="1") | {NOTES: str(notes.absolute())}
     with writing(log):

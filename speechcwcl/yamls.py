@@ -95,11 +95,7 @@ def _read(path: Path, typed: bool, base: str | None, seen: tuple[Path, ...]) -> 
 
 
 def parse_yaml(text: str, path: str | Path, *, typed: bool = False) -> Document:
-    """Like `read_yaml`, of a text; `path` is for messages.
-
-    Raises:
-        UserError: see there.
-    """
+    """Like `read_yaml`, of a text; `path` is for messages."""
     builder = _Builder(text, str(path), typed)
     values = builder.build()
     require(values not in (None, ""), f"{path}: the file is empty; expected `key: value` lines")

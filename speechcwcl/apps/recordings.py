@@ -53,11 +53,7 @@ class Cutting:
         return [(start, start + self.window) for start in starts]
 
     def pieces(self, path: Path) -> Iterator[tuple[float, float, np.ndarray]]:
-        """Decode a recording: start and end in seconds, `(samples,)` float32 at 16 kHz, each.
-
-        Raises:
-            UserError: not audio, truncated, ...
-        """
+        """Decode a recording: start and end in seconds, `(samples,)` float32 at 16 kHz, each."""
         duration = audio_info(path).duration
         windows = self.windows(duration)
         if len(windows) == 1:

@@ -33,11 +33,7 @@ class Block:
 
 
 def file_blocks(path: str) -> Iterator[Block]:
-    """The blocks of a file, which is looked at at once.
-
-    Raises:
-        UserError: not audio, or truncated.
-    """
+    """The blocks of a file, which is looked at at once."""
     audio_info(path)
     return (Block(wav) for wav in audio_blocks(path))
 

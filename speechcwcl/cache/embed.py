@@ -199,9 +199,6 @@ class TextStore:
         Args:
             texts: any texts, repeated or not.
             part: texts a file.
-
-        Returns:
-            How many were new.
         """
         if encoder.hash != self._hash:
             raise UserError(f"{self.folder}: holds the embeddings of another text encoder")
@@ -223,11 +220,7 @@ class TextStore:
         return [text for text in dict.fromkeys(texts) if text not in self._rows]
 
     def lookup(self, texts: Sequence[str]) -> np.ndarray:
-        """(texts, dim) float32 embeddings, in the order given.
-
-        Raises:
-            UserError: some are not there.
-        """
+        """(texts, dim) float32 embeddings, in the order given."""
         if missing := self.missing(texts):
             raise UserError(
                 f"{self.folder}: {len(missing)} texts are not embedded, e.g. {missing[0]!r}; "

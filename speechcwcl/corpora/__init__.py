@@ -25,9 +25,6 @@ def get_corpus(name: str) -> Corpus:
 
     Args:
         name: one of `CORPORA`; hyphens may stand for underscores.
-
-    Raises:
-        UserError: there is no such corpus.
     """
     module_name = name.lower().replace("-", "_")
     if module_name not in CORPORA:

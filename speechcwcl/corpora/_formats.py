@@ -245,11 +245,7 @@ class _Maker:
         self.listing = Listing()
 
     def utterance(self, entry: Entry) -> Utterance:
-        """The utterance of an entry.
-
-        Raises:
-            UserError: why there is none.
-        """
+        """The utterance of an entry."""
         where, row = entry.where, entry.row
         audio = self.options.value(row, "audio") if entry.audio is None else entry.audio
         if not isinstance(audio, str) or not audio:

@@ -59,11 +59,7 @@ class Corpus(ABC):
     label_fields: ClassVar[tuple[str, ...]] = ()
 
     def configure(self, words: list[str]) -> None:
-        """Take the corpus' own options of the command line (`--name value`); most have none.
-
-        Raises:
-            UserError: an option that it does not know.
-        """
+        """Take the corpus' own options of the command line (`--name value`); most have none."""
         if words:
             raise UserError(f"{self.name} has no option {words[0]}; see `prepare --help`")
 

@@ -43,11 +43,7 @@ class Mini(Corpus):
     label_fields = ("label",)
 
     def download(self, target: Path, splits: Iterable[str] | None = None) -> Path:
-        """Nothing to fetch: it lies in the repository.
-
-        Raises:
-            UserError: this is an installation without the repository.
-        """
+        """Nothing to fetch: it lies in the repository."""
         folder = Path(__file__).resolve().parents[2] / "egs" / "mini" / "corpus"
         if not (folder / "segments.tsv").exists():
             raise UserError(

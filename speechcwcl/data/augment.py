@@ -165,11 +165,7 @@ def _decoded(path: str) -> np.ndarray:
 
 
 def check_config(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Fill in the defaults of the operations that are on.
-
-    Raises:
-        UserError: an unknown operation or key, or a value out of range.
-    """
+    """Fill in the defaults of the operations that are on."""
     _refuse_unknown("augmentation", "operation", config, DEFAULTS)
     full = {}
     for name, defaults in DEFAULTS.items():

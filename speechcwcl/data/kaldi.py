@@ -93,11 +93,7 @@ def read_datadir(folder: str | Path, *, allow_pipe: bool = False) -> list[Uttera
 
 
 def read_corpus(folder: str | Path) -> dict[str, Any]:
-    """The facts in a data folder's `corpus.json`; an empty dict when there is none.
-
-    Raises:
-        UserError: it is not a JSON object; the message names the line.
-    """
+    """The facts in a data folder's `corpus.json`; an empty dict when there is none."""
     path = Path(folder) / "corpus.json"
     if not path.exists():
         return {}
@@ -110,11 +106,7 @@ def read_corpus(folder: str | Path) -> dict[str, Any]:
 def scan_datadir(
     folder: str | Path, problems: Problems, *, allow_pipe: bool = False
 ) -> Iterator[Utterance]:
-    """Yield the sound utterances ordered by id; what is wrong goes to `problems`.
-
-    Raises:
-        UserError: there is no such folder, or no `wav.scp` in it.
-    """
+    """Yield the sound utterances ordered by id; what is wrong goes to `problems`."""
     folder = Path(folder)
     labels = _look(folder, problems)
     main = recordings = Table(folder / "wav.scp", problems)

@@ -67,11 +67,7 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
 
 
 def read_head(path: str | Path, size: int = 1 << 16) -> str:
-    """The first characters of a text file, whatever they are.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """The first characters of a text file, whatever they are."""
     try:
         with _opened(Path(path)) as stream:
             return stream.read(size)
@@ -231,11 +227,7 @@ def one_text(value: Any, where: str, key: str) -> str | None:
 
 
 def one_word(value: Any, where: str, role: str) -> str:
-    """A label, speaker or id as text; empty where there is none.
-
-    Raises:
-        UserError: it is neither text nor a number.
-    """
+    """A label, speaker or id as text; empty where there is none."""
     value = _unprinted(value, where)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
@@ -267,11 +259,7 @@ def _unprinted(value: Any, where: str) -> Any:
 
 
 def seconds(value: Any, where: str, name: str) -> float | None:
-    """A time in seconds; None for an empty one.
-
-    Raises:
-        UserError: it is no time.
-    """
+    """A time in seconds; None for an empty one."""
     if value is None or value == "":
         return None
     try:
@@ -289,11 +277,7 @@ def on_the_hub(path: str) -> bool:
 
 
 def hub_file(path: str) -> bytes:
-    """What is in a file of a dataset on the hub.
-
-    Raises:
-        UserError: it cannot be opened.
-    """
+    """What is in a file of a dataset on the hub."""
     import fsspec
 
     try:

@@ -125,11 +125,7 @@ def write_manifest(folder: str | Path, out: str | Path, *, progress: bool = True
 
 
 def pack_set(source: Path, out: Path, *, per_shard: int, nj: int) -> Summary:
-    """Write `out/shards`, unless `source` is a folder of such, and `out/manifest.jsonl` of them.
-
-    Raises:
-        UserError: see `write_shards` and `write_manifest`; or that manifest is the source.
-    """
+    """Write `out/shards`, unless `source` is a folder of such, and `out/manifest.jsonl` of them."""
     manifest, folder = out / "manifest.jsonl", source
     if not source.is_dir():
         require(source.exists(), f"{source}: no such manifest or folder of shards")
@@ -148,11 +144,7 @@ def pack_set(source: Path, out: Path, *, per_shard: int, nj: int) -> Summary:
 
 
 def read_shard(path: str | Path) -> Iterator[Utterance]:
-    """Yield the utterances of one shard; of the audio only the place is read.
-
-    Raises:
-        UserError: it is not a whole tar.
-    """
+    """Yield the utterances of one shard; of the audio only the place is read."""
     size = _size(Path(path))
     with _named(str(path)), tarfile.open(path, "r:") as tar:
         for key, texts, (info, _) in _samples(tar, str(path), with_audio=False):

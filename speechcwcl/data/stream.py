@@ -32,11 +32,7 @@ Place = tuple[int, int, int]
 
 
 def write_streamed(folder: Path, spec: StreamSpec, corpus: dict[str, Any]) -> Path:
-    """Check a set and write its data folder: `stream.json` and `corpus.json`.
-
-    Raises:
-        UserError: as `check_stream`; nothing is written then.
-    """
+    """Check a set and write its data folder: `stream.json` and `corpus.json`."""
     check_spec(spec, NAME)
     check_stream(spec)
     with replaced_datadir(Path(folder), corpus) as temporary:
@@ -131,11 +127,7 @@ def open_pieces(spec: StreamSpec) -> list[Piece]:
 
 
 def shard_list(shards: str | Path | Sequence[str]) -> list[str]:
-    """The shards that a folder, a path, a URL or a list of such means; braces are expanded.
-
-    Raises:
-        UserError: see `speechcwcl.data.stream_spec.expand`.
-    """
+    """The shards that a folder, a path, a URL or a list of such means; braces are expanded."""
     found = []
     for word in [shards] if isinstance(shards, str | Path) else shards:
         text = str(word)
@@ -174,9 +166,6 @@ def _clips_of_rows(
 
 def check_stream(spec: StreamSpec, rows: int = 8) -> int:
     """Read and decode the first rows of a set, so that a mistake shows at once.
-
-    Returns:
-        How many pieces the set has.
 
     Raises:
         UserError: as `open_pieces`, or a row without text or readable audio.

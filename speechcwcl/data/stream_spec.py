@@ -175,11 +175,7 @@ def _allowed(shard: str, word: str) -> str:
 
 
 def open_shard_file(shard: str) -> IO[bytes]:
-    """Open what `expand` gave, for reading from front to back.
-
-    Raises:
-        OSError: it cannot be opened.
-    """
+    """Open what `expand` gave, for reading from front to back."""
     if shard.startswith(("http://", "https://")):
         return urlopen(shard, timeout=60)
     if shard.startswith("hf://"):

@@ -159,9 +159,6 @@ def write_datadir(
             number of utterances is added.
         skipped: what the caller left out while the utterances were taken; listed in `bad.tsv`.
 
-    Returns:
-        The folder.
-
     Raises:
         UserError: no utterances, a repeated id, blanks in an id, an empty text, a full disk.
     """

@@ -62,11 +62,7 @@ def eval_folder(expdir: Path, name: str) -> Path:
 
 
 def manifest_of(dumpdir: Path, name: str) -> Manifest:
-    """The compiled manifest of a set.
-
-    Raises:
-        UserError: it was not compiled yet.
-    """
+    """The compiled manifest of a set."""
     path = dumpdir / name / "manifest.jsonl"
     require(path.exists(), f"{path}: no such manifest; compile it first (stage 2)")
     return Manifest(path)
@@ -132,9 +128,6 @@ def evaluate_sets(
         probe: a set whose labels a linear probe and few shots learn from, for each protocol.
         remote_code: see `open_model`.
         examples, spoken: for protocols of spotting; see `enrol`.
-
-    Yields:
-        Lines that tell the figures.
     """
     aligner = open_model(model or expdir / "model", device=device, remote_code=remote_code)
     encode_text: EncodeText = aligner.encode_text
@@ -197,8 +190,13 @@ class Prober:
     def __init__(self, aligner: Aligner | Peer, expdir: Path, dumpdir: Path) -> None:
         self.aligner, self.expdir, self.dumpdir = aligner, expdir, dumpdir
         self.encoder = None
-        if isinstance(aligner, Aligner):
-            self.encoder = _pretrained(aligner.speech_encoder)
+        if isinstance(aligner, Aligner):  # the speech encoder as it was before training, frozen
+            was = aligner.speech_encoder
+            self.encoder = was
+            if was.freeze != "all":
+                options = {**was.options(), "freeze": "all", "lora": None}
+                encoder = SpeechEncoder.from_pretrained(was.source, **options)
+                self.encoder = encoder.to(was.device).eval()
         self._vectors: dict[str, dict[str, np.ndarray]] = {}
 
     def labelled(self, name: str, protocol: Protocol) -> ProbeSet:
@@ -306,11 +304,3 @@ def _frozen_features(
 ) -> FeatureCache | None:
     """None where the encoder is trained from the waveform on."""
     return feature_cache(encoder, manifest, folder) if encoder.cacheable else None
-
-
-def _pretrained(encoder: SpeechEncoder) -> SpeechEncoder:
-    """A speech encoder as it was before training, all of it frozen."""
-    if encoder.freeze == "all":
-        return encoder
-    options = {**encoder.options(), "freeze": "all", "lora": None}
-    return SpeechEncoder.from_pretrained(encoder.source, **options).to(encoder.device).eval()

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from speechcwcl.errors import UserError, first_line
 from speechcwcl.export.onnx_graph import SpeechGraph, WindowGraph
-from speechcwcl.export.onnx_model import MODEL, TEXT, WINDOWS, needs, ours, write
+from speechcwcl.export.onnx_model import FORMAT, MODEL, TEXT, VERSION, WINDOWS, needs, ours
 from speechcwcl.files import lock, replace_folder
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.audio_input import embed_all
+from speechcwcl.models.folders import write_config
 from speechcwcl.models.text_side import TextEncoder
 from speechcwcl.models.weights.sources import resolve
 from speechcwcl.models.wordpiece import WordPiece
@@ -80,15 +81,11 @@ def export(
             "text_mean": aligner.text_mean.tolist(),
             "info": {"model": aligner.identity, **(info or {})},
         }
-        write(scratch, config)
+        write_config(scratch, config, FORMAT, VERSION)
 
 
 def export_once(folder: Path, target: Path, *, int8: bool = False) -> None:
-    """Export a saved model to the cache, if nobody has yet.
-
-    Raises:
-        UserError: it cannot be exported, or a package for that is missing.
-    """
+    """Export a saved model to the cache, if nobody has yet."""
     needs("onnxruntime", "onnx", "onnxscript")
     print(f"{folder.name}: exporting to ONNX once, to {target}", file=sys.stderr, flush=True)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -102,11 +99,7 @@ _EXACT, _COSINE = 1e-4, 0.9
 
 
 def compare(aligner: Aligner, exported: Any, int8: bool) -> None:
-    """Print how near an exported model is to its original, on noise.
-
-    Raises:
-        UserError: its embeddings are too far apart.
-    """
+    """Print how near an exported model is to its original, on noise."""
     found = largest_difference(aligner, exported)
     worst = max(found["alone"], found["padded"], found["reversed"])
     print(

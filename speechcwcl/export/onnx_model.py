@@ -209,19 +209,7 @@ def place_of(folder: Path, *, int8: bool = False) -> Path:
     return cache_folder() / "onnx" / f"{folder.name}-{kind}-{sha256_file(path)[:16]}"
 
 
-def ours(folder: Path) -> set[str]:
-    """The files of an exported model, for `speechcwcl.files.replace_folder`."""
-    return folders.ours(folder, FORMAT)
-
-
-def write(folder: Path, config: dict[str, Any]) -> None:
-    """Write config.json with the size and hash of every file that is in the folder.
-
-    Args:
-        folder: holds the graph already.
-        config: every key of the format but `format, version, speechcwcl, files`.
-    """
-    folders.write_config(folder, config, FORMAT, VERSION)
+ours = partial(folders.ours, form=FORMAT)  # for `speechcwcl.files.replace_folder`
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -231,17 +219,11 @@ def read(folder: Path) -> dict[str, Any]:
         UserError: no exported model there, a newer version, an unknown key, a file that is
             missing, truncated, changed or a link.
     """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise UserError(f"{folder}: not an exported model: it has no config.json")
-    config = read_json(path, limit=folders.MOST_JSON)
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        saved = isinstance(config, dict) and config.get("format") == "speechcwcl-aligner"
-        hint = "; export it first: speechcwcl export" if saved else ""
-        raise UserError(f"{path}: not an exported model (format {FORMAT}){hint}")
-    folders.check_keys(path, config, VERSION, _KEYS, MODEL)
+    kind = ("an exported model", FORMAT, VERSION, _KEYS, MODEL)
+    config = folders.read_config(folder, *kind)
     numbers = [x for x in config["text_mean"] if isinstance(x, float)]
     if len(numbers) != config["dim"] or len(config["text_mean"]) != config["dim"]:
+        path = folder / "config.json"
         raise UserError(f"{path}: key 'text_mean' is not {config['dim']} numbers")
     folders.refuse_links(folder)
     folders.check_files(folder, config["files"])
@@ -249,11 +231,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def needs(*names: str) -> list[Any]:
-    """Import packages of the extra `onnx`.
-
-    Raises:
-        UserError: one of them is not installed.
-    """
+    """Import packages of the extra `onnx`."""
     try:
         return [importlib.import_module(name) for name in names]
     except ImportError as error:

@@ -38,7 +38,7 @@ from transformers.utils import ModelOutput
 
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.audio_input import load_batch
+from speechcwcl.models.audio_input import load_one, pad
 from speechcwcl.models.folders import MODEL_TYPE, TextInfo, read_config
 from speechcwcl.models.weights.sources import locate, resolve
 
@@ -78,11 +78,9 @@ class SpeechCwclFeatureExtractor(SequenceFeatureExtractor):
         """`input_values` (clips, samples) and `lengths` (clips,) of one or more clips."""
         one = isinstance(raw_speech, np.ndarray | Tensor) and raw_speech.ndim == 1
         clips = [raw_speech] if one else list(raw_speech)
-        items = [
-            (n, clip if isinstance(clip, np.ndarray | Tensor) else np.asarray(clip, np.float32))
-            for n, clip in enumerate(clips)
-        ]
-        wav, lengths = load_batch(items, sampling_rate or self.sampling_rate)
+        items = [c if isinstance(c, np.ndarray | Tensor) else np.asarray(c, "f4") for c in clips]
+        rate = sampling_rate or self.sampling_rate
+        wav, lengths = pad([load_one(clip, n, rate) for n, clip in enumerate(items)])
         return BatchFeature({"input_values": wav, "lengths": lengths}, tensor_type=return_tensors)
 
 

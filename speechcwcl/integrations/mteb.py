@@ -151,11 +151,7 @@ def _undecoded(loader: Any) -> Any:
 
 
 def find_task(name: str) -> AbsTask:
-    """The task of that name.
-
-    Raises:
-        UserError: mteb has none (the nearest name is told), or it is of pictures or films.
-    """
+    """The task of that name."""
     try:
         task = mteb.get_task(name)
     except KeyError as error:
@@ -325,9 +321,6 @@ def evaluate_tasks(
         data: holds a folder for each task, or is the folder of the only one; None: the hub.
         model: see `open_model`; `expdir/model` by default.
         remote_code: see `open_model`.
-
-    Yields:
-        Lines that tell the figures.
     """
     tasks = [find_task(name) for name in names]  # all names before any work
     places = [_place(data, task.metadata.name, len(tasks) == 1) for task in tasks]

@@ -22,7 +22,8 @@ from speechcwcl.models.audio_input import (
     check_windows,
     embed_all,
     listed,
-    load_batch,
+    load_one,
+    pad,
     samples,
     windows_in_block,
     windows_over,
@@ -236,7 +237,7 @@ class Aligner(nn.Module):
         parts = dict(zip(short, rows[:, None], strict=True))
         for index, item in enumerate(audio):
             if index not in parts:
-                wav, lengths = load_batch([(index, item)], sample_rate)
+                wav, lengths = pad([load_one(item, index, sample_rate)])
                 frames, _ = self.speech_encoder(wav.to(self.device), lengths.to(self.device))
                 parts[index] = self._windowed(frames[0]).cpu().numpy()
         return [parts[index] for index in range(len(audio))]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from tqdm import tqdm
 
-from speechcwcl.data.audio import check_samples
+from speechcwcl.data.audio import audio_info, check_samples, load_audio
 from speechcwcl.data.audio.resampling import resample
 from speechcwcl.errors import UserError
 from speechcwcl.zeroshot.grid import GRID
@@ -69,8 +69,6 @@ def listed(audio: Sequence[Audio]) -> list[Audio]:
 def samples(item: Audio, index: int, sample_rate: int) -> int:
     """About how many samples at 16 kHz a recording has, without decoding it."""
     if isinstance(item, str | os.PathLike):
-        from speechcwcl.data.audio import audio_info
-
         return max(1, int(audio_info(os.fspath(item)).duration * _RATE))
     return max(1, int(_array(item, index).size * _RATE / sample_rate))
 
@@ -88,19 +86,6 @@ def batches(sizes: Sequence[float], batch_seconds: float) -> list[list[int]]:
         else:
             result.append([index])
     return result
-
-
-def load_batch(items: Sequence[tuple[int, Audio]], sample_rate: int) -> tuple[Tensor, Tensor]:
-    """Decode recordings into one batch.
-
-    Args:
-        items: pairs of the recording's number (for messages) and the recording.
-        sample_rate: of the arrays, in Hz.
-
-    Returns:
-        (batch, samples) float32 at 16 kHz, zero-padded, and (batch,) lengths in samples.
-    """
-    return pad([load_one(item, index, sample_rate) for index, item in items])
 
 
 def pad(arrays: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
@@ -127,8 +112,6 @@ def load_one(item: Audio, index: int, sample_rate: int, rate: int = _RATE) -> np
         sample_rate: of an array.
     """
     if isinstance(item, str | os.PathLike):
-        from speechcwcl.data.audio import load_audio
-
         return load_audio(os.fspath(item), sample_rate=rate)
     array = _array(item, index)
     if np.issubdtype(array.dtype, np.integer):

@@ -138,25 +138,26 @@ def packed_protocols(
         raise UserError(f"{path}: not as expected: {error!r}; copy the folder again") from error
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read and check config.json alone."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise UserError(f"{folder}: not a saved aligner: it has no config.json")
-    config = read_json(path, limit=MOST_JSON)
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise UserError(f"{path}: not a saved aligner (format {FORMAT})")
-    check_keys(path, config, VERSION, _KEYS, WEIGHTS)
-    return config
-
-
-def check_keys(
-    path: Path, config: dict[str, Any], latest: int, keys: dict[str, Any], needed: str
-) -> None:
-    """Check version, keys and their types, and that `needed` is among the files.
+def read_config(
+    folder: Path,
+    what: str = "a saved aligner",
+    form: str = FORMAT,
+    latest: int = VERSION,
+    keys: dict[str, Any] = _KEYS,
+    needed: str = WEIGHTS,
+) -> dict[str, Any]:
+    """Read and check config.json alone: version, keys and their types, `needed` among the files.
 
     `model_type` may be there too (older folders have none).
     """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: not {what}: it has no config.json")
+    config = read_json(path, limit=MOST_JSON)
+    found = config.get("format") if isinstance(config, dict) else None
+    if found != form:
+        hint = "; export it first: speechcwcl export" if found == FORMAT else ""
+        raise UserError(f"{path}: not {what} (format {form}){hint}")
     version = config.get("version")
     if not isinstance(version, int) or version > latest:
         raise UserError(
@@ -170,6 +171,7 @@ def check_keys(
             raise UserError(f"{path}: key {key!r} is missing or of the wrong type")
     if needed not in config["files"]:
         raise UserError(f"{path}: 'files' does not list {needed}")
+    return config
 
 
 def _refuse_unsafe(folder: Path, listed: dict[str, Any]) -> None:

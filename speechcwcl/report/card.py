@@ -38,9 +38,6 @@ def pack(
         dumpdir: where the sets' `corpus.json` are.
         model: a model folder; `expdir/model` by default.
 
-    Returns:
-        Bytes written.
-
     Raises:
         UserError: no model, or `out` is the model itself or holds files that are not ours.
     """

@@ -56,9 +56,6 @@ def build_report(
         dumpdir: where `<set>/corpus.json` is looked for, if the runs do not hold it; the cards
             of sets that were not scored, such as the training set, are shown too.
 
-    Returns:
-        The two paths.
-
     Raises:
         UserError: no run, nothing scored, a broken file, or a folder that cannot be written.
     """

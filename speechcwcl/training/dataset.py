@@ -241,11 +241,7 @@ def say(line: str) -> None:
 
 
 def check_texts(counts: Counter[str], where: str | Path) -> None:
-    """Refuse a set with one and the same text everywhere; warn where most have the same.
-
-    Raises:
-        UserError: there is nothing to tell apart.
-    """
+    """Refuse a set with one and the same text everywhere; warn where most have the same."""
     (text, count), total = counts.most_common(1)[0], counts.total()
     shown = repr(text if len(text) <= 40 else text[:37] + "...")
     require(

@@ -207,9 +207,6 @@ def start_from(aligner: Aligner, source: str) -> str:
         aligner: changed in place.
         source: a model folder, a hub id, or the name of the boxed model.
 
-    Returns:
-        The trained model's identity.
-
     Raises:
         UserError: it cannot be opened, has another text encoder, or tensors of other shapes.
     """
@@ -227,11 +224,7 @@ def start_from(aligner: Aligner, source: str) -> str:
 
 
 def check_workers(config: TrainConfig) -> None:
-    """Refuse workers that could not hand over a batch: the training would wait for ever.
-
-    Raises:
-        UserError: the folder of temporary files has too long a name for their sockets.
-    """
+    """Refuse workers that could not hand over a batch: the training would wait for ever."""
     folder = tempfile.gettempdir()
     require(
         config.num_workers == 0 or len(os.fsencode(folder)) <= 75,

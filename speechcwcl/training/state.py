@@ -49,11 +49,7 @@ class WholeCheckpointer(Checkpointer):
         return super()._save_checkpoint_metafile(partial, meta_to_include or {}, end_of_epoch)
 
     def save_checkpoint(self, *args: Any, **options: Any) -> Any:
-        """Save as SpeechBrain does; the checkpoint counts only when all of it is written.
-
-        Raises:
-            UserError: the disk is full or the folder is read-only.
-        """
+        """Save as SpeechBrain does; the checkpoint counts only when all of it is written."""
         with writing(self.checkpoints_dir):
             saved = super().save_checkpoint(*args, **options)
             if saved is not None:

@@ -287,11 +287,7 @@ class StreamSet(IterableDataset):
 
     @mark_as_loader
     def load(self, path: str | Path, end_of_epoch: bool) -> None:
-        """Go on there.
-
-        Raises:
-            UserError: it is another stream, or it was read by another number of readers.
-        """
+        """Go on there."""
         del end_of_epoch
         state = read_json(path)
         require(

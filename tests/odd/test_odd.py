@@ -21,7 +21,7 @@ from speechcwcl.data.audio.recordings import audio_files
 from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.data.manifest import Manifest
 from speechcwcl.errors import UserError
-from speechcwcl.models.audio_input import load_batch
+from speechcwcl.models.audio_input import load_one, pad
 
 
 def heard(path: Path) -> list[int]:
@@ -58,7 +58,7 @@ def rows(folder: Path) -> list[str]:
 
 def array(values: np.ndarray) -> np.ndarray:
     """What a model is given of an array."""
-    return load_batch([(0, values)], 16000)[0][0].numpy()
+    return pad([load_one(values, 0, 16000)])[0][0].numpy()
 
 
 def _tones(wav: np.ndarray) -> list[int]:

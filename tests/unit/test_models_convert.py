@@ -82,7 +82,7 @@ def cached(name):
 def test_real_speech_encoders(name, real_data):
     """Each spoken digit is nearest to the mean of the other speakers' same digit, mostly."""
     from speechcwcl.data.audio import load_audio
-    from speechcwcl.models.audio_input import load_batch
+    from speechcwcl.models.audio_input import load_one, pad
     from speechcwcl.models.encoders.speech import SpeechEncoder
 
     cached(name)
@@ -93,7 +93,7 @@ def test_real_speech_encoders(name, real_data):
     ]
     clips = [load_audio(path) for path in paths]
     with torch.no_grad():
-        frames, lengths = encoder(*load_batch(list(enumerate(clips)), 16000))
+        frames, lengths = encoder(*pad([load_one(clip, 0, 16000) for clip in clips]))
     vectors = torch.stack([f[:n].mean(0) for f, n in zip(frames, lengths, strict=True)])
     vectors = vectors.view(3, 10, 2, -1) - vectors.mean(0)
     right = 0

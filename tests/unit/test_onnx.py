@@ -185,12 +185,14 @@ def test_truncated_and_changed_graphs(folder):
 
 def test_a_graph_that_is_none(folder):
     from speechcwcl.export import onnx_model
+    from speechcwcl.models import folders
 
     def replace(content):
         (folder / "config.json").unlink(missing_ok=True)
         (folder / "model.onnx").write_bytes(content)
         head = ("format", "version", "speechcwcl", "files")
-        onnx_model.write(folder, {k: v for k, v in config.items() if k not in head})
+        kept = {k: v for k, v in config.items() if k not in head}
+        folders.write_config(folder, kept, onnx_model.FORMAT, onnx_model.VERSION)
 
     config = json.loads((folder / "config.json").read_text())
     replace(b"nonsense")

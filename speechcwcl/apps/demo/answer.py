@@ -250,9 +250,6 @@ def classify(
 
     Returns:
         `{"name", "seconds", "templates", "models": [...]}`, see `Judge.decide`.
-
-    Raises:
-        UserError: see `read_upload` and `decide_all`.
     """
     limits = limits or Limits()
     parse_labels(typed_labels, limits, far)  # before the costly part

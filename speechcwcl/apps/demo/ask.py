@@ -139,11 +139,7 @@ def parse_templates(typed: str) -> tuple[str, ...]:
 
 
 def check_size(labels: Labels, templates: tuple[str, ...]) -> None:
-    """Refuse what would keep the text encoder busy for too long.
-
-    Raises:
-        UserError: texts times templates exceed `MOST_SENTENCES`.
-    """
+    """Refuse what would keep the text encoder busy for too long."""
     texts = sum(map(len, labels.values()))
     if texts * len(templates) > MOST_SENTENCES:
         raise UserError(

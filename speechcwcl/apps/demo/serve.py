@@ -28,11 +28,7 @@ _POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 
 
 def check_port(host: str, port: int) -> None:
-    """Refuse an address that cannot be listened on, before a model is loaded.
-
-    Raises:
-        UserError: the port is in use, or the host is none of this machine's.
-    """
+    """Refuse an address that cannot be listened on, before a model is loaded."""
     if not 0 < port < 65536:
         raise UserError(f"--port {port}: give a number from 1 to 65535")
     try:
@@ -55,9 +51,6 @@ def import_page(temporary: Path) -> ModuleType:
 
     Args:
         temporary: where uploads go.
-
-    Raises:
-        UserError: gradio is not installed, or broken.
     """
     os.environ["GRADIO_TEMP_DIR"] = str(temporary)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -95,11 +88,7 @@ def _leave(number: int, frame: object) -> None:
 
 
 def sweep(folder: Path, older_than: float = _LEFT_OVER) -> None:
-    """Delete uploads, and empty folders.
-
-    Args:
-        older_than: seconds since a file was last written to.
-    """
+    """Delete uploads, and empty folders."""
     for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder before the folder
         with contextlib.suppress(OSError):  # in use, not empty, or gone meanwhile
             if time.time() - path.lstat().st_mtime >= older_than:

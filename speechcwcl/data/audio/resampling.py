@@ -55,11 +55,7 @@ def resample(wav: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
 
 
 def check_rate(rate: int) -> None:
-    """Refuse a rate that no recording of speech has.
-
-    Raises:
-        UserError: it is below 1 kHz or above 1 MHz.
-    """
+    """Refuse a rate that no recording of speech has."""
     require(
         RATES[0] <= rate <= RATES[1],
         f"a sample rate of {rate} Hz; {RATES[0]:,} to {RATES[1]:,} Hz can be read",

@@ -303,9 +303,6 @@ class SpeechEncoder(nn.Module):
             row_lengths: (rows,) in frames.
             frame_lengths: (batch,) of the clips.
             merge: (rows, frames, dim) -> (batch, frames, dim).
-
-        Returns:
-            As [`forward`][].
         """
         kept: dict[int, Tensor] = {}
         top = self._layers(rows, row_lengths, range(self._top), kept, merge)

@@ -88,9 +88,6 @@ def bring(names: Iterable[str]) -> None:
 
     Args:
         names: as for `resolve`; folders and hub ids are left to it.
-
-    Raises:
-        UserError: which files are missing, and how they come here.
     """
     wanted = [name for name in names if name in SOURCES and not Path(name).is_dir()]
     missing = [name for name in wanted if not is_cached(name)]

@@ -190,11 +190,7 @@ def _auto_config(folder: Path) -> Any:
 
 
 def family_class(config: Any, where: str) -> type[Family]:
-    """The family that reads a transformers configuration.
-
-    Raises:
-        UserError: not a speech encoder that we know.
-    """
+    """The family that reads a transformers configuration."""
     if config.model_type not in _FAMILIES:
         raise UserError(
             f"{where}: model type {config.model_type!r} is not a speech encoder that speechcwcl "
