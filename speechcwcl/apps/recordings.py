@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,14 +21,6 @@ _SHORTEST = 0.05  # seconds; less than that at the end of a recording is no piec
 # Audio (s) and recordings after which a part is written: an interrupted update loses little more.
 PART_SECONDS = 240.0
 PART_FILES = 512
-
-
-class Embedder(Protocol):
-    """What an update needs of a model; `Aligner` has it."""
-
-    dim: int
-
-    def encode_speech(self, audio: Sequence[np.ndarray]) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -93,7 +85,7 @@ def scan(folder: Path) -> dict[str, Recording]:
 
 
 def embed_recordings(
-    embedder: Embedder, root: Path, todo: Sequence[Recording], cutting: Cutting
+    embedder: Any, root: Path, todo: Sequence[Recording], cutting: Cutting
 ) -> Iterator[Embedded]:
     """Embed recordings, a part at a time; their audio is dropped as soon as it is embedded."""
     done: list[Recording] = []

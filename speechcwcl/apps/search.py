@@ -23,7 +23,6 @@ from typing_extensions import TypedDict
 from speechcwcl.apps.recordings import (
     Cutting,
     Embedded,
-    Embedder,
     Recording,
     by_name,
     embed_recordings,
@@ -171,7 +170,7 @@ class SearchIndex:
 
     # -- keeping it up to date ------------------------------------------------------------------
 
-    def update(self, embedder: Embedder) -> Update:
+    def update(self, embedder: Any) -> Update:
         """Embed what is new or changed below the folder of recordings, drop what is gone.
 
         Waits while another process does it.

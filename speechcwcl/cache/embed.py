@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -120,13 +120,6 @@ FOLDER = "text"  # where the stores of an experiment are, below its dump folder
 _VERSION = 1
 
 
-class _Encoder(Protocol):
-    @property
-    def hash(self) -> str: ...
-
-    def encode(self, texts: Sequence[str], batch_size: int, progress: bool) -> np.ndarray: ...
-
-
 class TextStore:
     """Embeddings of unique texts: `<folder>/<start of the hash>/` holds numbered parts.
 
@@ -188,9 +181,8 @@ class TextStore:
     def add(
         self,
         texts: Sequence[str],
-        encoder: _Encoder,
+        encoder: Any,
         *,
-        batch_size: int = 64,
         part: int = 8192,
         progress: bool = False,
     ) -> int:
@@ -207,7 +199,7 @@ class TextStore:
             new = self.missing(texts)
             for start in range(0, len(new), part):
                 chosen = new[start : start + part]
-                rows = encoder.encode(chosen, batch_size=batch_size, progress=progress)
+                rows = encoder.encode(chosen, progress=progress)
                 rows, stem = rows.astype(np.float32), self._stem()
                 with atomic_write(stem.with_suffix(".npy"), "wb") as stream:
                     np.save(stream, rows, allow_pickle=False)

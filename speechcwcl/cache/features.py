@@ -15,6 +15,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zipfile import BadZipFile
@@ -189,26 +190,25 @@ class FeatureCache:
         return f"FeatureCache({str(self.folder)!r}, {len(self)} utterances x {self.copies} copies)"
 
 
+@dataclass
 class _Builder:
     """Fills the shards that are missing in one key's folder."""
 
-    def __init__(
-        self,
-        target: Path,
-        manifest: Manifest,
-        extract: Extract,
-        key: str,
-        shard_seconds: float,
-        batch_seconds: float,
-    ) -> None:
-        self.target, self.manifest, self.extract, self.key = target, manifest, extract, key
-        self.seconds = np.nan_to_num(np.asarray(manifest.durations, float), nan=_UNKNOWN_SECONDS)
-        self.starts = self._make_plan(shard_seconds)
-        self.batch_seconds = batch_seconds
-        self.frame_shape: tuple[int, ...] | None = None
-        self._room_checked = False
+    target: Path
+    manifest: Manifest
+    extract: Extract
+    key: str
+    shard_seconds: float
+    batch_seconds: float
+    frame_shape: tuple[int, ...] | None = None
+    _room_checked: bool = False
 
-    def _make_plan(self, shard_seconds: float) -> list[int]:
+    def __post_init__(self) -> None:
+        durations = np.asarray(self.manifest.durations, float)
+        self.seconds = np.nan_to_num(durations, nan=_UNKNOWN_SECONDS)
+        self.starts = self._make_plan()
+
+    def _make_plan(self) -> list[int]:
         """First position of each shard, then their number; an earlier run's plan is kept."""
         if (self.target / "plan.json").exists():
             plan = _read_plan(self.target)
@@ -218,7 +218,7 @@ class _Builder:
                     "folder (or put the manifest's hash into the key)"
                 )
             return plan["starts"]
-        shards = np.floor((np.cumsum(self.seconds) - self.seconds) / shard_seconds)
+        shards = np.floor((np.cumsum(self.seconds) - self.seconds) / self.shard_seconds)
         firsts = np.flatnonzero(np.diff(shards.astype(np.int64), prepend=-1))
         starts = [*firsts.tolist(), len(self.manifest)]
         plan = {"key": self.key, "manifest": self.manifest.hash, "starts": starts}

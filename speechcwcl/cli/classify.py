@@ -22,7 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -102,7 +102,9 @@ def run(args: argparse.Namespace) -> int:
             f"one label only ({next(iter(labels))!r}), so it is always the answer; separate "
             "several by ';' or give a threshold"
         )
-    known = _listed(args.audio)  # a folder without audio is told before the model is loaded
+    known = None  # standard input is read as it comes; other paths are known before the model is
+    if "-" not in args.audio:
+        known = list(find_recordings(args.audio, on_omitted=_complain))
     model = speechcwcl.load(folder, device=args.device, onnx=args.onnx)
     keywords = None
     if saved or enrol:
@@ -130,25 +132,9 @@ def _check(args: argparse.Namespace) -> None:
     require("-" not in (args.negatives or []), "--negatives: files and folders only")
 
 
-def _listed(items: Sequence[str]) -> list[str] | None:
-    """The paths, where they are known beforehand: standard input is read as it comes."""
-    return None if "-" in items else list(find_recordings(items, on_omitted=_complain))
-
-
 def _complain(line: str) -> None:
     with tqdm.external_write_mode(file=sys.stderr):
         print(f"speechcwcl classify: {line}", file=sys.stderr, flush=True)
-
-
-def _bar(paths: list[str] | None, what: str) -> tqdm:
-    few = paths is not None and len(paths) < 20
-    return tqdm(
-        total=None if paths is None else len(paths),
-        desc=what,
-        unit="clip",
-        disable=few or not sys.stderr.isatty(),
-        leave=False,
-    )
 
 
 def _answers(
@@ -162,7 +148,9 @@ def _answers(
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """(path, ranking) of every recording that can be read, in order."""
     paths = find_recordings(args.audio, sys.stdin, _complain) if known is None else known
-    with _bar(known, "classify") as bar:
+    total = None if known is None else len(known)
+    hidden = (total is not None and total < 20) or not sys.stderr.isatty()
+    with tqdm(desc="classify", unit="clip", total=total, disable=hidden, leave=False) as bar:
         for found, wavs in reader.chunks(paths):
             speech, limit = speech_and_limit(model, wavs, keywords, args.threshold)
             ranked = rank(

@@ -11,7 +11,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -199,36 +199,27 @@ def share(pieces: int, part: int, parts: int) -> list[tuple[int, int, int]]:
     return [(piece, len(range(piece, parts, pieces)), part // pieces)]
 
 
+@dataclass
 class StreamReader:
     """One reader's share of a set, over and over, in blocks of clips.
 
     The order of the pieces follows from the seed and the pass; the blocks, from the order and their
     size. So a reader that begins at the place where a block began gives that block again.
-
-    Args:
-        part, parts: which reader of how many; see `share`.
-        block: rows in a block.
-        ahead: a last block of a pass with fewer rows is joined to the one before.
-        seed: of the order of the pieces.
-        pieces: those of the set, if they are open already.
     """
 
-    def __init__(
-        self,
-        spec: StreamSpec,
-        part: int,
-        parts: int,
-        *,
-        block: int,
-        ahead: int,
-        seed: int = 0,
-        pieces: list[Piece] | None = None,
-    ) -> None:
-        self.spec, self.part, self.parts, self.seed = spec, part, parts, seed
-        self.block, self.ahead = block, ahead
-        self.pieces = open_pieces(spec) if pieces is None else pieces
+    spec: StreamSpec
+    part: int  # which reader, of how many; see `share`
+    parts: int
+    _: KW_ONLY
+    block: int  # rows in a block
+    ahead: int  # a last block of a pass with fewer rows is joined to the one before
+    seed: int = 0  # of the order of the pieces
+    pieces: list[Piece] = field(default_factory=list)  # those of the set, if they are open already
+    skipped: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.pieces = self.pieces or open_pieces(self.spec)
         require(len(self.pieces) > 0, f"{self._name}: holds no clip")
-        self.skipped = 0
 
     @property
     def _name(self) -> str:

@@ -32,20 +32,13 @@ SHARED = ("text_ids", "text_bank", "chunk", "memory")
 
 @dataclass
 class Loss:
-    """What the register knows of a loss; the rest as in `term`.
-
-    Attributes:
-        function: `(speech, text, scale, ...)` to a 0-d tensor, or to a generator (`answer`).
-        options: its options and their defaults.
-        scaled: whether it reads a logit scale.
-        shared: which of `SHARED` it reads.
-    """
+    """What the register knows of a loss; the rest as in `term`."""
 
     name: str
-    function: Callable[..., Any]
-    options: dict[str, Any]
-    scaled: bool
-    shared: frozenset[str]
+    function: Callable[..., Any]  # `(speech, text, scale, ...)` to a 0-d tensor, or a generator
+    options: dict[str, Any]  # its options and their defaults
+    scaled: bool  # whether it reads a logit scale
+    shared: frozenset[str]  # which of `SHARED` it reads
     parse: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
     learnt: tuple[str, ...] = ()
     start_scale: float = 20.0

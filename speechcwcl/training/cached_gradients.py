@@ -45,11 +45,9 @@ def split_batch(batch: Any, size: int) -> list[Any]:
     ]
 
 
+@dataclasses.dataclass
 class CachedGradients:
     """Runs forward and backward of a batch in chunks, with the gradient of the whole batch.
-
-    Args:
-        chunk_size: items embedded at a time.
 
     Example (inside a SpeechBrain Brain, in the place of its own `fit_batch`):
 
@@ -57,8 +55,8 @@ class CachedGradients:
             return self.cached_gradients.fit_batch(self, batch)
     """
 
-    def __init__(self, chunk_size: int) -> None:
-        self.chunk_size, self._warned = chunk_size, False
+    chunk_size: int  # items embedded at a time
+    _warned: bool = dataclasses.field(default=False, init=False)
 
     def backward(
         self,

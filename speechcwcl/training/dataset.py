@@ -66,45 +66,28 @@ class TrainingData:
     before_checkpoint: Callable[[], None] = lambda: None
 
 
+@dataclass
 class KnownTexts:
-    """The embeddings of all texts of a manifest, looked up by row.
+    """The embeddings of all texts of a manifest, looked up by row."""
 
-    Args:
-        matrix: `(unique, dim)` unit-norm.
-    """
-
-    def __init__(self, matrix: torch.Tensor) -> None:
-        self.matrix = matrix
+    matrix: torch.Tensor  # `(unique, dim)` unit-norm
 
     def __call__(self, batch: Batch, device: Any) -> torch.Tensor:
         self.matrix = self.matrix.to(device)
         return self.matrix[batch.rows.to(device)]
 
 
+@dataclass(eq=False)
 class AlignmentSet(Dataset):
-    """Utterances of a manifest.
+    """Utterances of a manifest."""
 
-    Args:
-        rows: `(len(manifest),)` row of each utterance's text among the unique texts.
-        cache: a FeatureCache of the frozen part, or None to decode waveforms.
-        copies: how many augmented copies the cache holds beside the clean one.
-        augment: an Augmenter, drawn anew every epoch, for waveforms; ignored with a cache.
-        seed: chooses the copy, by utterance and epoch, so that a resumed run chooses the same.
-    """
-
-    def __init__(
-        self,
-        manifest: Manifest,
-        rows: np.ndarray,
-        cache: Any = None,
-        copies: int = 0,
-        augment: Any = None,
-        seed: int = 0,
-    ) -> None:
-        require(len(manifest) > 0, "the manifest has no utterance")
-        self.manifest, self.rows, self.cache = manifest, rows, cache
-        self.copies, self.augment, self.seed = copies, augment, seed
-        self.epoch = 0
+    manifest: Manifest
+    rows: np.ndarray  # `(len(manifest),)` row of each utterance's text among the unique texts
+    cache: Any = None  # a FeatureCache of the frozen part, or None to decode waveforms
+    copies: int = 0  # how many augmented copies the cache holds beside the clean one
+    augment: Any = None  # an Augmenter, drawn anew every epoch, for waveforms; not with a cache
+    seed: int = 0  # chooses the copy, by utterance and epoch, in a resumed run the same
+    epoch: int = 0
 
     def __len__(self) -> int:
         return len(self.manifest)

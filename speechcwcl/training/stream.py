@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -110,12 +111,7 @@ def center_on(aligner: Aligner, dataset: StreamSet) -> int:
 
 
 class TextMemory:
-    """Embeds texts as they come; those that came lately are remembered.
-
-    Args:
-        aligner: its frozen text encoder is loaded, and stays.
-        limit: bytes of embeddings that are kept.
-    """
+    """Embeds texts as they come; those that came lately are remembered, in `limit` bytes."""
 
     def __init__(self, aligner: Aligner, limit: int = MEMORY_BYTES) -> None:
         self.aligner = aligner
@@ -146,36 +142,29 @@ class TextMemory:
 
 
 @register_checkpoint_hooks
+@dataclass(eq=False)
 class StreamSet(IterableDataset):
     """The batches of one rank, up to the end of the epoch, from where training is.
 
     Each worker of the loader reads a share of its own (`speechcwcl.data.stream.share`), and
     gives every `num_workers`-th batch.
-
-    Args:
-        config: batches, steps and seed.
-        rank, ranks: which process of how many.
-        augment: an Augmenter, drawn anew on every pass.
     """
 
-    def __init__(
-        self,
-        spec: StreamSpec,
-        config: TrainConfig,
-        *,
-        rank: int = 0,
-        ranks: int = 1,
-        augment: Augmenter | None = None,
-    ) -> None:
-        self.spec, self.config, self.augment = spec, config, augment
-        self.rank, self.ranks = rank, ranks
-        self.workers = max(1, config.num_workers)
-        self.pieces = open_pieces(spec)  # now: a mistake shows before anything heavy is done
-        self.total = (config.steps_per_epoch or 1) * config.grad_accumulation
-        self.epoch = 0
-        # batches handed out since the beginning; worker -> its place and the next batch there
-        self.given = 0
-        self.places: dict[int, tuple[int, int, int, int]] = {}
+    spec: StreamSpec
+    config: TrainConfig  # batches, steps and seed
+    _: KW_ONLY
+    rank: int = 0  # which process, of how many
+    ranks: int = 1
+    augment: Augmenter | None = None  # drawn anew on every pass
+    epoch: int = 0
+    given: int = 0  # batches handed out since the beginning
+    # worker -> its place and the next batch there
+    places: dict[int, tuple[int, int, int, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.workers = max(1, self.config.num_workers)
+        self.pieces = open_pieces(self.spec)  # now: a mistake shows before anything heavy is done
+        self.total = (self.config.steps_per_epoch or 1) * self.config.grad_accumulation
         self.everyones = [self.places]
 
     def __len__(self) -> int:

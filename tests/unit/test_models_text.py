@@ -206,11 +206,11 @@ class Breaking:
     def __init__(self, encoder):
         self.hash, self.dim, self._encoder, self._calls = encoder.hash, encoder.dim, encoder, 0
 
-    def encode(self, texts, batch_size, progress):
+    def encode(self, texts, progress):
         self._calls += 1
         if self._calls == 3:
             raise Stops
-        return self._encoder.encode(texts, batch_size, progress)
+        return self._encoder.encode(texts, progress=progress)
 
 
 def test_store_goes_on_after_an_interruption(encoder, tmp_path):

@@ -103,15 +103,10 @@ def _walk(folder: str, above: tuple[str, ...]) -> Iterator[str]:
 
 @dataclass
 class Reader:
-    """Reads recordings chunk by chunk, so that thousands take no more memory than a few.
+    """Reads recordings chunk by chunk, so that thousands take no more memory than a few."""
 
-    Args:
-        longest: seconds; a longer recording counts as bad.
-        on_bad: called with the line that says what is wrong with a recording.
-    """
-
-    longest: float
-    on_bad: Callable[[str], None]
+    longest: float  # seconds; a longer recording counts as bad
+    on_bad: Callable[[str], None]  # takes the line that says what is wrong with a recording
     read: int = field(default=0, init=False)  # how many so far
     bad: int = field(default=0, init=False)
 
