@@ -14,7 +14,7 @@ import sys
 from weights.catalogue import SOURCES
 
 from speechcwcl.errors import UserError
-from speechcwcl.models.weights.sources import fetch_source
+from speechcwcl.models.weights.sources import fetch
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         for name in names:
             if name not in SOURCES:
                 raise UserError(f"model {name!r}: not one of {', '.join(SOURCES)}")
-            print(f"{name}\t{fetch_source(SOURCES[name])}")
+            print(f"{name}\t{fetch(SOURCES[name])}")
     except UserError as error:
         print(f"fetch_weights: {error}", file=sys.stderr)
         return 2

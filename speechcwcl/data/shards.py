@@ -79,8 +79,9 @@ def write_shards(
     if per_shard < 1:
         raise UserError(f"per_shard: {per_shard} is not above 0")
     key = sha256_json([VERSION, source.hash, per_shard])
-    done = _finished(folder, key)
-    if done is not None:
+    done = _index(folder)
+    same = bool(done) and read_json(folder / INDEX)["key"] == key
+    if same and all(_size(folder / shard["name"]) == shard["bytes"] for shard in done):
         return done
     starts = range(0, len(source), per_shard)
     _begin(folder, key, len(starts))
@@ -200,14 +201,6 @@ def _index(folder: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     return read_json(path, ShardIndex)["shards"]
-
-
-def _finished(folder: Path, key: str) -> list[dict[str, Any]] | None:
-    """The index of shards that are all there, made from the same manifest; else None."""
-    shards = _index(folder)
-    if not shards or read_json(folder / INDEX)["key"] != key:
-        return None
-    return shards if all(_size(folder / s["name"]) == s["bytes"] for s in shards) else None
 
 
 def _size(path: Path) -> int:

@@ -135,10 +135,6 @@ def is_label_file(name: str) -> bool:
     return re.fullmatch(r"utt2\w+", name) is not None and name[len("utt2") :] not in _NO_LABELS
 
 
-_TABLES = {"wav.scp", "text", "utt2spk", "segments", "utt2dur", "corpus.json", "spk2utt", "bad.tsv"}
-_TABLES |= {"stream.json"}  # in the place of the tables, for a set that is read while training
-
-
 def write_datadir(
     folder: str | Path,
     utterances: Iterable[Utterance],
@@ -176,20 +172,12 @@ def write_datadir(
 
 
 def ours(folder: Path) -> set[str]:
-    """The files of a data folder that this project wrote, for `replace_folder`.
-
-    `corpus.json` names them. Folders of before it did are known by the names alone.
-    """
+    """The files of a data folder that this project wrote, as its `corpus.json` names them."""
     try:
-        facts = read_json(folder / "corpus.json", dict)
+        files = read_json(folder / "corpus.json", dict).get("files")
     except UserError:
         return set()
-    if isinstance(facts.get("files"), list):
-        return {"corpus.json", *map(str, facts["files"])}
-    names = {name.name for name in folder.iterdir()}
-    if "utterances" not in facts and "stream.json" not in names:
-        return set()
-    return {name for name in names if name in _TABLES or is_label_file(name)}
+    return {"corpus.json", *map(str, files)} if isinstance(files, list) else set()
 
 
 @contextmanager

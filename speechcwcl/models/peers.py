@@ -3,10 +3,9 @@ and the cascade (transcribe, then embed the transcript), which users would take 
 
 from __future__ import annotations
 
-import functools
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -248,17 +247,13 @@ def open_model(
     if not given.startswith(HUB):
         return Aligner.from_pretrained(name, device=device)
     source = given.removeprefix(HUB)
-    opens: Callable[[], Peer]
-    if remote_code:
-        opens = functools.partial(Sentences, given, source, device, True)
-    else:
+    try:
+        if remote_code:
+            return Sentences(given, source, device, True)
         folder = resolve(source)
         if (folder / "modules.json").is_file():
-            opens = functools.partial(Sentences, given, str(folder), device, False)
-        else:
-            opens = functools.partial(Clap, given, folder, device)
-    try:
-        return opens()
+            return Sentences(given, str(folder), device, False)
+        return Clap(given, folder, device)
     except UserError:
         raise
     except Exception as error:

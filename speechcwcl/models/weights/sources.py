@@ -66,8 +66,8 @@ def locate(folder: str | os.PathLike) -> Path:
     return boxed_models().get(os.fspath(folder)) or resolve(folder)
 
 
-def fetch(name: str, *, offline: bool | None = None) -> Path:
-    """The cache folder of a model in `SOURCES`, downloaded and checked when it is absent.
+def fetch(name: str | Source, *, offline: bool | None = None) -> Path:
+    """The cache folder of a model in `SOURCES` (or of another table), fetched if it is absent.
 
     Any number of processes may ask at once: one works, the others wait for it. The folder appears
     by one rename, so that it is either whole or absent.
@@ -78,9 +78,22 @@ def fetch(name: str, *, offline: bool | None = None) -> Path:
     Raises:
         UserError: unknown name, no network, wrong hash, cache not writable.
     """
-    if name not in SOURCES:
+    if isinstance(name, str) and name not in SOURCES:
         raise UserError(f"model {name!r}: not one of {', '.join(SOURCES)}{closest(name, SOURCES)}")
-    return fetch_source(SOURCES[name], offline=offline)
+    source = SOURCES[name] if isinstance(name, str) else name
+    name, root = source.name, _cache()
+    folder = root / name
+    if _is_whole(folder, source):
+        return folder
+    if _is_offline(offline):
+        raise UserError(
+            f"{name}: not in the cache ({root}) and the network may not be used; run "
+            f"`speechcwcl fetch {name}` where it may"
+        )
+    with files.lock(root / f".{name}.lock"):
+        if not _is_whole(folder, source):
+            _fetch_locked(source, folder)
+    return folder
 
 
 def bring(names: Iterable[str]) -> None:
@@ -101,23 +114,6 @@ def bring(names: Iterable[str]) -> None:
             f"missing: {paths}; with a network, `speechcwcl fetch {' '.join(left)}` puts them "
             f"there; without one, copy these folders from a machine that has them ({error})"
         ) from error
-
-
-def fetch_source(source: Source, *, offline: bool | None = None) -> Path:
-    """`fetch` of a source that may stand in another table."""
-    name, root = source.name, _cache()
-    folder = root / name
-    if _is_whole(folder, source):
-        return folder
-    if _is_offline(offline):
-        raise UserError(
-            f"{name}: not in the cache ({root}) and the network may not be used; run "
-            f"`speechcwcl fetch {name}` where it may"
-        )
-    with files.lock(root / f".{name}.lock"):
-        if not _is_whole(folder, source):
-            _fetch_locked(source, folder)
-    return folder
 
 
 def _cache() -> Path:
