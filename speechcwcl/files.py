@@ -98,7 +98,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """As `atomic_write`, for writers that want a name: gives an empty file to write into."""
     path = Path(path)
     with writing(path):
-        temporary, held = _temporary_file(path)
+        temporary, held = _temporary(path, folder=False)
         try:
             yield temporary
             with temporary.open("rb") as written:
@@ -126,7 +126,7 @@ def replace_folder(folder: str | Path, ours: Ours) -> Iterator[Path]:
     refuse_foreign(folder, ours)
     with writing(folder):
         place = Path(os.path.realpath(folder))
-        scratch, held = _temporary_folder(place)
+        scratch, held = _temporary(place, folder=True)
         try:
             made = scratch / "new"
             made.mkdir()
@@ -198,29 +198,18 @@ def _settle(folder: Path, mode: int) -> None:
                 os.fsync(stream.fileno())
 
 
-def _temporary_file(path: Path) -> tuple[Path, int]:
-    """A new empty neighbour of `path` and the open handle that holds its lock."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sweep(path.parent)
-    while True:
-        temporary = path.parent / _temporary_name(path.name)
-        handle = _hold(temporary)
-        if os.fstat(handle).st_nlink:
-            return temporary, handle
-        os.close(handle)  # swept by another process before the lock was ours
-
-
-def _temporary_folder(place: Path) -> tuple[Path, int]:
-    """A new neighbour of `place` and the open handle of the lock inside it."""
+def _temporary(place: Path, *, folder: bool) -> tuple[Path, int]:
+    """A new empty neighbour of `place`, and the open handle that holds its lock."""
     place.parent.mkdir(parents=True, exist_ok=True)
     sweep(place.parent)
     while True:
         scratch = place.parent / _temporary_name(place.name)
-        scratch.mkdir()
-        handle = _hold(scratch / "lock")
+        if folder:
+            scratch.mkdir()
+        handle = _hold(scratch / "lock" if folder else scratch)
         if os.fstat(handle).st_nlink:
             return scratch, handle
-        os.close(handle)
+        os.close(handle)  # swept by another process before the lock was ours
 
 
 def _temporary_name(name: str) -> str:

@@ -37,26 +37,16 @@ class Corpus(ABC):
         ...             yield Utterance(path.stem, str(path), text=path.stem)
         ...     def fake(self, target, seed=0):
         ...         ...
-
-    Attributes:
-        name: as on the command line; the module's name.
-        title: for people.
-        licence: SPDX id or a short sentence.
-        url: its home page.
-        version: the release that `prepare` reads.
-        synthetic_speech: whether its recordings were synthesised; None where nobody knows.
-        splits: every set that `prepare` can make.
-        label_fields: the label fields that its utterances carry.
     """
 
-    name: ClassVar[str]
-    title: ClassVar[str]
-    licence: ClassVar[str] = ""
-    url: ClassVar[str] = ""
-    version: ClassVar[str] = ""
-    synthetic_speech: ClassVar[bool | None] = False
-    splits: ClassVar[tuple[str, ...]]
-    label_fields: ClassVar[tuple[str, ...]] = ()
+    name: ClassVar[str]  # as on the command line; the module's name
+    title: ClassVar[str]  # for people
+    licence: ClassVar[str] = ""  # SPDX id or a short sentence
+    url: ClassVar[str] = ""  # its home page
+    version: ClassVar[str] = ""  # the release that `prepare` reads
+    synthetic_speech: ClassVar[bool | None] = False  # None where nobody knows
+    splits: ClassVar[tuple[str, ...]]  # every set that `prepare` can make
+    label_fields: ClassVar[tuple[str, ...]] = ()  # the label fields that its utterances carry
 
     def configure(self, words: list[str]) -> None:
         """Take the corpus' own options of the command line (`--name value`); most have none."""

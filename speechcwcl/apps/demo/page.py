@@ -36,6 +36,11 @@ _BEFORE = "Record or upload speech; the answer appears here."
 _HEADING = """# Classify speech by labels in your own words
 Record or upload speech, type labels in plain words, and see which one the speech is closest to.
 The model was never trained on your labels."""
+_FOOT = (
+    "At most {0.seconds:g} s, {0.megabytes:g} MB and {0.labels} labels. A recording is deleted "
+    "from the server within two minutes; its embedding stays in memory for at most "
+    f"{FORGET_AFTER // 60} minutes, so that you can try other labels."
+)
 
 
 class Desk:
@@ -194,11 +199,7 @@ def build(judges: Sequence[Judge], limits: Limits, far: float = 0.0) -> gr.Block
                 button = gr.Button("Classify", variant="primary", elem_id="cw-go")
             with gr.Column(scale=6, min_width=300, elem_id="cw-answer"):
                 shown = _answers(judges)
-        gr.Markdown(
-            f"At most {limits.seconds:g} s, {limits.megabytes:g} MB and {limits.labels} labels. "
-            "A recording is deleted from the server within two minutes; its embedding stays in "
-            f"memory for at most {FORGET_AFTER // 60} minutes, so that you can try other labels."
-        )
+        gr.Markdown(_FOOT.format(limits))
         asked = [heard, typed, template_box, unknown, examples]
         quietly = functools.partial(_quietly, shown[0])
         gr.on(

@@ -274,11 +274,12 @@ def _mended(data: Buffer, start: int, end: int) -> Iterator[tuple[int, bytes]]:
             yield start + 4, struct.pack(">I", min(end - start - 8, 0xFFFFFFFF))
             yield head + 2, struct.pack(">I", min(frames, 0xFFFFFFFF))
     elif kind == b"caff":
-        at, size = _caf_samples(data, start + 8, end)
+        at, size = _chunk(data, start + 8, end, b"data", ">", width=8)
         if at and size in (0, _CAF_UNKNOWN) and end - at > 4:
             yield at - 8, struct.pack(">Q", end - at)
-    elif kind == b".snd" and not 0 < _au_bytes(data, start) < PLACEHOLDER_BYTES:
-        yield start + 8, b"\xff" * 4
+    elif kind == b".snd":
+        if not 0 < int.from_bytes(data[start + 8 : start + 12], "big") < PLACEHOLDER_BYTES:
+            yield start + 8, b"\xff" * 4
     elif kind == b"riff":
         at = data.find(_W64_DATA, start, start + 65536)
         if 0 <= at < end - 24 and int.from_bytes(data[at + 16 : at + 24], "little") <= 24:
@@ -286,28 +287,17 @@ def _mended(data: Buffer, start: int, end: int) -> Iterator[tuple[int, bytes]]:
             yield start + 16, struct.pack("<Q", end - start)
 
 
-def _chunk(data: Buffer, at: int, end: int, name: bytes, order: str) -> tuple[int, int]:
-    """First byte and announced size of a chunk's content; zeros where there is no such chunk."""
-    while at + 8 <= end:
-        size = struct.unpack(order + "I", data[at + 4 : at + 8])[0]
+def _chunk(
+    data: Buffer, at: int, end: int, name: bytes, order: str, width: int = 4
+) -> tuple[int, int]:
+    """First byte and announced size (of `width` bytes) of a chunk's content; zeros without one."""
+    head = 4 + width
+    while at + head <= end:
+        size = int.from_bytes(data[at + 4 : at + head], "little" if order == "<" else "big")
         if data[at : at + 4] == name:
-            return at + 8, size
-        at += 8 + size + size % 2
+            return at + head, size
+        at += head + size + (size % 2 if width == 4 else 0)  # CAF does not pad
     return 0, 0
-
-
-def _caf_samples(data: Buffer, at: int, end: int) -> tuple[int, int]:
-    """As `_chunk` for the samples of a CAF, whose sizes have eight bytes."""
-    while at + 12 <= end:
-        size = int.from_bytes(data[at + 4 : at + 12], "big")
-        if data[at : at + 4] == b"data":
-            return at + 12, size
-        at += 12 + size
-    return 0, 0
-
-
-def _au_bytes(data: Buffer, start: int) -> int:
-    return int.from_bytes(data[start + 8 : start + 12], "big")
 
 
 def _only_chunks(data: Buffer, at: int, end: int) -> bool:

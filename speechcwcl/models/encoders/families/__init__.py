@@ -62,30 +62,21 @@ class Family(ABC):
     Args:
         model: the transformers encoder (owns all parameters).
         feature_config: the feature extractor's configuration (may be empty).
-
-    Attributes:
-        encoder: module and class of the encoder alone, below `transformers.models`, where the
-            checkpoint holds a decoder too; it is never read into memory.
-        normalises: whether waveforms get zero mean and unit variance unless the checkpoint says
-            otherwise; `None`: never.
-        min_samples: shorter waveforms are zero-padded to this many samples, whatever the batch.
-        window_frames: attention never looks across this many frames; `None`: no limit.
-        silence: seconds of digital silence put before and after a clip unless told otherwise; its
-            frames are taken out again after the top layer.
-        layers: the transformer layers, lowest first.
-        final_modules: applied after the top layer; none where the layers normalise themselves.
-        dim: width of a frame.
-        hop: samples from one frame to the next.
     """
 
+    # module and class of the encoder alone, below `transformers.models`, where the checkpoint holds
+    # a decoder too; it is never read into memory
     encoder: ClassVar[str] = ""
-    normalises: ClassVar[bool | None] = None
-    min_samples: int = 400
-    window_frames: int | None = None
+    # whether waveforms get zero mean and unit variance unless the checkpoint says otherwise
+    normalises: ClassVar[bool | None] = None  # None: never
+    min_samples: int = 400  # shorter waveforms are zero-padded to so many, whatever the batch
+    window_frames: int | None = None  # attention never looks across so many; None: no limit
+    # seconds of digital silence before and after a clip unless told otherwise; its frames are taken
+    # out again after the top layer
     silence: tuple[float, float] = (0.0, 0.0)
-    layers: nn.ModuleList
-    final_modules: list[nn.Module]
-    hop: int
+    layers: nn.ModuleList  # the transformer layers, lowest first
+    final_modules: list[nn.Module]  # applied after the top one; none where layers normalise
+    hop: int  # samples from one frame to the next
 
     def __init__(self, model: Any, feature_config: dict[str, Any]):
         self.model = model  # transformers' modules have no types of their own
@@ -171,22 +162,20 @@ def open_family(
     Raises:
         UserError: not a speech encoder that we know, or broken.
     """
-    config = towers.whisper_settings(folder) or _auto_config(folder)
+    config: Any = towers.whisper_settings(folder)
+    if config is None:
+        from transformers import AutoConfig
+
+        try:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        except Exception as error:
+            why = first_line(error)
+            raise UserError(f"{folder}: cannot read config.json: {why}") from error
     kind = family_class(config, where)
     model = kind.load(folder, config) if weights else kind.build(config)
     if check is not None:
         check(model)
     return kind(model, _features(folder))
-
-
-def _auto_config(folder: Path) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:
-        why = first_line(error)
-        raise UserError(f"{folder}: cannot read config.json: {why}") from error
 
 
 def family_class(config: Any, where: str) -> type[Family]:
