@@ -47,10 +47,7 @@ def run_stage(
     """Run a command unless its stamp says that nothing changed.
 
     Args:
-        name: what to print before the command.
-        command: the words of the command line.
         stamp: the stamp file. One process at a time is busy with it; others wait.
-        log: where the output is kept; the terminal gets it too.
         inputs: files and folders that it reads.
         outputs: files and folders that it writes. What is added to a folder later is not asked
             about; what the command left there must stay as it is.

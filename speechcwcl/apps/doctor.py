@@ -75,7 +75,6 @@ def examine(deep: bool = False, timeout: float = 5.0) -> Iterator[Finding]:
 
     Args:
         deep: also hash every cached file, and import every extra.
-        timeout: seconds to wait for the hub.
     """
     yield from check_packages()
     yield from check_imports()

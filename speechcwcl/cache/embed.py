@@ -140,12 +140,7 @@ class TextStore:
 
     @classmethod
     def open(cls, folder: str | Path, encoder_hash: str) -> TextStore:
-        """Open the store of one encoder, or begin it.
-
-        Args:
-            folder: holds the stores of any number of encoders.
-            encoder_hash: `TextEncoder.hash` (or `describe_text(...).hash`).
-        """
+        """Open the store of one encoder, or begin it."""
         inner = Path(folder) / encoder_hash[:16]
         meta, wanted = inner / "meta.json", {"version": _VERSION, "encoder": encoder_hash}
         if not meta.is_file():
@@ -186,12 +181,7 @@ class TextStore:
         part: int = 8192,
         progress: bool = False,
     ) -> int:
-        """Embed the texts that are not there yet, writing part by part.
-
-        Args:
-            texts: any texts, repeated or not.
-            part: texts a file.
-        """
+        """Embed the texts that are not there yet, writing part by part."""
         if encoder.hash != self._hash:
             raise UserError(f"{self.folder}: holds the embeddings of another text encoder")
         with lock(self.folder / ".lock"):

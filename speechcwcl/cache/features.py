@@ -107,7 +107,6 @@ class FeatureCache:
             extract: gets utterances of similar length and the copy's number.
             key: everything that the features depend on (encoder hash, cut, manifest hash,
                 augmentation); another key is another cache.
-            batch_seconds: longest padded batch, in seconds of audio.
             copies: at least this many variants; more may be added later.
             shard_seconds: audio in a shard; at most so much is computed again after a kill.
 

@@ -20,7 +20,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from speechcwcl.assets import DEFAULT_MODEL
-from speechcwcl.cli.labels import add_label_arguments, enrolled, labels_of, read_keywords
+from speechcwcl.cli.classify import add_label_arguments, enrolled, labels_of, read_keywords
 from speechcwcl.errors import require
 
 if TYPE_CHECKING:

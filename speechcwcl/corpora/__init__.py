@@ -54,17 +54,7 @@ def prepare_sets(
     fake: Path | None,
     skip_bad: bool,
 ) -> Iterator[Path]:
-    """Make data folders of a corpus, as `speechcwcl prepare` does, one after the other.
-
-    Args:
-        sets: its splits, or CORPUS/SPLIT for one of another corpus; None is all.
-        options: the corpus' own, as words of a command line.
-        out: one folder a set goes here.
-        data: a copy of the corpus, or CORPUS=FOLDER for another one's.
-        downloads: where to fetch to what is not given.
-        fake: where to make a tiny copy instead.
-        skip_bad: see `Corpus.prepare`.
-    """
+    """Make data folders of a corpus, as `speechcwcl prepare` does, one after the other."""
     own = get_corpus(name)
     own.configure(options)
     places = _given_places(data, own.name)

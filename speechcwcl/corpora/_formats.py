@@ -338,9 +338,7 @@ def read_manifest(
     """Yield the utterances of a manifest in its order; what is wrong goes to `problems`.
 
     Args:
-        format: one of `FORMATS`; found by `detect` when empty.
         problems: takes a line for every utterance that is not yielded.
-        options: names of columns, root of the audio.
     """
     path, options = Path(path), options or Options()
     entries = _ENTRIES[format or detect(path, options.audio)]

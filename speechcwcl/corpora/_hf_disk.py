@@ -53,8 +53,6 @@ def write_split(
 
     Args:
         columns: role -> column; `labels`: label field -> column.
-        shard: clips in a shard.
-        limit: take only so many.
         id_given: the column of ids, if the user named it: then it must hold ids.
     """
     key = sha256_json([records.key, columns, shard, limit])

@@ -61,13 +61,10 @@ def compile_manifest(
     files are then not opened.
 
     Args:
-        datadir: see `speechcwcl.data.kaldi`.
         out_jsonl: the manifest; one JSON object a line, in the order of the ids.
         min_duration: shorter utterances (s) are dropped, counted and listed; None keeps all.
-        max_duration: longer ones likewise.
         skip_bad: leave out utterances whose audio is unsound rather than stop.
         bad_list: file that names those (default: `<manifest>.bad.tsv`).
-        allow_pipe: run the commands in `wav.scp` (see above).
 
     Raises:
         UserError: the folder or its audio is unsound, or nothing is left after filtering.
@@ -290,7 +287,6 @@ def run_pipe(text: str, folder: str | Path) -> Path:
     """Run a command once and keep its audio; return the FLAC file.
 
     Args:
-        text: the `wav.scp` value, with the `|` at its end.
         folder: where the FLAC file goes, named by the command's hash.
 
     Raises:

@@ -33,7 +33,6 @@ def reverberate(
     Args:
         rt60: seconds in which the reverberation falls by 60 dB.
         direct_db: energy of the direct path above that of the reverberation, in dB.
-        rng: draws the room.
 
     Returns:
         The same length and mean power.

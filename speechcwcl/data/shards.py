@@ -67,7 +67,6 @@ def write_shards(
     Args:
         manifest: a `manifest.jsonl`.
         folder: takes the shards; refused when it holds anything that is not ours.
-        per_shard: utterances in a shard.
 
     Returns:
         For each shard `{"name", "bytes", "utterances", "sha256"}`, as `shards.json` has it.

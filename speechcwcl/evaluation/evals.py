@@ -126,7 +126,6 @@ def evaluate_sets(
     Args:
         model: see `open_model`; `expdir/model` by default. A peer embeds what is missing.
         probe: a set whose labels a linear probe and few shots learn from, for each protocol.
-        remote_code: see `open_model`.
         examples, spoken: for protocols of spotting; see `enrol`.
     """
     aligner = open_model(model or expdir / "model", device=device, remote_code=remote_code)

@@ -24,7 +24,6 @@ def unit_rows(x: np.ndarray, what: str) -> np.ndarray:
 
     Args:
         x: (n, dim), any float.
-        what: what the rows are, for the error message.
 
     Raises:
         UserError: not a matrix, a value that is not finite, or a row of zeros.

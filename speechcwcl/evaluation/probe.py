@@ -65,7 +65,6 @@ def fit_logistic(x: np.ndarray, y: np.ndarray, penalty: float) -> Any:
     Args:
         x: (n, dim) features.
         y: (n,) classes; one that does not occur is never predicted.
-        penalty: strength of the L2 penalty.
 
     Returns:
         A fitted estimator: `predict((m, dim)) -> (m,)` classes.

@@ -174,7 +174,6 @@ def write_scores(
 
     Args:
         folder: what it holds already is replaced; a probe of other embeddings is removed.
-        scores: what `scores.json` holds.
         tables: file name -> header and rows.
         arrays: file name -> array.
     """

@@ -64,7 +64,6 @@ def retrieval_scores(speech: np.ndarray, text: np.ndarray, texts: Sequence[str])
     Args:
         speech: (n, dim) speech embeddings.
         text: (n, dim) embeddings of `texts`, row by row.
-        texts: n transcripts, to know which are equal.
     """
     _, owner = _check(speech, texts, list(map(str, range(len(texts)))))
     _, first = np.unique(owner, return_index=True)

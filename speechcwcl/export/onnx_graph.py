@@ -107,9 +107,6 @@ class WhisperFront(nn.Module):
     """Whisper's front end; clips longer than its position table become several rows.
 
     The spectrum is a convolution with the windowed sines and cosines, which every runtime has.
-
-    Args:
-        family: a `Whisper`.
     """
 
     basis: Tensor

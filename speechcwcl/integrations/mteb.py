@@ -92,11 +92,6 @@ class MtebEncoder(AbsEncoder):
 
         Args:
             inputs: batches that hold `audio`, `text`, or both.
-            task_metadata: of the task.
-            hf_split, hf_subset: for the progress bar.
-            prompt_type: query or document.
-            show_progress_bar: whether there is one.
-            **options: of other models; not used.
         """
         prompt = self.get_prompt_name(task_metadata, prompt_type)
         before = (self.model_prompts or {}).get(prompt or "", "")
@@ -319,8 +314,6 @@ def evaluate_tasks(
 
     Args:
         data: holds a folder for each task, or is the folder of the only one; None: the hub.
-        model: see `open_model`; `expdir/model` by default.
-        remote_code: see `open_model`.
     """
     tasks = [find_task(name) for name in names]  # all names before any work
     places = [_place(data, task.metadata.name, len(tasks) == 1) for task in tasks]

@@ -54,7 +54,6 @@ def pair_sums(
         speech: (N, dim) unit-norm; it may lie on another device than the text.
         text: (M, dim) unit-norm.
         scale: logit scale `1 / tau`.
-        wanted: names from `DIRECTIONS`.
         weights: constant matrices `y` (N, M); None for the identity, the sum over the pairs.
         ids: (N,) int64, equal where transcripts are equal; on a GPU some are taken to be.
         chunk: rows of logits at a time; chosen to fit the cache when None.
@@ -252,7 +251,6 @@ def _softmax_weights(
     """Gradient of the log-sum-exps with respect to a chunk of logits; valid until the next call.
 
     Args:
-        plan: how the forward pass computed them.
         needed: log-sum-exp and its gradient, by name; if bounded, the gradient over its sum.
         block: (rows, M) the logits, or if bounded their exponentials.
     """

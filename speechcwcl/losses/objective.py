@@ -27,8 +27,6 @@ class Term(nn.Module):
     """One loss of an objective, with its options.
 
     Args:
-        name: what it is called in logs.
-        options: every option of it, checked.
         scale: a logit scale of its own, else the objective's is shared.
         bank: whether its speech -> text part runs over the text bank; None: where there is one.
     """
@@ -162,7 +160,6 @@ class ContrastiveObjective(nn.Module):
 
     Args:
         scale: the logit scale that terms without one of their own share.
-        gather: whether to gather over ranks while training.
         chunk: rows of logits at a time; chosen to fit the cache when None.
         memory: bytes of exponentials that may be kept for the backward pass.
         diagnostics_every: take diagnostics on every so many training steps (0: never); always in

@@ -97,7 +97,6 @@ def term(
     (`wanted`, `weights`) and is sent what that returns: terms of one scale share one pass.
 
     Args:
-        name: what the YAML calls it.
         parse: for an option what checks its value and returns what the function is given.
         defaults: of the term, where they are not those of the function.
         learnt: options that are learnt from there on, unless `learnable_NAME: false`.
@@ -243,8 +242,6 @@ def build_loss(
     scale: Any = None,
     temperature: float | None = None,
     learnable: bool | None = None,
-    min_scale: float | None = None,
-    max_scale: float | None = None,
     gather: bool = True,
     chunk: int | None = None,
     memory: int = DEFAULT_MEMORY,
@@ -263,8 +260,6 @@ def build_loss(
         scale: shared logit scale: a number (fixed) or `{init, learnable, minimum, maximum}`.
         temperature: `1 / scale`; 0.05 when neither is given (0.1 for SigLIP alone).
         learnable: whether the shared scale is learnt; True when left out.
-        min_scale: least shared scale, 1 when None; `max_scale`: greatest, 100.
-        gather: whether to gather over ranks while training.
         chunk: as in `kernel.pair_sums`, and `memory`.
         diagnostics_every: take diagnostics on every so many training steps.
         **options: options of the terms (`weighting`, ...), for those that take and lack them.
@@ -287,10 +282,9 @@ def build_loss(
     if spec == "cwcl_matched" and scale is None and temperature is None:
         temperature, learnable = MATCHED, bool(learnable)
     terms = _terms(spec, options)
-    bounds = {"learnable": learnable, "minimum": min_scale, "maximum": max_scale}
     return ContrastiveObjective(
         terms,
-        _shared_scale(terms, scale, temperature, bounds),
+        _shared_scale(terms, scale, temperature, learnable),
         gather=gather,
         chunk=chunk,
         memory=memory,
@@ -372,7 +366,7 @@ def _term(name: str, options: dict[str, Any]) -> Term:
 
 
 def _shared_scale(
-    terms: list[Term], scale: Any, temperature: float | None, bounds: dict[str, Any]
+    terms: list[Term], scale: Any, temperature: float | None, learnable: bool | None
 ) -> LogitScale:
     require(
         scale is None or temperature is None, "scale: give scale or temperature, not both of them"
@@ -384,10 +378,11 @@ def _shared_scale(
     if isinstance(scale, Mapping):
         options.update(scale)
     elif scale is not None:
-        options.update(init=scale, learnable=bool(bounds["learnable"]))
+        options.update(init=scale, learnable=bool(learnable))
     elif temperature is not None:
         options["init"] = inverse(temperature)
     elif len(starts) == 1:
         options["init"] = starts.pop()
-    options |= {key: value for key, value in bounds.items() if value is not None}
+    if learnable is not None:
+        options["learnable"] = learnable
     return LogitScale.parse(options)

@@ -269,8 +269,6 @@ def matched(speech: Tensor, text: Tensor, targets: Targets, transposed: bool = F
     Args:
         speech: (N, dim) unit-norm.
         text: (N, dim) unit-norm; its share is computed only if it asks for a gradient.
-        targets: the target distributions.
-        transposed: whether the text is the anchor.
     """
     forward, backward = targets.apply, targets.apply_transposed
     if transposed:

@@ -36,7 +36,6 @@ def embed_all(
 
     Args:
         audio: files, or one-dimensional arrays or tensors.
-        dim: width of an embedding.
         embed: (batch, samples) and (batch,) lengths -> (batch, dim).
         batch_seconds: most seconds of audio, padding included, in one batch.
         sample_rate: of the arrays, in Hz.

@@ -21,12 +21,7 @@ _NORMALISE = {
 
 
 class WordPiece:
-    """Texts to padded batches of token ids.
-
-    Args:
-        tokenizer: of the library `tokenizers`.
-        pad: id and text of the padding token.
-    """
+    """Texts to padded batches of token ids."""
 
     def __init__(self, tokenizer: Any, pad: tuple[int, str]):
         self._tokenizer = tokenizer

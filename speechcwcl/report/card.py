@@ -35,7 +35,6 @@ def pack(
     """Write a model, the label texts of the protocols it was scored under, and the card.
 
     Args:
-        dumpdir: where the sets' `corpus.json` are.
         model: a model folder; `expdir/model` by default.
 
     Raises:
@@ -88,8 +87,6 @@ def model_card(
     """The text of README.md.
 
     Args:
-        run: the experiment, scored or not.
-        encoders: role, source, licence of each.
         cards: set -> corpus card; those of sets that the run trained, chose or tested on are shown.
     """
     facts = [

@@ -52,7 +52,6 @@ def build_report(
 
     Args:
         runs: experiment folders `exp/<tag>` (or opened ones); differences are against the first.
-        out: the folder that takes the two files.
         dumpdir: where `<set>/corpus.json` is looked for, if the runs do not hold it; the cards
             of sets that were not scored, such as the training set, are shown too.
 
@@ -80,13 +79,7 @@ def build_report(
 def render_page(
     runs: Sequence[RunDir], tests: Sequence[Test], cards: dict[str, Card], title: str
 ) -> str:
-    """The HTML of the report.
-
-    Args:
-        runs: in the order in which they stand side by side.
-        tests: from `runs.gather_tests`.
-        cards: set -> corpus card.
-    """
+    """The HTML of the report."""
     panels = sum(len(test.folders) for test in tests if not test.is_retrieval)
     largest = 420 if panels <= 8 else 300 if panels <= 16 else 180
     budget = figures.Budget(AUDIO_BYTES)

@@ -64,9 +64,6 @@ class RunDir:
     ) -> RunDir:
         """Read an experiment folder.
 
-        Args:
-            must_be_scored: refuse a folder without scores.
-
         Raises:
             UserError: no such folder, nothing scored in it, or a broken file.
         """

@@ -80,7 +80,6 @@ class AlignBrain(sb.Brain):
 
     Args:
         data: the training set: frozen text embeddings, text bank, steps of one epoch.
-        expdir: where `metrics.jsonl` is written.
         validate: called at the end of an epoch with the aligner; returns named scores, of which
             `score` (higher is better) chooses the checkpoints to keep.
     """

@@ -31,7 +31,6 @@ def split_batch(batch: Any, size: int) -> list[Any]:
     Args:
         batch: a tensor, or a dataclass whose tensors and lists all hold the items along their first
             axis; anything else in it (a flag, say) goes to every chunk.
-        size: items in a chunk.
     """
     if isinstance(batch, Tensor):
         return list(batch.split(size))
@@ -72,7 +71,6 @@ class CachedGradients:
         """Add the gradient of `loss` over all chunks to the parameters.
 
         Args:
-            chunks: the batch in parts.
             embed: one chunk to its embeddings (n, dim).
             loss: the embeddings of all chunks, concatenated, to a 0-d tensor. It may gather over
                 ranks and have parameters of its own.

@@ -140,11 +140,8 @@ def batch_sampler(
     """SpeechBrain's DynamicBatchSampler over length buckets with equal shares of utterances.
 
     Args:
-        durations: of the utterances, in seconds.
-        batch_size: utterances in a batch, at most.
         max_batch_length: padded seconds of speech in a batch, at most; None = no limit.
         num_buckets: 1 mixes all lengths in a batch.
-        seed: of the shuffling.
     """
     seconds = np.asarray(durations, dtype=np.float64)
     edges = np.quantile(seconds, np.linspace(0, 1, num_buckets + 1)[1:])

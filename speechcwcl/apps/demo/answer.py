@@ -86,11 +86,7 @@ class Embedded:
 
 
 class Judge:
-    """A model with a name, ready to answer; labels that were asked before cost nothing.
-
-    Args:
-        name: what the page calls it.
-    """
+    """A model with a name, ready to answer; labels that were asked before cost nothing."""
 
     def __init__(self, aligner: Aligner, name: str):
         self.aligner = aligner

@@ -58,8 +58,6 @@ def parse_labels(typed: str, limits: Limits, far: float = 0.0) -> Labels:
     `=` the (first) text is the label.
 
     Args:
-        typed: what stands in the box.
-        limits: how many labels are allowed.
         far: with thresholds, one label is enough: it or "unknown".
 
     Raises:

@@ -47,11 +47,7 @@ def check_port(host: str, port: int) -> None:
 
 
 def import_page(temporary: Path) -> ModuleType:
-    """Import the page, and with it gradio, which reads its settings from the environment.
-
-    Args:
-        temporary: where uploads go.
-    """
+    """Import the page, and with it gradio, which reads its settings from the environment."""
     os.environ["GRADIO_TEMP_DIR"] = str(temporary)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -125,7 +121,6 @@ def serve(
     """Show the page until Ctrl-C or SIGTERM.
 
     Args:
-        share: also through gradio's public tunnel.
         far: what is chosen for "unknown" at first.
     """
     from starlette.middleware import Middleware

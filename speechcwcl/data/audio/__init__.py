@@ -240,7 +240,6 @@ def encode_audio(
 
     Args:
         wav: `(samples,)` float, finite; values beyond -1..1 are clipped.
-        suffix: the format.
         sample_rate: in Hz.
         name: for messages.
     """

@@ -17,7 +17,6 @@ def check_lora(lora: dict[str, Any], freeze: str | int) -> dict[str, Any]:
     Args:
         lora: any of `r` (rank), `alpha` (scale times rank), `dropout` and `targets` (`"linear"`:
             every linear map of a layer, or a list of module names such as `["q_proj", "v_proj"]`).
-        freeze: the encoder's `freeze`.
     """
     for key in lora:
         if key not in _OPTIONS:

@@ -40,7 +40,6 @@ class SpeechEncoder(nn.Module):
         gradient_checkpointing: recompute the trained layers in the backward pass.
         lora: `None` or options of `speechcwcl.models.encoders.lora.check_lora`; the layers
             above the frozen ones then keep their weights and learn low-rank updates.
-        source: what it was loaded from, for the record.
         source_hash: hash of the pretrained weights; computed when `None`.
     """
 
@@ -386,7 +385,6 @@ def _silence_frames(silence: float | Sequence[float] | None, family: Family) -> 
 
     Args:
         silence: seconds on either side, `[before, after]`, or `None` for the family's own.
-        family: knows its frames.
     """
     value = family.silence if silence is None else silence
     pair = [value, value] if isinstance(value, int | float) else list(value)
