@@ -64,23 +64,15 @@ class Hit(NamedTuple):
 
 @dataclass
 class Update:
-    """What an update did.
+    """What an update did."""
 
-    Attributes:
-        new: recordings that were not there.
-        changed: recordings whose size or time of change differed.
-        removed: recordings that are gone from the folder.
-        kept: recordings that nothing was done for.
-        broken: name and reason of those that cannot be read.
-        clips: pieces in the index.
-    """
-
-    new: int = 0
-    changed: int = 0
-    removed: int = 0
-    kept: int = 0
+    new: int = 0  # recordings that were not there
+    changed: int = 0  # recordings whose size or time of change differed
+    removed: int = 0  # recordings that are gone from the folder
+    kept: int = 0  # recordings that nothing was done for
+    # name and reason of those that cannot be read
     broken: dict[str, str] = field(default_factory=dict)
-    clips: int = 0
+    clips: int = 0  # pieces in the index
 
 
 class SearchIndex:

@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from speechcwcl.data import effects
 from speechcwcl.data.audio import load_audio
@@ -100,23 +99,18 @@ class Augmenter:
         self.seed = seed
         self.hash = sha256_json({"config": self.config, "seed": seed})
 
-    def __call__(
-        self, wav: np.ndarray | torch.Tensor, key: str, copy: int = 1
-    ) -> np.ndarray | torch.Tensor:
+    def __call__(self, wav: np.ndarray, key: str, copy: int = 1) -> np.ndarray:
         """Augment one utterance.
 
         Args:
-            wav: `(samples,)` float32 at 16 kHz; array or tensor.
+            wav: `(samples,)` float32 at 16 kHz.
             copy: which variant; 0 returns `wav` as it is.
 
         Returns:
-            `(other samples,)` float32 within -1..1, of the type of `wav`.
+            `(other samples,)` float32 within -1..1.
         """
         if copy == 0:
             return wav
-        if isinstance(wav, torch.Tensor):
-            changed = self(wav.detach().cpu().numpy(), key, copy)
-            return torch.from_numpy(changed).to(wav.device)
         out = np.array(wav, dtype=np.float32)  # never the caller's
         for name, options in self.config.items() if len(out) else ():
             seed = hashlib.sha256(f"{self.seed}|{key}|{copy}|{name}".encode()).digest()

@@ -144,16 +144,12 @@ class ClassFigures:
     """What is right and wrong by class.
 
     A class with no utterance has recall 0; a class that is never predicted has precision 0.
-
-    Attributes:
-        confusion: (classes, classes) counts: row = true class, column = predicted class.
-        precision, recall, f1: (classes,).
     """
 
-    confusion: np.ndarray
-    precision: np.ndarray
-    recall: np.ndarray
-    f1: np.ndarray
+    confusion: np.ndarray  # (classes, classes) counts: row = true class, column = predicted class
+    precision: np.ndarray  # (classes,)
+    recall: np.ndarray  # (classes,)
+    f1: np.ndarray  # (classes,)
 
     @property
     def support(self) -> np.ndarray:

@@ -40,20 +40,13 @@ PROBE_NOTE = (
 
 @dataclass
 class ProbeSet:
-    """Labelled utterances of one set, as several kinds of vectors.
+    """Labelled utterances of one set, as several kinds of vectors."""
 
-    Attributes:
-        name: of the set.
-        ids, speakers: n each.
-        classes: (n,) column of the class of each.
-        vectors: kind -> (n, dim).
-    """
-
-    name: str
-    ids: list[str]
-    speakers: list[str]
-    classes: np.ndarray
-    vectors: dict[str, np.ndarray]
+    name: str  # of the set
+    ids: list[str]  # n each
+    speakers: list[str]  # n each
+    classes: np.ndarray  # (n,) column of the class of each
+    vectors: dict[str, np.ndarray]  # kind -> (n, dim)
 
 
 def fit_logistic(x: np.ndarray, y: np.ndarray, penalty: float) -> Any:

@@ -29,46 +29,27 @@ FIGURE_ROWS = 420  # of the similarity matrix
 
 @dataclass
 class ZeroShotResult:
-    """Everything [`score_zeroshot`][] finds out, ready to be written.
+    """Everything [`score_zeroshot`][] finds out, ready to be written."""
 
-    Attributes:
-        scores: what `scores.json` holds.
-        utterances: those that were scored, n of them.
-        targets: (n,) the column of the class of each.
-        ranking: (n, up to 5) the best columns, best first.
-        class_scores: (n, classes) cosines.
-        by_class: figures of each class.
-        bound_recall: (classes,) recall of the true text, NaN where a class has none.
-        classifier: (classes, dim) unit-norm float32.
-        similarity: (s, s) float16 cosines, sampled speech by sampled text.
-        sample: (s,) positions of the sample in `utterances`.
-    """
-
-    scores: dict[str, Any]
-    utterances: Sequence[Any]
-    targets: np.ndarray
-    ranking: np.ndarray
-    class_scores: np.ndarray
-    by_class: metrics.ClassFigures
-    bound_recall: np.ndarray
-    classifier: np.ndarray
-    similarity: np.ndarray
-    sample: np.ndarray
+    scores: dict[str, Any]  # what `scores.json` holds
+    utterances: Sequence[Any]  # those that were scored, n of them
+    targets: np.ndarray  # (n,) the column of the class of each
+    ranking: np.ndarray  # (n, up to 5) the best columns, best first
+    class_scores: np.ndarray  # (n, classes) cosines
+    by_class: metrics.ClassFigures  # figures of each class
+    bound_recall: np.ndarray  # (classes,) recall of the true text, NaN where a class has none
+    classifier: np.ndarray  # (classes, dim) unit-norm float32
+    similarity: np.ndarray  # (s, s) float16 cosines, sampled speech by sampled text
+    sample: np.ndarray  # (s,) positions of the sample in `utterances`
 
 
 @dataclass
 class Transcripts:
-    """The true words of the utterances that have any.
+    """The true words of the utterances that have any."""
 
-    Attributes:
-        rows: (m,) positions among the scored utterances.
-        vectors: (m, dim) unit-norm float64.
-        targets: (m,) the class of each.
-    """
-
-    rows: np.ndarray
-    vectors: np.ndarray
-    targets: np.ndarray
+    rows: np.ndarray  # (m,) positions among the scored utterances
+    vectors: np.ndarray  # (m, dim) unit-norm float64
+    targets: np.ndarray  # (m,) the class of each
 
     def correct(self, classifier: np.ndarray) -> np.ndarray:
         """(m,) bool: do the words themselves fall into the right class?"""

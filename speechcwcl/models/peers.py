@@ -30,18 +30,13 @@ _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eigh
 
 
 class Peer(ABC):
-    """What scoring needs of a model. Every clip is heard alone, so that no batch changes a score.
+    """What scoring needs of a model. Every clip is heard alone: no batch changes a score."""
 
-    Attributes:
-        name: as it was asked for.
-        identity: two peers share it exactly when they embed alike.
-        rate: samples a second that it hears.
-    """
-
-    rate = 16000
+    rate = 16000  # samples a second that it hears
 
     def __init__(self, name: str, identity: str) -> None:
-        self.name, self.identity = name, identity
+        self.name = name  # as it was asked for
+        self.identity = identity  # two peers share it exactly when they embed alike
 
     @abstractmethod
     def _hear(self, wav: np.ndarray) -> np.ndarray:

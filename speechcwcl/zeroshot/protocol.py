@@ -29,7 +29,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from typing import Protocol as Shape
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, RootModel
@@ -119,13 +118,6 @@ class _TemplateFile(BaseModel, extra="forbid"):
     description: Word = ""
 
 
-class Labelled(Shape):
-    """What [`Protocol.assign`][] needs of an utterance."""
-
-    id: str
-    labels: dict[str, str]
-
-
 @dataclass(frozen=True)
 class Protocol:
     """A label set with its wording.
@@ -202,7 +194,7 @@ class Protocol:
             "labels": [[label, list(texts)] for label, texts in self.labels.items()],
         }
 
-    def assign(self, utterances: Sequence[Labelled]) -> tuple[np.ndarray, np.ndarray]:
+    def assign(self, utterances: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         """Find the class of every utterance.
 
         Args:
@@ -243,7 +235,7 @@ class Protocol:
             )
         return np.asarray(kept, dtype=np.int64), np.asarray(targets, dtype=np.int64)
 
-    def _no_field(self, utterance: Labelled) -> str:
+    def _no_field(self, utterance: Any) -> str:
         has = ", ".join(sorted(utterance.labels)) or "none"
         return (
             f"protocol {self.name!r}: utterance {utterance.id!r} has no label field"

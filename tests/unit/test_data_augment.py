@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 from speechcwcl.data import effects
 from speechcwcl.data.audio import load_audio
@@ -77,13 +76,6 @@ def test_every_result_is_finite_bounded_float32(kind):
             out = augment(wav, "u", copy)
             assert out.dtype == np.float32 and out.ndim == 1 and out.flags.c_contiguous
             assert np.isfinite(out).all() and np.abs(out).max(initial=0) <= 1
-
-
-def test_tensors_come_back_as_tensors():
-    wav = voice()
-    out = Augmenter(seed=1)(torch.from_numpy(wav), "u")
-    assert isinstance(out, torch.Tensor) and out.dtype == torch.float32
-    assert np.array_equal(out.numpy(), Augmenter(seed=1)(wav, "u"))
 
 
 @pytest.mark.parametrize("factor", [0.85, 0.93, 1.0, 1.15])
