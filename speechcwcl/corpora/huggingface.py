@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import os
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,19 +29,9 @@ from speechcwcl.errors import UserError, closest, require
 from speechcwcl.files import read_json
 
 
+@dataclass(eq=False)
 class HuggingFace(Corpus):
     """A dataset of the hub or of the disk.
-
-    Args:
-        dataset: hub id, `org/name`; empty for a local folder.
-        config: its configuration (subset) on the hub.
-        revision: a commit or tag of it; pin one for figures that are to be published.
-        audio, text, speaker, id: names of the columns; guessed from the usual names when empty.
-        labels: label field -> column; a single column name means the field `label`.
-        split_map: name of a set -> name of the split that it is made of, where they differ.
-        shard: files in a folder.
-        limit: take only so many records a split; for a first look.
-        stream: sets that are not written to the disk: a `stream.json` says how training reads them.
 
     Examples:
         >>> corpus = HuggingFace("org/name", text="sentence", labels={"label": "intent"})
@@ -56,29 +47,25 @@ class HuggingFace(Corpus):
     splits: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
     label_fields: ClassVar[tuple[str, ...]] = ("label",)
 
-    def __init__(
-        self,
-        dataset: str = "",
-        *,
-        config: str | None = None,
-        revision: str | None = None,
-        audio: str = "",
-        text: str = "",
-        speaker: str = "",
-        id: str = "",
-        labels: Mapping[str, str] | str = "",
-        split_map: Mapping[str, str] | None = None,
-        shard: int = 1000,
-        limit: int | None = None,
-        stream: Iterable[str] = (),
-    ) -> None:
-        self.split_map = dict(split_map or {})
-        self.dataset, self.config, self.revision = dataset, config, revision
-        self.columns = {"audio": audio, "text": text, "speaker": speaker, "id": id}
-        if isinstance(labels, str):
-            labels = {"label": labels} if labels else {}
-        self.labels = dict(labels)
-        self.shard, self.limit, self.stream = shard, limit, tuple(stream)
+    dataset: str = ""  # hub id, `org/name`; empty for a local folder
+    _: KW_ONLY
+    config: str | None = None  # its configuration (subset) on the hub
+    revision: str | None = None  # a commit or tag of it; pin one for figures to be published
+    audio: str = ""  # names of the columns, as the next three; guessed from the usual ones if empty
+    text: str = ""
+    speaker: str = ""
+    id: str = ""
+    labels: Any = ""  # label field -> column; a single column means the field `label`
+    split_map: dict[str, str] = field(default_factory=dict)  # set -> split that it is made of
+    shard: int = 1000  # files in a folder
+    limit: int | None = None  # take only so many records a split; for a first look
+    stream: Sequence[str] = ()  # sets not written out: `stream.json` says how they are read
+
+    def __post_init__(self) -> None:
+        roles = ("audio", "text", "speaker", "id")
+        self.columns = {role: getattr(self, role) for role in roles}
+        if isinstance(self.labels, str):
+            self.labels = {"label": self.labels} if self.labels else {}
 
     def configure(self, words: list[str]) -> None:
         """Take `--dataset ID --text COLUMN --labels FIELD=COLUMN ...` from `words`."""
