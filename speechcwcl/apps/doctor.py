@@ -71,11 +71,7 @@ class Finding:
 
 
 def examine(deep: bool = False, timeout: float = 5.0) -> Iterator[Finding]:
-    """All findings, as they are made.
-
-    Args:
-        deep: also hash every cached file, and import every extra.
-    """
+    """All findings, as they are made."""
     yield from check_packages()
     yield from check_imports()
     yield from check_decoding()

@@ -43,10 +43,6 @@ def microphone(device: int | str | None, say: Say) -> Iterator[Block]:
 
     Args:
         device: number or part of the name of an input device; the system's own when `None`.
-        say: takes one line about a device that stops.
-
-    Returns:
-        Blocks without end.
 
     Raises:
         UserError: sounddevice or PortAudio is not installed, or there is no such device.
@@ -118,11 +114,7 @@ def _sounddevice() -> Any:
 
 
 def raw_samples(stream: BinaryIO, say: Say) -> Iterator[Block]:
-    """Blocks from 16-bit little-endian mono samples at 16 kHz; what stops and goes on is a gap.
-
-    Args:
-        say: takes one line about a stream that stops.
-    """
+    """Blocks from 16-bit little-endian mono samples at 16 kHz; what stops and goes on is a gap."""
     waiting: queue.Queue[tuple[float, bytes]] = queue.Queue(maxsize=100)
 
     def read() -> None:

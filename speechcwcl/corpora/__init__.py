@@ -61,7 +61,10 @@ def prepare_sets(
     for name, splits in _by_corpus(sets or own.splits, own.name).items():
         corpus = own if name == own.name else get_corpus(name)
         corpus.check_splits(splits)
-        source = _find_source(corpus, splits, places, downloads, fake)
+        if fake:
+            source = corpus.fake(fake / corpus.name)
+        else:
+            source = places.get(corpus.name) or corpus.download(downloads / corpus.folder, splits)
         if source.is_dir() and not source.is_relative_to(downloads):
             also_reads(source)
         also_reads(inspect.getfile(type(corpus)))  # the reader: a recipe of one's own is edited
@@ -89,14 +92,3 @@ def _given_places(words: list[str], own: str) -> dict[str, Path]:
         require(name not in places, f"--data {word}: a folder of {name} was given already")
         places[name] = Path(folder)
     return places
-
-
-def _find_source(
-    corpus: Corpus, splits: list[str], places: dict[str, Path], downloads: Path, fake: Path | None
-) -> Path:
-    """The corpus' folder: faked, given, or fetched."""
-    if fake:
-        return corpus.fake(fake / corpus.name)
-    if corpus.name in places:
-        return places[corpus.name]
-    return corpus.download(downloads / corpus.folder, splits)

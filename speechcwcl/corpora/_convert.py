@@ -99,11 +99,7 @@ def _sound(
 
 
 def write_manifest(path: str | Path, utterances: _Utterances, format: str) -> Path:
-    """Write a manifest in another toolkit's format, atomically; audio paths become absolute.
-
-    Args:
-        path: where; `.gz` is packed.
-    """
+    """Write a manifest in another toolkit's format (`.gz` is packed); paths become absolute."""
     path = Path(path)
     if format not in WRITERS:
         raise UserError(f"no format {format!r}{closest(format, WRITERS)}; {', '.join(WRITERS)}")

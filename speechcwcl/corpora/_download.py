@@ -63,7 +63,6 @@ def download_all(archives: Iterable[Archive], target: str | Path, *, tries: int 
 
     Args:
         archives: what to fetch; one that was put into `target` by hand is checked, used and kept.
-        target: made when missing.
         tries: attempts in a row without a single new byte before giving up.
 
     Raises:

@@ -65,10 +65,6 @@ class Corpus(ABC):
     def download(self, target: Path, splits: Iterable[str] | None = None) -> Path:
         """Fetch the corpus into `target`; return the folder that `prepare` takes.
 
-        Args:
-            target: made when missing.
-            splits: which sets; None is all.
-
         Raises:
             UserError: see `download_all`; or it has no `archives`.
         """
@@ -236,9 +232,6 @@ def write_spoken(path: Path, text: str, seed: int = 0, seconds: float = 0.0) -> 
     """Write a synthetic sound that its text determines.
 
     Args:
-        path: the suffix chooses the format.
-        text: equal texts sound alike, others do not.
-        seed: makes repetitions differ.
         seconds: length; 0 lets the text decide (0.4 s and 0.12 s a word).
     """
     seconds = seconds or 0.4 + 0.12 * len(text.split())

@@ -286,9 +286,6 @@ def split_command(text: str) -> list[list[str]]:
 def run_pipe(text: str, folder: str | Path) -> Path:
     """Run a command once and keep its audio; return the FLAC file.
 
-    Args:
-        folder: where the FLAC file goes, named by the command's hash.
-
     Raises:
         UserError: it cannot be run, fails, takes too long, or writes no audio.
     """

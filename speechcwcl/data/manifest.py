@@ -166,11 +166,7 @@ def manifest_line(utterance: Utterance) -> bytes:
 
 
 def _parse(raw: bytes, manifest: Path, number: int) -> Utterance:
-    """One line of a manifest.
-
-    Raises:
-        UserError: it is anything else; `number` is the line's number (from 1).
-    """
+    """One line of a manifest."""
     where = f"{manifest}:{number}"
     try:
         text = raw.decode("utf-8")

@@ -64,10 +64,6 @@ def write_shards(
 ) -> list[dict[str, Any]]:
     """Pack a manifest's audio; what an earlier run finished stays.
 
-    Args:
-        manifest: a `manifest.jsonl`.
-        folder: takes the shards; refused when it holds anything that is not ours.
-
     Returns:
         For each shard `{"name", "bytes", "utterances", "sha256"}`, as `shards.json` has it.
 
@@ -159,9 +155,6 @@ def read_shard(path: str | Path) -> Iterator[Utterance]:
 
 def open_shard(shard: str) -> Iterator[tuple[Utterance, bytes]]:
     """Read one shard from front to back, from the disk or a URL; nothing is kept.
-
-    Args:
-        shard: one of `speechcwcl.data.stream.shard_list`.
 
     Yields:
         Utterances with their audio as it is stored.

@@ -188,7 +188,6 @@ def share(pieces: int, part: int, parts: int) -> list[tuple[int, int, int]]:
 
     Args:
         part: which reader, from 0.
-        parts: how many readers.
 
     Returns:
         `(piece, step, offset)`.

@@ -158,7 +158,10 @@ def few_shot(
                 predicted["text+shots"] = np.argmax(rows @ both.T, axis=1)
             for method, guess in predicted.items():
                 results.setdefault(method, []).append(float(np.mean(guess == test_classes)))
-        found[str(k)] = {method: _over_draws(values) for method, values in results.items()}
+        found[str(k)] = {}
+        for method, values in results.items():
+            mean, low, high = np.mean(values), *np.quantile(values, metrics.TAILS)
+            found[str(k)][method] = {"mean": short(mean), "low": short(low), "high": short(high)}
     return found
 
 
@@ -175,11 +178,6 @@ def _centroids(x: np.ndarray, y: np.ndarray, classes: int) -> tuple[np.ndarray, 
     norm = np.linalg.norm(total, axis=1)
     known = norm > 0
     return total / np.where(known, norm, 1.0)[:, None], known
-
-
-def _over_draws(values: list[float]) -> dict[str, float]:
-    low, high = np.quantile(values, metrics.TAILS)
-    return {"mean": short(np.mean(values)), "low": short(low), "high": short(high)}
 
 
 def evaluate_probe(

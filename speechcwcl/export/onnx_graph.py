@@ -37,11 +37,7 @@ def check_exportable(aligner: Aligner) -> None:
 
 
 class SpeechGraph(nn.Module):
-    """Waveforms to unit-norm embeddings, front end included.
-
-    Args:
-        aligner: the model; its tensors are shared, not copied.
-    """
+    """Waveforms to unit-norm embeddings, front end included."""
 
     def __init__(self, aligner: Aligner):
         super().__init__()

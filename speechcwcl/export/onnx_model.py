@@ -54,9 +54,6 @@ class OnnxAligner:
     """Speech side in onnxruntime, text side the frozen encoder that the model was trained with.
 
     `classify`, `encode_labels` and `enrol` are those of [`Aligner`][].
-
-    Args:
-        session: onnxruntime's session: `wav`, `lengths` -> `embeddings`.
     """
 
     def __init__(self, session: Any, config: dict[str, Any], text: TextInfo):

@@ -106,12 +106,7 @@ def world_size() -> int:
 
 
 def row_counts(rows: int, device: torch.device) -> list[int]:
-    """Rows that each rank holds; batches may be uneven.
-
-    Args:
-        rows: this rank's number of rows.
-        device: where the process group communicates.
-    """
+    """Rows that each rank holds; batches may be uneven."""
     mine = torch.tensor([rows], device=device, dtype=torch.int64)
     found = [torch.zeros_like(mine) for _ in range(world_size())]
     dist.all_gather(found, mine)

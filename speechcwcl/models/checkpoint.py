@@ -149,9 +149,6 @@ def write_towers(folder: Path, speech_encoder: SpeechEncoder, text: TextInfo) ->
     """Put `speech/` (configuration only) and `text/` (all files) into a folder.
 
     The speech encoder's weights are not written here: they go with the learned ones.
-
-    Args:
-        folder: an existing folder.
     """
     family = speech_encoder.family
     # Saved by transformers, which knows how to write the nested parts of a configuration.

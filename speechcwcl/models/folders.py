@@ -97,12 +97,7 @@ def ours(folder: Path, form: str = FORMAT) -> set[str]:
 
 
 def write_config(folder: Path, config: dict[str, Any], form: str, version: int) -> None:
-    """Write config.json with the size and hash of every file that is in the folder.
-
-    Args:
-        folder: holds them already.
-        config: every key of the format but `format, version, speechcwcl, files`.
-    """
+    """Write config.json with the size and hash of every file that is in the folder."""
     listed = {
         path.relative_to(folder).as_posix(): {
             "bytes": path.stat().st_size,

@@ -34,9 +34,6 @@ def pack(
 ) -> float:
     """Write a model, the label texts of the protocols it was scored under, and the card.
 
-    Args:
-        model: a model folder; `expdir/model` by default.
-
     Raises:
         UserError: no model, or `out` is the model itself or holds files that are not ours.
     """

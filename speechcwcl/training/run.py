@@ -263,11 +263,7 @@ FREE_KEYS = {"epochs", "threads", "num_workers", "keep_checkpoints", "ckpt_inter
 def refuse_another_run(
     config: TrainConfig, inputs: dict[str, dict[str, str]], expdir: Path
 ) -> None:
-    """Refuse to go on with a run under other settings, or on other data, than it began with.
-
-    Raises:
-        UserError: there are checkpoints of another run; names what differs.
-    """
+    """Refuse to go on with a run under other settings, or on other data, than it began with."""
     known = expdir / "hparams.json"
     if not known.exists() or not any((expdir / "checkpoints").glob("CKPT+*")):
         return

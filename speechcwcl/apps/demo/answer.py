@@ -211,9 +211,6 @@ def decide_all(
 
     Args:
         heard: the recording, embedded by each of them.
-        typed_labels: see `parse_labels`.
-        typed_templates: one a line.
-        far: see `Judge.decide`.
         examples: label -> recordings that are kept as examples, each embedded by each model.
 
     Raises:

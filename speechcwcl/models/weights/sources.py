@@ -97,11 +97,7 @@ def fetch(name: str | Source, *, offline: bool | None = None) -> Path:
 
 
 def bring(names: Iterable[str]) -> None:
-    """Fetch those of several models that are missing; one message names all that cannot be fetched.
-
-    Args:
-        names: as for `resolve`; folders and hub ids are left to it.
-    """
+    """Fetch the models that are missing; one message names all that cannot be fetched."""
     wanted = [name for name in names if name in SOURCES and not Path(name).is_dir()]
     missing = [name for name in wanted if not is_cached(name)]
     try:
