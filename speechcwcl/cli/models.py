@@ -36,14 +36,14 @@ def pack(
         push_to_hub (REPO): upload the folder to this hub repo
         with_towers: put the frozen encoders in too, so that nothing is fetched
     """
-    from speechcwcl.report import card
+    from speechcwcl.report.markdown import Sharing, pack_model, push
 
     out = out or expdir / "packed"
-    sharing = card.Sharing(licence, push_to_hub, with_towers, results)
-    size = card.pack(expdir, out, dumpdir, sharing, model)
+    sharing = Sharing(licence, push_to_hub, with_towers, results)
+    size = pack_model(expdir, out, dumpdir, sharing, model)
     print(f"packed: {out} ({size / 1e6:.1f} MB)")
     if push_to_hub:
-        print(f"uploaded: {card.push(out, push_to_hub)}")
+        print(f"uploaded: {push(out, push_to_hub)}")
 
 
 def export(

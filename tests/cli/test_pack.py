@@ -328,7 +328,7 @@ def hub():
 
 UPLOADS = """
 import sys
-from speechcwcl.report.card import push
+from speechcwcl.report.markdown import push
 from speechcwcl.errors import UserError
 for repo in sys.argv[2:]:
     try:
@@ -376,7 +376,9 @@ def test_a_hub_that_refuses_and_one_that_is_not_there(hub, packed, tmp_path):
 
 def test_the_flag_reaches_the_upload(expdir, tmp_path, monkeypatch, capsys):
     sent = []
-    monkeypatch.setattr("speechcwcl.report.card.push", lambda *words: sent.append(words) or "URL")
+    monkeypatch.setattr(
+        "speechcwcl.report.markdown.push", lambda *words: sent.append(words) or "URL"
+    )
     assert pack(expdir, "--out", tmp_path / "o", "--push_to_hub", "me/rooms") == 0
     assert sent == [(tmp_path / "o", "me/rooms")] and "uploaded: URL" in capsys.readouterr().out
     assert 'from_pretrained("me/rooms")' in (tmp_path / "o/README.md").read_text()
