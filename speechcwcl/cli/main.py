@@ -10,7 +10,6 @@ Where a signature cannot say what it takes, a verb is a module.
 from __future__ import annotations
 
 import argparse
-import errno
 import functools
 import importlib
 import inspect
@@ -20,6 +19,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
+from errno import EACCES, EDQUOT, EISDIR, ENOENT, ENOSPC, ENOTDIR, EPERM, EROFS
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -120,16 +120,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 # What the user can put right: a full disk, a read-only folder, a missing or forbidden file.
-_USER_ERRNO = {
-    errno.ENOSPC,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOENT,
-    errno.EDQUOT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-}
+_USER_ERRNO = {ENOSPC, EDQUOT, EROFS, EACCES, EPERM, ENOENT, ENOTDIR, EISDIR}
 
 _LINE = re.compile(r"^    (\w+)(?: \((.+)\))?: ")
 

@@ -75,9 +75,7 @@ class TrainConfig(BaseModel):
     pooling_options: Options = {}  # heads, queries, hidden, stats, ...
     projection: str | Options = "mlp"  # linear | mlp | {hidden: [1024], dropout: 0.1}
     # loss
-    loss: str | dict[str, Any] = (
-        "cwcl_matched"  # a name, or weighted terms: {cwcl: 1, cl: 1, cosine: 10}
-    )
+    loss: str | dict[str, Any] = "cwcl_matched"  # a name, or weighted terms: {cwcl: 1, cosine: 10}
     loss_options: Options = {}
     loss_file: str | None = None  # a Python file with losses of your own, relative to this YAML
     text_bank: bool = False  # speech -> text terms run over all training texts, not the batch's
@@ -86,9 +84,7 @@ class TrainConfig(BaseModel):
     max_batch_length: AboveZero | None = None  # seconds of padded speech in a batch, at most
     num_buckets: Positive = 1  # length buckets of the DynamicBatchSampler; 1 mixes all lengths
     grad_accumulation: Positive = 1
-    grad_cache_chunk: Positive | None = (
-        None  # embed in chunks of so many utterances (cached gradients)
-    )
+    grad_cache_chunk: Positive | None = None  # utterances embedded at a time (cached gradients)
     num_workers: int = Field(0, ge=0, le=256)  # each a process
     # augmentation
     augment: Options | None = None  # options of speechcwcl.data.augment.Augmenter
@@ -97,9 +93,7 @@ class TrainConfig(BaseModel):
     feature_mask: Masks | None = None  # SpecAugment-like masks on cached features
     # optimisation
     epochs: Positive = 10
-    steps_per_epoch: Positive | None = (
-        None  # optimizer steps; for a stream, whose length is not known
-    )
+    steps_per_epoch: Positive | None = None  # optimizer steps; for a stream, of unknown length
     lr: AboveZero = 1e-3
     encoder_lr: AboveZero | None = None  # for the unfrozen part of the speech encoder; null = lr
     weight_decay: float = Field(0.01, ge=0, allow_inf_nan=False)
@@ -112,9 +106,7 @@ class TrainConfig(BaseModel):
     # checkpoints
     ckpt_interval_steps: NotNegative = 0  # between the ends of epochs; 0 = only at the ends
     keep_checkpoints: Positive = 3  # how many of the best are kept, and averaged in stage 6
-    threads: Annotated[int, Field(ge=1, le=1024)] | None = (
-        None  # CPU threads; null = torch's choice
-    )
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None  # of the CPU; null = torch's
 
     @field_validator("freeze")
     @classmethod

@@ -130,29 +130,19 @@ class ContrastiveBatchSampler(DynamicBatchSampler):
 
 
 def batch_sampler(
-    durations: Sequence[float] | np.ndarray,
-    *,
-    batch_size: int,
-    max_batch_length: float | None,
-    num_buckets: int,
-    seed: int,
+    durations: Sequence[float] | np.ndarray, config: TrainConfig, seed: int
 ) -> ContrastiveBatchSampler:
-    """SpeechBrain's DynamicBatchSampler over length buckets with equal shares of utterances.
-
-    Args:
-        max_batch_length: padded seconds of speech in a batch, at most; None = no limit.
-        num_buckets: 1 mixes all lengths in a batch.
-    """
+    """SpeechBrain's DynamicBatchSampler over length buckets with equal shares of utterances."""
     seconds = np.asarray(durations, dtype=np.float64)
-    edges = np.quantile(seconds, np.linspace(0, 1, num_buckets + 1)[1:])
+    edges = np.quantile(seconds, np.linspace(0, 1, config.num_buckets + 1)[1:])
     edges = np.unique(np.maximum(edges, 1e-3))
-    limit = max_batch_length or float(edges[-1]) * batch_size * (1 + 1e-6)
+    limit = config.max_batch_length or float(edges[-1]) * config.batch_size * (1 + 1e-6)
     return ContrastiveBatchSampler(
         seconds,  # SpeechBrain asks it for its length only
         max_batch_length=limit,
         lengths_list=seconds.tolist(),
         bucket_boundaries=edges.tolist(),
-        max_batch_ex=batch_size,
+        max_batch_ex=config.batch_size,
         shuffle=True,
         seed=seed,
     )
@@ -168,13 +158,7 @@ def manifest_data(
     )
     texts, rows = training_texts(aligner, manifest, dumpdir / FOLDER, config.center_text)
     dataset = build_dataset(config, aligner, manifest, rows, dumpdir / manifest.path.parent.name)
-    sampler = batch_sampler(
-        manifest.durations,
-        batch_size=config.batch_size,
-        max_batch_length=config.max_batch_length,
-        num_buckets=config.num_buckets,
-        seed=config.seed,
-    )
+    sampler = batch_sampler(manifest.durations, config, config.seed)
     require(
         len(sampler) >= world_size(),
         f"{manifest.path}: {len(sampler)} batch(es) an epoch are too few for {world_size()} "

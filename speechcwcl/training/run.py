@@ -270,17 +270,13 @@ def refuse_another_run(
     before, now = read_json(known), json.loads(json.dumps(config.as_dict()))
     changed = [k for k in now if k not in FREE_KEYS and before.get(k) != now[k]]
     differs = [f"{k}: {before.get(k)!r}, now {now[k]!r}" for k in changed]
-    if (expdir / "inputs.json").exists():
-        began = read_json(expdir / "inputs.json")
-        nothing = {"path": "none", "hash": ""}
-        for name in dict.fromkeys([*began, *inputs]):
-            old, new = began.get(name, nothing), inputs.get(name, nothing)
-            if old["hash"] != new["hash"]:
-                other = new["path"] != old["path"]
-                what = f"now {new['path']}" if other else "whose content is another one now"
-                differs.append(f"{name}: {old['path']}, {what}")
-    else:
-        say(f"{expdir}: begun by an older version, which kept no hash of its data; not compared")
+    began, nothing = read_json(expdir / "inputs.json"), {"path": "none", "hash": ""}
+    for name in dict.fromkeys([*began, *inputs]):
+        old, new = began.get(name, nothing), inputs.get(name, nothing)
+        if old["hash"] != new["hash"]:
+            other = new["path"] != old["path"]
+            what = f"now {new['path']}" if other else "whose content is another one now"
+            differs.append(f"{name}: {old['path']}, {what}")
     more = f"; and {len(differs) - 3} more" if len(differs) > 3 else ""
     require(
         not differs,

@@ -220,15 +220,9 @@ class StreamSet(IterableDataset):
         """The batches of a block; no clip is left out, but one that is alone in its block."""
         if len(clips) < 2:
             return []
-        config = self.config
-        draw = np.random.default_rng((config.seed, part, *begins))
-        sampler = batch_sampler(
-            [clip.duration for clip in clips],
-            batch_size=config.batch_size,
-            max_batch_length=config.max_batch_length,
-            num_buckets=config.num_buckets,
-            seed=int(draw.integers(2**31)),
-        )
+        draw = np.random.default_rng((self.config.seed, part, *begins))
+        seed = int(draw.integers(2**31))
+        sampler = batch_sampler([clip.duration for clip in clips], self.config, seed)
         plan = [list(batch) for batch in sampler]
         for index in sorted(set(range(len(clips))) - {i for batch in plan for i in batch}):
             min(plan, key=len).append(index)  # was a batch of one
