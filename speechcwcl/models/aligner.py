@@ -363,7 +363,7 @@ class Aligner(nn.Module):
             with on_meta():  # nothing is allocated before it is known to fit
                 outline = cls(checkpoint.speech_outline(path, config, shapes), text, **options)
             expected = outline.learned_state(config["towers"])
-            checkpoint.check_shapes(path / folders.WEIGHTS, shapes, expected)
+            folders.check_shapes(path / folders.WEIGHTS, shapes, expected)
             model = cls(checkpoint.speech_side(path, config), text, **options)
         except (UserError, TypeError, LookupError, ValueError, ArithmeticError, RuntimeError) as e:
             why = first_line(e)

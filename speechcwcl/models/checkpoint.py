@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from speechcwcl.errors import UserError, closest
+from speechcwcl.errors import UserError
 from speechcwcl.files import read_json, write_json
 from speechcwcl.models.encoders.families import open_family
 from speechcwcl.models.encoders.speech import SpeechEncoder
@@ -32,6 +32,7 @@ from speechcwcl.models.folders import (
     TextInfo,
     _refuse_unsafe,
     check_files,
+    check_shapes,
     read_config,
     refuse_links,
     write_config,
@@ -126,20 +127,6 @@ def _refuse_huge(path: Path, config: dict[str, Any], tensors: int | None) -> Non
         if isinstance(size, int) and abs(size) > most:
             why = f"{WEIGHTS} has {tensors} tensors" if most == tensors else f"at most {most}"
             raise UserError(f"{path}: {key}: {size} is more than any such model has ({why})")
-
-
-def check_shapes(
-    path: str | Path, found: dict[str, tuple[int, ...]], expected: dict[str, Any]
-) -> None:
-    """Raise unless the tensors of a file have exactly the names and shapes of a model's."""
-    for name in sorted(found.keys() | expected.keys()):
-        if name not in found:
-            raise UserError(f"{path}: tensor {name!r} is missing")
-        if name not in expected:
-            raise UserError(f"{path}: unexpected tensor {name!r}{closest(name, expected)}")
-        shape = tuple(expected[name].shape)
-        if found[name] != shape:
-            raise UserError(f"{path}: tensor {name!r} is {found[name]}, expected {shape}")
 
 
 # -- the frozen encoders in it ----------------------------------------------------------------

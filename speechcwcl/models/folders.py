@@ -96,9 +96,9 @@ def ours(folder: Path, form: str = FORMAT) -> set[str]:
     return {"config.json", *listed, *([CARD] if own else [])}
 
 
-def write_config(folder: Path, config: dict[str, Any], form: str, version: int) -> None:
-    """Write config.json with the size and hash of every file that is in the folder."""
-    listed = {
+def hashed_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Every file below a folder by its path in it, with its size and sha256."""
+    return {
         path.relative_to(folder).as_posix(): {
             "bytes": path.stat().st_size,
             "sha256": sha256_file(path),
@@ -106,8 +106,12 @@ def write_config(folder: Path, config: dict[str, Any], form: str, version: int) 
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-    head = {"format": form, "version": version, "speechcwcl": __version__, "files": listed}
-    write_json(folder / "config.json", {**config, **head})
+
+
+def write_config(folder: Path, config: dict[str, Any], form: str, version: int) -> None:
+    """Write config.json with the size and hash of every file that is in the folder."""
+    head = {"format": form, "version": version, "speechcwcl": __version__}
+    write_json(folder / "config.json", {**config, **head, "files": hashed_files(folder)})
 
 
 def packed_protocols(
@@ -231,3 +235,17 @@ def check_files(folder: Path, listed: dict[str, Any]) -> None:
     """Raise unless every listed file is there with its size and its sha256."""
     for name, entry in listed.items():
         _check_file(folder, name, entry)
+
+
+def check_shapes(
+    path: str | Path, found: dict[str, tuple[int, ...]], expected: dict[str, Any]
+) -> None:
+    """Raise unless the tensors of a file have exactly the names and shapes of a model's."""
+    for name in sorted(found.keys() | expected.keys()):
+        if name not in found:
+            raise UserError(f"{path}: tensor {name!r} is missing")
+        if name not in expected:
+            raise UserError(f"{path}: unexpected tensor {name!r}{closest(name, expected)}")
+        shape = tuple(expected[name].shape)
+        if found[name] != shape:
+            raise UserError(f"{path}: tensor {name!r} is {found[name]}, expected {shape}")

@@ -34,8 +34,8 @@ from speechcwcl.files import (
 )
 from speechcwcl.losses import build_loss
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.checkpoint import check_shapes
 from speechcwcl.models.device import check_device, has_bf16
+from speechcwcl.models.folders import check_shapes
 from speechcwcl.training.brain import AlignBrain, SpeechSide
 from speechcwcl.training.config import TrainConfig, load_config
 from speechcwcl.training.dataset import manifest_data, say

@@ -9,7 +9,8 @@ import torch
 
 from speechcwcl.errors import UserError
 from speechcwcl.files import write_json
-from speechcwcl.models.weights.catalogue import check_names, write_model, write_whisper_folder
+from speechcwcl.models.folders import check_shapes
+from speechcwcl.models.weights.catalogue import write_model, write_whisper_folder
 from weights.readers import read_ctranslate2, read_onnx
 
 # CTranslate2's names -> transformers' names; q, k, v stay joined until _ctranslate2_tensor.
@@ -111,8 +112,8 @@ def onnx_moonshine_folder(model: Path, folder: Path) -> None:
     }
     with torch.device("meta"):
         encoder = MoonshineEncoder(MoonshineConfig(**config))
-    expected = {name: tuple(t.shape) for name, t in encoder.state_dict().items()}
-    check_names("Moonshine", {name: tuple(t.shape) for name, t in state.items()}, expected)
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    check_shapes("Moonshine", shapes, encoder.state_dict())
     write_model(folder, config, {f"encoder.{name}": tensor for name, tensor in state.items()})
     features = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "sampling_rate": 16000}
     write_json(folder / "preprocessor_config.json", features | {"do_normalize": False})

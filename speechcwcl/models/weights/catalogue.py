@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from speechcwcl.errors import UserError
 from speechcwcl.files import sha256_file, write_json
+from speechcwcl.models.folders import check_shapes
 
 if TYPE_CHECKING:
     import torch
@@ -216,24 +217,12 @@ def write_whisper_folder(
     }
     with torch.device("meta"):
         model = WhisperModel(WhisperConfig.from_dict(config))
-    expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
-    check_names("Whisper", {name: tuple(t.shape) for name, t in state.items()}, expected)
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    check_shapes("Whisper", shapes, model.state_dict())
     write_model(folder, config, state)
     features = {"feature_extractor_type": "WhisperFeatureExtractor", "sampling_rate": 16000}
     features |= {"feature_size": dims["n_mels"], "n_fft": 400, "hop_length": 160}
     write_json(folder / "preprocessor_config.json", features | {"chunk_length": 30})
-
-
-def check_names(title: str, found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Raise unless two `{tensor name: shape}` tables are equal."""
-    wrong = sorted(
-        name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)
-    )
-    if wrong:
-        raise UserError(
-            f"{title}: the checkpoint does not fit the architecture: tensor {wrong[0]} has shape "
-            f"{found.get(wrong[0])}, expected {expected.get(wrong[0])} ({len(wrong)} differ)"
-        )
 
 
 def write_model(folder: Path, config: dict[str, Any], state: dict[str, torch.Tensor]) -> None:

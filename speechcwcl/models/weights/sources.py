@@ -18,6 +18,7 @@ from typing import Any
 from speechcwcl import files
 from speechcwcl.assets import boxed_models
 from speechcwcl.errors import UserError, closest, first_line
+from speechcwcl.models.folders import hashed_files
 from speechcwcl.models.weights.catalogue import ELSEWHERE, SOURCES, Source, collect
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
@@ -154,20 +155,13 @@ def _fetch_locked(source: Source, folder: Path) -> None:
 
 
 def _record(source: Source, made: Path) -> dict:
-    names = sorted(p.relative_to(made).as_posix() for p in made.rglob("*") if p.is_file())
     return {
         "name": source.name,
         "title": source.title,
         "licence": source.licence,
         "same_as": source.hub_id,
         "taken_from": [asdict(member) for member in source.members],
-        "files": {
-            name: {
-                "bytes": (made / name).stat().st_size,
-                "sha256": files.sha256_file(made / name),
-            }
-            for name in names
-        },
+        "files": hashed_files(made),
     }
 
 
