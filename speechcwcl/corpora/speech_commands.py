@@ -165,7 +165,9 @@ def _words(root: Path, part: str, problems: Problems) -> Iterator[Utterance]:
         raise UserError(
             f"{root / absent[0]}: not there, but the other list is; was it extracted completely?"
         )
-    listed = {name: _read_list(root / file) for name, file in _LISTS.items()}
+    listed: dict[str, list[str]] = {}
+    for name, file in () if absent else _LISTS.items():
+        listed[name] = [line.strip() for _, line in read_lines(root / file)]
     has_lists = any(listed.values())
     if part in listed and has_lists:
         for number, name in enumerate(listed[part], 1):
@@ -184,10 +186,6 @@ def _words(root: Path, part: str, problems: Problems) -> Iterator[Utterance]:
                 mine = which_set(file) == part
             if mine:
                 yield _clip(root / word / file, word, word)
-
-
-def _read_list(path: Path) -> list[str]:
-    return [line.strip() for _, line in read_lines(path)] if path.exists() else []
 
 
 def _clip(path: Path, label: str, text: str | None) -> Utterance:

@@ -1,8 +1,4 @@
-"""The folder of a saved Aligner: safetensors and plain JSON, written whole, checked strictly.
-
-`config.json` names every other file with its size and sha256. Reading one runs no code, opens no
-pickle, and refuses what is not exactly as it was written.
-"""
+"""The folder of a saved Aligner, see `folders`: written whole, checked strictly."""
 
 from __future__ import annotations
 

@@ -45,12 +45,9 @@ from speechcwcl.training.stream import stream_data
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What a training run left in its folder.
+    """What a training run left in its folder."""
 
-    Attributes:
-        folder: holds `checkpoints`, `metrics.jsonl`, `hparams.json`, `inputs.json` and `env.json`.
-    """
-
+    # holds `checkpoints`, `metrics.jsonl`, `hparams.json`, `inputs.json` and `env.json`
     folder: Path
 
     @property
