@@ -262,11 +262,11 @@ def _refuse_oversized(folder: Path, cls: Any, config: Any) -> None:
 
 def _pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
     """(batch, tokens, dim), (batch, tokens) -> (batch, dim)."""
-    rows = torch.arange(len(hidden), device=hidden.device)
     if pooling == "cls":
-        return hidden[rows, mask.argmax(dim=1)]
+        return hidden[torch.arange(len(hidden), device=hidden.device), mask.argmax(dim=1)]
     if pooling == "last":
         positions = torch.arange(mask.shape[1], device=mask.device)
+        rows = torch.arange(len(hidden), device=hidden.device)
         return hidden[rows, (positions * mask).argmax(dim=1)]
     weights = mask[:, :, None].to(hidden.dtype)
     if pooling == "max":
