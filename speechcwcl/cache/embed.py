@@ -103,10 +103,11 @@ def embed_manifest(
     bar = tqdm(total=len(manifest), desc=progress, disable=progress is None, dynamic_ncols=True)
     for rows in batches(sizes, BATCH_SECONDS * (1 if cache is None else 8)):
         if cache is not None:
-            embed, arrays = aligner.embed_features, [cache.get(i) for i in rows]
+            inputs, lengths = pad([cache.get(i) for i in rows])
+            found = aligner.embed_features(inputs.to(aligner.device), lengths.to(aligner.device))
         else:
-            embed, arrays = aligner.embed_speech, [manifest[i].load() for i in rows]
-        found = embed(*(part.to(aligner.device) for part in pad(arrays)))
+            inputs, lengths = pad([manifest[i].load() for i in rows])
+            found = aligner.embed_speech(inputs.to(aligner.device), lengths.to(aligner.device))
         out[rows] = found.float().cpu().numpy()
         bar.update(len(rows))
     bar.close()

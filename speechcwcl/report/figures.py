@@ -63,7 +63,7 @@ def curves(series: Sequence[tuple[int, bool, Sequence[float], Sequence[float]]])
         for run, valid, epochs, values in series:
             style = "--" if both and not valid else "-"
             marker = "o" if len(epochs) < 15 else None
-            options = {"marker": marker, "markersize": 2.6, "linewidth": 1.6}
+            options: Any = {"marker": marker, "markersize": 2.6, "linewidth": 1.6}
             axes.plot(epochs, values, style, color=_colour(run), **options)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))

@@ -98,6 +98,7 @@ class Desk:
         templates: str,
         far: float,
         examples: Examples | None = None,
+        *,
         about: str = "",
     ) -> tuple[Any, ...]:
         """The answer to what is typed, for the recording that was heard last; or the error."""
