@@ -15,7 +15,7 @@ import sys
 
 IMPORTED = [
     *(f"speechcwcl.{name}" for name in ("apps.search", "corpora.huggingface", "data.shards")),
-    *(f"speechcwcl.{name}" for name in ("report.card", "report.figures", "training.run")),
+    *(f"speechcwcl.{name}" for name in ("report.markdown", "report.figures", "training.run")),
     *("sklearn.linear_model", "sklearn.metrics", "scipy.stats", "datasets", "torchaudio"),
     *(f"transformers.models.{name}.modeling_{name}" for name in ("bert", "whisper")),
 ]
