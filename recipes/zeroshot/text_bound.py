@@ -27,9 +27,8 @@ import numpy as np
 
 from speechcwcl.cache.embed import TextStore
 from speechcwcl.corpora.slurp import read_sentences
-from speechcwcl.corpora.stop import first_intent
+from speechcwcl.corpora.stop import read_topv2
 from speechcwcl.data.kaldi import read_datadir
-from speechcwcl.data.rows import read_lines
 from speechcwcl.data.tables import Problems
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, require
@@ -42,33 +41,6 @@ WORDINGS = {
     "first": "the first text of each class",
     "all": "all texts of each class",
 }
-DOMAINS = ("alarm", "event", "messaging", "music", "navigation", "reminder", "timer", "weather")
-
-
-def read_topv2(folder: Path, split: str) -> list[tuple[str, str, str]]:
-    """The sentences of TOPv2, which STOP reads aloud: `(domain, utterance, intent)`.
-
-    Args:
-        folder: holds `<domain>_<split>.tsv` with domain, utterance and semantic_parse.
-        split: `train`, `eval` or `test`.
-
-    Raises:
-        UserError: a file is missing or is not such a table.
-    """
-    found = []
-    for domain in DOMAINS:
-        path = Path(folder) / f"{domain}_{split}.tsv"
-        if not path.exists():
-            raise UserError(f"{path}: no such file; give the folder of TOPv2's TSV files")
-        for number, line in read_lines(path):
-            values = line.split("\t")
-            intent = first_intent(values[-1])
-            if number == 1:
-                continue
-            if len(values) != 3 or intent is None:
-                raise UserError(f"{path}:{number}: not domain, utterance and parse")
-            found.append((values[0], values[1], intent))
-    return found
 
 
 def read_set(spec: str) -> list[Utterance]:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from speechcwcl.corpora._download import Archive
 from speechcwcl.corpora.base import Corpus, Listing, find_folder, write_lines, write_spoken
-from speechcwcl.data.rows import read_table
+from speechcwcl.data.rows import read_lines, read_table
 from speechcwcl.data.tables import Problems
 from speechcwcl.data.utterance import Utterance
+from speechcwcl.errors import UserError
 
 COLUMNS = (
     "file_id", "domain", "gender", "native", "utterance", "seqlogical", "normalized_utterance",
@@ -18,6 +19,7 @@ COLUMNS = (
 )  # fmt: skip
 """The columns of `manifests/<split>.tsv`; found by name, so another order is as good."""
 
+DOMAINS = ("alarm", "event", "messaging", "music", "navigation", "reminder", "timer", "weather")
 _PARSE = "decoupled_normalized_seqlogical"
 _INTENT = re.compile(r"\[IN:(\w+)")
 
@@ -100,6 +102,32 @@ def _audio(root: Path, file_id: str, split: str, listing: Listing) -> Path | Non
         if listing.has(root / candidate):
             return root / candidate
     return None
+
+
+def read_topv2(folder: Path, split: str) -> list[tuple[str, str, str]]:
+    """The sentences of TOPv2, which STOP reads aloud: `(domain, utterance, intent)`.
+
+    Args:
+        folder: holds `<domain>_<split>.tsv` with domain, utterance and semantic_parse.
+        split: `train`, `eval` or `test`.
+
+    Raises:
+        UserError: a file is missing or is not such a table.
+    """
+    found = []
+    for domain in DOMAINS:
+        path = Path(folder) / f"{domain}_{split}.tsv"
+        if not path.exists():
+            raise UserError(f"{path}: no such file; give the folder of TOPv2's TSV files")
+        for number, line in read_lines(path):
+            values = line.split("\t")
+            intent = first_intent(values[-1])
+            if number == 1:
+                continue
+            if len(values) != 3 or intent is None:
+                raise UserError(f"{path}:{number}: not domain, utterance and parse")
+            found.append((values[0], values[1], intent))
+    return found
 
 
 _FAKE = (

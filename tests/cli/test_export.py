@@ -13,7 +13,8 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
 from speechcwcl.export import onnx, onnx_model
-from speechcwcl.export.onnx_model import OnnxAligner, write
+from speechcwcl.export.onnx_model import FORMAT, VERSION, OnnxAligner
+from speechcwcl.models.folders import write_config
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_export_check_and_use(saved, tmp_path, capsys, monkeypatch):
 
     head = ("format", "version", "speechcwcl", "files")
     config = {k: v for k, v in exported.config.items() if k not in head}
-    write(exact, {**config, "precision": "float32"})
+    write_config(exact, {**config, "precision": "float32"}, FORMAT, VERSION)
     plain = OnnxAligner.from_pretrained(exact, threads=1)
     check_parity(model, plain, clips(0.7, 0.05, 1.3, 0.0002))
 

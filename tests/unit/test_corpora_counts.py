@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from speechcwcl.corpora.slurp import Slurp, read_sentences
 from speechcwcl.corpora.speech_commands import WORDS, SpeechCommands, which_set
+from speechcwcl.corpora.stop import DOMAINS, read_topv2
 from speechcwcl.data.kaldi import read_datadir
 from speechcwcl.data.tables import Problems
 from speechcwcl.errors import UserError
 from speechcwcl.zeroshot.protocol import load_protocol
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "recipes/zeroshot"))
-
-from text_bound import DOMAINS, read_topv2  # noqa: E402
 
 
 def annotations(real_data, split):
