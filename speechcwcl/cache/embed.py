@@ -18,7 +18,8 @@ from speechcwcl.data.manifest import Manifest
 from speechcwcl.errors import UserError
 from speechcwcl.files import atomic_write, lock, read_json, sha256_json, write_json
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.audio_input import batches, pad
+from speechcwcl.models.audio_input import batches
+from speechcwcl.models.encoders.frames import pad
 from speechcwcl.models.encoders.speech import SpeechEncoder
 
 # Seconds of padded speech in one forward pass: large enough for speed, small enough for any memory.

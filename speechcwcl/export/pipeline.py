@@ -38,7 +38,8 @@ from transformers.utils import ModelOutput
 
 from speechcwcl.errors import UserError
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.audio_input import load_one, pad
+from speechcwcl.models.audio_input import load_one
+from speechcwcl.models.encoders.frames import pad
 from speechcwcl.models.folders import MODEL_TYPE, TextInfo, read_config
 from speechcwcl.models.weights.sources import locate, resolve
 

@@ -87,14 +87,6 @@ def batches(sizes: Sequence[float], batch_seconds: float) -> list[list[int]]:
     return result
 
 
-def pad(arrays: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Zero-pad to the longest: `(batch, longest, ...)` float32, and `(batch,)` lengths."""
-    import torch
-
-    padded, lengths = _padded(arrays)
-    return torch.from_numpy(padded), torch.from_numpy(lengths)
-
-
 def _padded(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     lengths = np.array([len(a) for a in arrays], dtype=np.int64)
     padded = np.zeros((len(arrays), int(lengths.max()), *arrays[0].shape[1:]), dtype=np.float32)

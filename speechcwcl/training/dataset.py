@@ -22,7 +22,7 @@ from speechcwcl.data.manifest import Manifest
 from speechcwcl.errors import UserError, require
 from speechcwcl.losses import TextBank, world_size
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.audio_input import pad
+from speechcwcl.models.encoders.frames import pad
 from speechcwcl.training.config import TrainConfig
 
 

@@ -30,7 +30,7 @@ from speechcwcl.errors import UserError, require
 from speechcwcl.files import read_json
 from speechcwcl.losses import world_size
 from speechcwcl.models.aligner import Aligner
-from speechcwcl.models.audio_input import pad
+from speechcwcl.models.encoders.frames import pad
 from speechcwcl.training.config import TrainConfig
 from speechcwcl.training.dataset import Batch, TrainingData, batch_sampler, say
 

@@ -21,7 +21,8 @@ from speechcwcl.data.audio.recordings import audio_files
 from speechcwcl.data.compiling import compile_manifest
 from speechcwcl.data.manifest import Manifest
 from speechcwcl.errors import UserError
-from speechcwcl.models.audio_input import load_one, pad
+from speechcwcl.models.audio_input import load_one
+from speechcwcl.models.encoders.frames import pad
 
 
 def heard(path: Path) -> list[int]:

@@ -82,7 +82,8 @@ def cached(name):
 def test_real_speech_encoders(name, real_data):
     """Each spoken digit is nearest to the mean of the other speakers' same digit, mostly."""
     from speechcwcl.data.audio import load_audio
-    from speechcwcl.models.audio_input import load_one, pad
+    from speechcwcl.models.audio_input import load_one
+    from speechcwcl.models.encoders.frames import pad
     from speechcwcl.models.encoders.speech import SpeechEncoder
 
     cached(name)

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from speechcwcl.errors import UserError
+
+
+def pad(arrays: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Zero-pad to the longest: `(batch, longest, ...)` float32, and `(batch,)` lengths."""
+    rows = [torch.tensor(array, dtype=torch.float32) for array in arrays]
+    lengths = torch.tensor([len(row) for row in rows])
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths
 
 
 def valid(lengths: Tensor, size: int) -> Tensor:
