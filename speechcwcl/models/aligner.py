@@ -23,13 +23,13 @@ from speechcwcl.models.audio_input import (
     embed_all,
     listed,
     load_one,
-    pad,
     samples,
     windows_in_block,
     windows_over,
 )
 from speechcwcl.models.device import check_device, on_meta
 from speechcwcl.models.encoders.families import tensor_hash
+from speechcwcl.models.encoders.frames import pad
 from speechcwcl.models.encoders.speech import SpeechEncoder
 from speechcwcl.models.folders import TextInfo
 from speechcwcl.models.head import build_pooling, build_projection
