@@ -72,7 +72,7 @@ def test_the_lines_have_the_agreed_keys_and_the_hash_is_that_of_the_file(tmp_pat
     ]  # fmt: skip
     assert first["duration"] == 0.5 and first["labels"] == {"label": "l0"}
     assert summary.hash == manifest.hash == sha256_file(manifest.path)
-    assert json.loads(json.dumps(summary.as_dict()))["utterances"] == 3
+    assert summary.utterances == 3
     assert "3 utterances, 0.00 h" in str(summary)
 
 

@@ -181,7 +181,7 @@ def test_onnx_moonshine_that_does_not_fit(tmp_path):
     encoder = onnx_encoder()
     del encoder.layers[1].mlp.fc1
     (tmp_path / "encoder.onnx").write_bytes(onnx_file(encoder))
-    with pytest.raises(UserError, match="tensor layers.1.mlp.fc1"):
+    with pytest.raises(UserError, match="tensor 'layers.1.mlp.fc1"):
         onnx_moonshine_folder(tmp_path / "encoder.onnx", tmp_path)
 
 
