@@ -174,7 +174,7 @@ def _above_threshold(
     """
     require(ordinary is not None, f"protocol {protocol.name!r}: unknown needs ordinary speech")
     assert ordinary is not None
-    names = list(protocol.spoken)
+    names = list(protocol.named)
     known = np.isin(protocol.ids, names)
     level = level_of_share(FAR, len(names), None)
     keywords = Keywords.against(names, classifier[known], "", ordinary, level=level)

@@ -314,7 +314,7 @@ def _of_protocol(name: str, packed: Mapping[str, Wording]) -> Wording:
             f"no protocol is called {name!r}{closest(name, known)}; known: {', '.join(known)}"
         )
     protocol = load_protocol(name)
-    return protocol.spoken, protocol.templates
+    return protocol.named, protocol.templates
 
 
 def _templates(given: str) -> tuple[str, ...]:

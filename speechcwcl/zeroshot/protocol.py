@@ -162,7 +162,7 @@ class Protocol:
         return {label: texts[0] for label, texts in self.labels.items()}
 
     @property
-    def spoken(self) -> LabelTexts:
+    def named(self) -> LabelTexts:
         """The labels whose texts are compared with the speech: all but `unknown`."""
         return {label: texts for label, texts in self.labels.items() if label != self.unknown}
 
@@ -306,7 +306,7 @@ def load_labels(path: str | Path) -> tuple[LabelTexts, tuple[str, ...] | None]:
     document = read_yaml(path)
     if {"name", "labels"} <= set(document.values):
         protocol = load_protocol(path)
-        return protocol.spoken, protocol.templates
+        return protocol.named, protocol.templates
     labels = validate(_LabelFile, document).root
     _refuse_equal_texts(document, labels)
     return labels, None

@@ -161,7 +161,7 @@ def fill_in(name: str) -> tuple[str, str]:
         return "\n".join(labels), "\n".join(load_templates(templates))
     protocol = load_protocol(name)
     lines = []
-    for label, texts in protocol.spoken.items():
+    for label, texts in protocol.named.items():
         right = " | ".join(texts)
         lines.append(right if right == label else f"{label} = {right}")
     return "\n".join(lines), "\n".join(protocol.templates)
