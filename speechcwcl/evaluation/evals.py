@@ -137,7 +137,7 @@ def evaluate_sets(
     for name, word in evals:
         protocol = read_protocol(word)
         manifest, folder = manifest_of(dumpdir, name), eval_folder(expdir, name)
-        _refuse_thresholds(aligner, protocol)
+        _refuse(aligner, protocol, name, bool(examples or spoken))
         if protocol and protocol.task == "spotting":
             out, cache = folder / protocol.name, dumpdir / name / "windows"
             asked = (list(manifest), protocol, out, cache, examples, spoken)
@@ -175,11 +175,15 @@ def _retrieved(
     return f"{name}: speech -> text R@1 {100 * ranked['speech_to_text']['R@1']:.1f} %"
 
 
-def _refuse_thresholds(model: Aligner | Peer, protocol: Protocol | None) -> None:
-    """Models of others have no windows of ordinary speech."""
-    if protocol is None or not isinstance(model, Peer):
-        return
-    if protocol.task == "spotting" or protocol.unknown:
+def _refuse(model: Aligner | Peer, protocol: Protocol | None, name: str, enrol: bool) -> None:
+    """Models of others have no windows of ordinary speech; only keywords are enrolled."""
+    spotting = protocol is not None and protocol.task == "spotting"
+    if enrol and not spotting:
+        what = f"{name}:{protocol.name if protocol else RETRIEVAL}"
+        raise UserError(
+            f"{what}: examples and spoken are for protocols of spotting; score it apart"
+        )
+    if isinstance(model, Peer) and protocol and (spotting or protocol.unknown):
         raise UserError(f"protocol {protocol.name!r}: only models of speechcwcl find thresholds")
 
 

@@ -9,6 +9,7 @@ from test_streaming import SCENE, TRUTH, WORDS, Ears, noise, tone
 from speechcwcl.data.audio import write_audio
 from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError
+from speechcwcl.evaluation.evals import _refuse
 from speechcwcl.evaluation.metrics import reliability
 from speechcwcl.evaluation.scores import score_zeroshot
 from speechcwcl.evaluation.spotting import (
@@ -214,6 +215,15 @@ def test_scores_of_a_set(said, tmp_path):
     assert scores["reliability"][-1]["right"] == 1.0
     with pytest.raises(UserError, match="no utterance has the label"):
         evaluate_spotting(model, said[:1], PROTOCOL, tmp_path / "out", tmp_path / "cache")
+
+
+def test_examples_and_sounds_of_another_protocol_are_refused():
+    _refuse(Model(), PROTOCOL, "streams", enrol=True)
+    words = Protocol("words", PROTOCOL.labels)
+    for protocol, name in ((words, "words"), (None, "retrieval")):
+        _refuse(Model(), protocol, "test", enrol=False)
+        with pytest.raises(UserError, match=f"test:{name}: examples and spoken are for"):
+            _refuse(Model(), protocol, "test", enrol=True)
 
 
 def test_levels_and_reliability():
