@@ -48,13 +48,13 @@ def main(argv: list[str] | None = None) -> int:
         require(len(rows) >= WINDOWS, f"{args.data}: {len(rows)} windows, fewer than {WINDOWS}")
         rows = rows[np.random.default_rng(0).permutation(len(rows))[:WINDOWS]]
         scale = np.abs(rows).max(axis=1, keepdims=True) / 127
-        for old in BACKGROUND.glob("*.npz"):
-            old.unlink()
         target = packed_background(model)
         with atomic_path(target) as scratch, scratch.open("wb") as stream:
             np.savez_compressed(
                 stream, rows=np.round(rows / scale).astype(np.int8), scale=scale.astype(np.float32)
             )
+        for old in set(BACKGROUND.glob("*.npz")) - {target}:  # of a model that was boxed before
+            old.unlink()
         print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
         return 0
     except UserError as error:

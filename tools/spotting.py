@@ -142,7 +142,7 @@ def fit(recordings: list[Recording], found: list[tuple[Keywords, Protocol]]) -> 
         right.append(judged.right[judged.right > -np.inf])
         events.append(judged.false)
         for number in range(len(keywords.labels)):
-            one = judge(recordings, only(keywords, number), protocol, confusions=False)
+            one = judge(recordings, only(keywords, number), protocol).ordinary
             false.append(one.false)
             hours += one.hours
     yes, wrong = np.concatenate(right), np.concatenate(events)

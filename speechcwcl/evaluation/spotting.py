@@ -59,12 +59,22 @@ class Found:
         false: the z of all false alarms.
         hours: of ordinary speech, for one label.
         latency: seconds from the end of the word to the decision, of the right events.
+        confused: which of `false` are where another label of the protocol is said; None: none.
+        other: hours of that.
     """
 
     right: np.ndarray
     false: np.ndarray
     hours: float
     latency: np.ndarray
+    confused: np.ndarray | None = None
+    other: float = 0.0
+
+    @property
+    def ordinary(self) -> Found:
+        """The same where no other label of the protocol is said."""
+        kept = self.false if self.confused is None else self.false[~self.confused]
+        return Found(self.right, kept, self.hours - self.other, self.latency)
 
     def level(self, target: float) -> float:
         """The lowest level with at most so many false alarms an hour."""
@@ -110,52 +120,43 @@ def open_recordings(model: Any, utterances: Sequence[Utterance], cache: Path) ->
     return found
 
 
-def judge(
-    recordings: Sequence[Recording],
-    keywords: Keywords,
-    protocol: Protocol,
-    confusions: bool = True,
-) -> Found:
-    """All events of the keywords, at any level, against what is said.
-
-    Args:
-        recordings: what is heard.
-        keywords: what is listened for.
-        protocol: says which utterance is which label.
-        confusions: whether an event counts as a false alarm where another label of the protocol is
-            said; else it does not count, nor does that stretch.
-    """
-    right, false, latency, seconds = [], [], [], 0.0
+def judge(recordings: Sequence[Recording], keywords: Keywords, protocol: Protocol) -> Found:
+    """All events of the keywords, at any level, against what is said."""
+    right, false, confused, latency, seconds, other = [], [], [], [], 0.0, 0.0
     texts = [protocol.labels[label] for label in keywords.labels]
+    count = len(texts)
     said_by = [re.compile("|".join(rf"\b{re.escape(t)}\b" for t in some)) for some in texts]
     for recording in recordings:
         steps, z = possible_events(recording.heard.z(keywords))
         spans = recording.heard.spans[steps] * FRAME / SAMPLE_RATE
         middles, labels = spans.mean(axis=1), z.argmax(axis=1)
-        neither = np.zeros(len(steps), dtype=bool)
+        neither, elsewhere = np.zeros((2, len(steps)), dtype=bool)
         for number, label in enumerate(keywords.labels):
             own = labels == number
             for utterance in recording.said:
                 start, end = utterance.start or 0.0, utterance.end or recording.seconds
                 near = own & (middles > start - TOLERANCE) & (middles < end + TOLERANCE)
-                if utterance.labels.get(protocol.label_field) == label:
+                said, share = utterance.labels.get(protocol.label_field), (end - start) / count
+                if said == label:
                     there = np.where(near, z[:, number], -np.inf)
                     right.append(there.max(initial=-np.inf))
                     if near.any():
                         best = there.argmax()
                         latency.append(decided(int(steps[best])) - spans[best, 1])
-                elif said_by[number].search(utterance.text or "") or (
-                    not confusions and utterance.labels.get(protocol.label_field) in protocol.labels
-                ):
-                    seconds -= (end - start) / len(keywords.labels)
+                elif said_by[number].search(utterance.text or ""):
+                    seconds -= share
                 else:
+                    if said in protocol.labels:
+                        elsewhere |= near
+                        other += share
                     continue
                 neither |= near
         seconds += recording.seconds
         false.append(z.max(axis=1)[~neither])
-    return Found(
-        np.array(right), np.concatenate(false), seconds / 3600, np.array(latency, dtype=float)
-    )
+        confused.append(elsewhere[~neither])
+    late = np.array(latency, dtype=float)
+    alarms, wrong = np.concatenate(false), np.concatenate(confused)
+    return Found(np.array(right), alarms, seconds / 3600, late, wrong, other / 3600)
 
 
 def evaluate_spotting(
@@ -195,9 +196,8 @@ def evaluate_spotting(
     if missing:
         raise UserError(f"no utterance has the label {missing[0]!r}: nothing to find")
     recordings = open_recordings(model, utterances, cache)
-    single = [only(keywords, i) for i in range(len(protocol.ids))]
-    each = [judge(recordings, one, protocol) for one in single]
-    plain = [judge(recordings, one, protocol, confusions=False) for one in single]
+    each = [judge(recordings, only(keywords, i), protocol) for i in range(len(protocol.ids))]
+    plain = [one.ordinary for one in each]
     both = judge(recordings, keywords, protocol)
     scores = {
         "kind": "spotting",

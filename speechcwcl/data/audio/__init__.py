@@ -178,9 +178,7 @@ def _check_finite(path: str | Path, stream: soundfile.SoundFile) -> None:
 
 
 def check_samples(name: str | Path, wav: np.ndarray, offset: int = 0, rate: int = 0) -> None:
-    """Refuse `(samples,)` that are no audio.
-
-    Args:
+    """Refuse `(samples,)` that are no audio; where they lie, `offset` and `rate`, is for messages.
 
     Raises:
         UserError: NaN or infinite samples, or some far beyond -1..1.
