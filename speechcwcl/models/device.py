@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,10 @@ from torch.overrides import TorchFunctionMode
 from speechcwcl.errors import UserError, closest, first_line
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+
+# oneDNN keeps what it prepared for the last 1,024 shapes. Every batch of speech has a shape of its
+# own, so that took gigabytes within hours of audio and was never used again.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 
 def check_device(device: str | torch.device | None, precision: str = "fp32") -> str:

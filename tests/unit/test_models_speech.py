@@ -1,6 +1,8 @@
 """SpeechEncoder: the cut, what is trained, layer mixes, LoRA, hashes, bad input."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -302,3 +304,26 @@ def test_code_in_a_folder_is_never_run(folders, tmp_path):
     with pytest.raises(UserError, match="config.json"):
         SpeechEncoder.from_pretrained(tmp_path)
     assert not marker.exists()
+
+
+def test_what_onednn_prepared_for_past_shapes_is_let_go():
+    """Each shape of a batch kept megabytes: hours of audio took gigabytes, never used again."""
+    code = """
+import os
+os.environ["ONEDNN_VERBOSE"] = "profile_create"
+os.environ.pop("ONEDNN_PRIMITIVE_CACHE_CAPACITY", None)
+import speechcwcl.models.checkpoint
+import torch
+convolution = torch.nn.Conv1d(8, 8, 3)
+with torch.no_grad():
+    for turn in (1, 2):
+        print("turn", turn, flush=True)
+        for size in range(40, 240):
+            convolution(torch.zeros(2, 8, size))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, second = done.stdout.split("turn 2")
+    if "cache_" not in first:
+        pytest.skip("this processor's torch does not use oneDNN")
+    assert second.count("convolution") >= 200
+    assert not [line for line in second.splitlines() if "cache_hit,cpu,convolution" in line]
