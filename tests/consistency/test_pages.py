@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "docs"))
 import boxed_model  # noqa: E402
+import draw_front  # noqa: E402
 import draw_losses  # noqa: E402
 
 README = ROOT / "README.md"
@@ -133,8 +134,10 @@ def test_the_ablation_page_prints_what_its_results_hold():
 
 
 def test_pictures_are_light(tmp_path):
-    draw_losses.draw(tmp_path / "losses.png")
-    assert (tmp_path / "losses.png").stat().st_size > 10_000
+    for script in (draw_losses, draw_front):
+        script.draw(tmp_path / "picture.png")
+        assert (tmp_path / "picture.png").stat().st_size > 10_000
+    assert {len(cells) for cells in draw_front.measured().values()} == {8}
     sizes = {path.name: path.stat().st_size for path in (ROOT / "docs/pictures").iterdir()}
     assert max(sizes.values()) < 100_000, sizes
 

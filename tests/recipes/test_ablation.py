@@ -15,6 +15,7 @@ sys.path[:0] = [str(ROOT / "recipes/cwcl/ablation"), str(ROOT / "tools")]
 import ablate  # noqa: E402
 
 from speechcwcl.data.kaldi import Utterance  # noqa: E402
+from speechcwcl.data.manifest import Manifest  # noqa: E402
 from speechcwcl.errors import UserError  # noqa: E402
 
 
@@ -109,7 +110,8 @@ def test_own_losses_of_the_grid_with_fixed_temperatures(tmp_path):
 
     grid = ablate.Grid.read(path)
     for changes in grid.variants.values():
-        config = load_config(grid.defaults, changes or {})
+        changes = {key: value for key, value in (changes or {}).items() if key != "train"}
+        config = load_config(grid.defaults, changes)
         build_loss(config.loss, loss_file=config.loss_file, **config.loss_options)
     forth = {"cl": {"weight": 1, "direction": "speech_to_text"}}
     ranked = loss({"ranked": {"weight": 1, "power": 60.0}})
@@ -117,6 +119,10 @@ def test_own_losses_of_the_grid_with_fixed_temperatures(tmp_path):
     softmax = {"cwcl": {"weighting": {"softmax": 0.05}, "anchor": "speech"}}
     taught = {"taught": {"embeddings": str(other), "softmax": 0.05}}
     assert loss(taught) == pytest.approx(loss(softmax).item(), rel=1e-5)
+    free = {"free_texts": {"embeddings": str(other), "count": 0}}
+    assert loss(free) == pytest.approx(loss("clip").item(), rel=1e-5)
+    free["free_texts"]["count"] = 40
+    assert loss(free) > loss("clip") + 0.1  # more to be told apart from
     level = {"dense": {"low": 0.1, "high": 0.1}}
     assert build_loss(level)(speech, text, ids).total == pytest.approx(
         loss("clip").item(), rel=1e-5
@@ -184,6 +190,34 @@ def test_no_sentence_and_no_voice_of_a_test_is_in_training(intent_texts):
     assert not any(v.startswith("flite") for v in voices["intents_train"] | voices["valid_slurp"])
     assert labels[next(c.id for c in clips if c.set == "test_slurp")]["scenario"] == "a"
     assert speech.plan(args) == plan
+
+
+def test_sets_of_single_words_hold_the_same_words(tmp_path, monkeypatch):
+    import soundfile
+    import words
+
+    texts = {"a-1": "turn it on", "a-2": "on", "a-3": "on", "a-4": "off", "train-af-1": "off"}
+    rows = [{"id": key, "audio": "x.flac", "start": 0.0, "end": 1.0, "duration": 1.0, "text": text,
+             "speaker": "s", "labels": {}} for key, text in texts.items()]  # fmt: skip
+    (tmp_path / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    clip = tmp_path / "said.flac"
+    soundfile.write(clip, np.zeros(8000), 16000)
+    monkeypatch.setattr(words, "speak", lambda clips, work, jobs: clips)
+    monkeypatch.setattr(words, "utterances", lambda clips, labels, args: [
+        Utterance(c.id, str(clip), c.text, c.voice) for c in clips
+    ])  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["words.py", str(tmp_path / "manifest.jsonl"), "--dump",
+                                      str(tmp_path), "--work", str(tmp_path / "work")])  # fmt: skip
+    assert words.main() == 0
+    made = {
+        name: Manifest(tmp_path / f"words_{name}/manifest.jsonl")
+        for name in ("none", "cut", "spoken", "both")
+    }
+    said = {name: sorted(u.text for u in some if u.text) for name, some in made.items()}
+    assert said["none"] == ["turn it on"]  # neither cut words nor those of the mini corpus
+    assert said["cut"] == said["spoken"] == ["off", "on", "on", "turn it on"]
+    assert said["both"] == ["off", "off", "on", "on", "on", "on", "turn it on"]
+    assert {u.duration for u in made["spoken"] if u.text == "on"} == {0.5}
 
 
 @pytest.mark.parametrize(

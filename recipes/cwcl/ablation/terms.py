@@ -95,3 +95,26 @@ def taught(
     other = _embeddings(embeddings)[text_ids.cpu()].to(text)
     weights = ((other @ other.T - 1.0) / softmax).exp()
     return _cross_entropy(weights, scale * speech @ text.T)
+
+
+@term("free_texts")
+def free_texts(
+    speech: Tensor, text: Tensor, scale: Tensor | float, embeddings: str, count: int = 8192
+) -> Tensor:
+    """Contrastive loss in which every clip is also told apart from texts that nobody spoke.
+
+    Args:
+        speech: (N, dim) unit-norm.
+        text: (N, dim) unit-norm.
+        scale: logit scale `1 / tau`.
+        embeddings: .npy file (texts, dim) of sentences without speech, in the space of `text`;
+            `teacher.py --free` writes it.
+        count: how many of them are drawn for each batch.
+    """
+    free = _embeddings(embeddings)
+    drawn = free[torch.randint(len(free), (count,))].to(text)
+    own = torch.arange(len(text), device=text.device)
+    both = torch.cat([scale * speech @ text.T, scale * speech @ drawn.T], dim=1)
+    back = scale * text @ speech.T
+    return (torch.nn.functional.cross_entropy(both, own)
+            + torch.nn.functional.cross_entropy(back, own)) / 2  # fmt: skip
