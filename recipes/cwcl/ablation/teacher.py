@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 """Embed texts for terms of terms.py: those of a training set, or those that nobody speaks in it.
 
-Without --free, the unique texts of MANIFEST by another encoder, for the term `taught`; with it, the
+Alone, the unique texts of MANIFEST by another text encoder, for the term `taught`. With --free, the
 texts of another manifest that MANIFEST lacks, centred as the training centres, for `free_texts`.
+With --heard, ENCODER is a trained model, and each text gets the mean of what this model makes of
+the clips that say it, for `distilled`.
 
 Examples:
     recipes/cwcl/ablation/teacher.py dump/train_6h/manifest.jsonl all-mpnet-base-v2 exp/teacher.npy
     recipes/cwcl/ablation/teacher.py dump/train_6h/manifest.jsonl all-MiniLM-L6-v2 exp/free.npy \\
         --free dump/train/manifest.jsonl
+    recipes/cwcl/ablation/teacher.py dump/train_6h/manifest.jsonl en-tiny exp/heard.npy --heard
 """
 
 from __future__ import annotations
@@ -19,10 +22,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import speechcwcl
+from speechcwcl.cache.embed import embed_manifest
 from speechcwcl.data.manifest import Manifest
 from speechcwcl.errors import UserError
 from speechcwcl.files import atomic_path
 from speechcwcl.models.text_side import TextEncoder, centred
+
+
+def heard(model: str, manifest: Manifest, texts: list[str]) -> np.ndarray:
+    """(texts, dim) float32, unit norm: the mean of a model's embeddings of each text's clips."""
+    rows = embed_manifest(speechcwcl.load(model), manifest, progress="embed speech")
+    at = {text: row for row, text in enumerate(texts)}
+    found = np.zeros((len(texts), rows.shape[1]), dtype=np.float32)
+    np.add.at(found, [at[utterance.text or ""] for utterance in manifest], rows)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
 def main() -> int:
@@ -31,16 +45,20 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("manifest", type=Path)
-    parser.add_argument("encoder", help="name or folder of a text encoder")
+    parser.add_argument("encoder", help="name or folder of a text encoder, or of a model")
     parser.add_argument("out", type=Path)
     parser.add_argument("--free", type=Path, metavar="MANIFEST", help="its texts are embedded")
+    parser.add_argument("--heard", action="store_true", help="the clips are embedded by a model")
     args = parser.parse_args()
     try:
-        texts = {utterance.text or "" for utterance in Manifest(args.manifest)}
-        encoder = TextEncoder.from_pretrained(args.encoder)
-        found = encoder.encode(sorted(texts), progress=True)
+        texts = sorted({utterance.text or "" for utterance in Manifest(args.manifest)})
+        if args.heard:
+            found = heard(args.encoder, Manifest(args.manifest), texts)
+        else:
+            encoder = TextEncoder.from_pretrained(args.encoder)
+            found = encoder.encode(texts, progress=True)
         if args.free:
-            free = sorted({utterance.text or "" for utterance in Manifest(args.free)} - texts)
+            free = sorted({utterance.text or "" for utterance in Manifest(args.free)} - set(texts))
             print(f"{len(free)} texts that are not in {args.manifest}")
             mean = torch.from_numpy(found).mean(dim=0)
             found = centred(encoder.encode(free, progress=True), mean).numpy()

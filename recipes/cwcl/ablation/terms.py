@@ -118,3 +118,19 @@ def free_texts(
     back = scale * text @ speech.T
     return (torch.nn.functional.cross_entropy(both, own)
             + torch.nn.functional.cross_entropy(back, own)) / 2  # fmt: skip
+
+
+@term("distilled")
+def distilled(
+    speech: Tensor, text: Tensor, embeddings: str, text_ids: Tensor | None = None
+) -> Tensor:
+    """Mean of `1 - cosine` to what a teacher makes of the clips that say the same text.
+
+    Args:
+        speech: (N, dim) unit-norm.
+        text: (N, dim) unit-norm, not used.
+        embeddings: .npy file (texts, dim); `teacher.py --heard` writes it.
+        text_ids: (N,) int64 rows of the texts in that file.
+    """
+    assert text_ids is not None
+    return 1 - (speech * _embeddings(embeddings)[text_ids.cpu()].to(text)).sum(1).mean()
