@@ -27,7 +27,7 @@ from mini_corpus import UserError as ToolError
 from mini_corpus.voices import rng_for
 from release_speech import ENGINES
 
-from speechcwcl.errors import UserError
+from speechcwcl.errors import UserError, require
 from speechcwcl.files import atomic_write
 
 SET = "intents_train"  # a training set of the corpus' plan: its voices and speeds
@@ -45,6 +45,7 @@ def main() -> int:
     args = parser.parse_args()
     args.out = args.work
     try:
+        require(args.manifest.is_file(), f"{args.manifest}: no such file")
         rows = [json.loads(line) for line in args.manifest.open(encoding="utf-8")]
         several = [row for row in rows if " " in row["text"]]
         cut = [row for row in rows if " " not in row["text"] and row["end"] and not own(row)]
