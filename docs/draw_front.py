@@ -10,10 +10,7 @@ import argparse
 import re
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from draw_losses import plt, table_under
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "egs/release/cwcl1/RESULTS.md"
@@ -27,17 +24,14 @@ COLOURS = {"the one before": "#8a8a8a", "in the package": "#c96a33"}
 
 def measured() -> dict[str, dict[str, tuple[float, float]]]:
     """Training -> test -> (per cent, half the width of its 95 % interval)."""
-    text = RESULTS.read_text(encoding="utf-8").split("## The front", 1)[1].split("\n## ", 1)[0]
-    lines = re.findall(r"^\|.*\|$", text, re.M)
-    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     cell = re.compile(r"([\d.]+) ± ([\d.]+)")
     return {
-        row[0]: {
+        training: {
             name: (float(found[1]), float(found[2]))
-            for name, value in zip(head, row, strict=True)
+            for name, value in row.items()
             if (found := cell.fullmatch(value))
         }
-        for row in rows
+        for training, row in table_under(RESULTS, "## The front").items()
     }
 
 
@@ -49,9 +43,10 @@ def together(cells: dict[str, tuple[float, float]], names: tuple[str, ...]) -> t
 
 def draw(path: Path) -> None:
     """The figure as PNG."""
+    table = measured()
     figure, panels = plt.subplots(1, 2, figsize=(9, 4.2), sharey=True, layout="constrained")
     for axes, (title, names) in zip(panels, PANELS.items(), strict=True):
-        for number, (training, cells) in enumerate(measured().items(), 1):
+        for number, (training, cells) in enumerate(table.items(), 1):
             (x, dx), (y, dy) = together(cells, names), together(cells, INTENTS)
             known = [colour for key, colour in COLOURS.items() if key in training]
             label = f"{number}  {training.replace('`', '')}" if axes is panels[0] else None

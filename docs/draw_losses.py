@@ -36,12 +36,17 @@ TESTS = {
 }
 
 
+def table_under(page: Path, heading: str) -> dict[str, dict[str, str]]:
+    """The first column's cells -> column -> cell, of the tables in the section of this heading."""
+    text = page.read_text(encoding="utf-8").split(heading, 1)[1].split("\n## ", 1)[0]
+    lines = re.findall(r"^\|.*\|$", text, re.M)
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+
+
 def measured() -> dict[str, dict[str, tuple[float, float]]]:
     """Loss -> test -> (mean over seeds, half the width of its 95 % interval), in per cent."""
-    text = RESULTS.read_text(encoding="utf-8")
-    lines = re.findall(r"^\|.*\|$", text.split("## grid.yaml", 1)[1].split("\n## ", 1)[0], re.M)
-    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    table = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    table = table_under(RESULTS, "## grid.yaml")
     pair = re.compile(r"([\d.]+) ± ([\d.]+)")
     return {
         shown: {

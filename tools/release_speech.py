@@ -23,6 +23,7 @@ PITCHES = ("086", "093", "100", "108")
 PICO = tuple(f"pico_{name}_p{pitch}" for name in ("en-US", "en-GB") for pitch in PITCHES)
 RHVOICE = tuple(f"rhvoice_{name}_p{pitch}" for name in ("alan", "bdl", "clb") for pitch in PITCHES)
 CHEAP = (*PICO, *HIBARI_VOICES)
+WEIGHTS = (9, 1, 5, 3)  # how often an engine is drawn
 ENGINES = {"pico": PICO, "rhvoice": RHVOICE, "hibari": HIBARI_VOICES, "espeak": ESPEAK_VOICES}
 
 
@@ -52,7 +53,7 @@ def release_plan(args: argparse.Namespace) -> Plan:
         fresh = [row for row in rows if row[0] not in known]
         for row in sampled(fresh, count, "release"):
             rng = rng_for(0, "release voice", row[0])
-            engines = rng.choices(list(ENGINES), weights=(9, 1, 5, 3), k=1)
+            engines = rng.choices(list(ENGINES), weights=WEIGHTS, k=1)
             if rng.random() < twice:
                 others = [name for name in ENGINES if name not in engines]
                 engines.append(rng.choice(others))

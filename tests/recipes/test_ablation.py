@@ -123,9 +123,8 @@ def test_own_losses_of_the_grid_with_fixed_temperatures(tmp_path):
     assert loss(free) == pytest.approx(loss("clip").item(), rel=1e-5)
     free["free_texts"]["count"] = 40
     assert loss(free) > loss("clip") + 0.1  # more to be told apart from
-    distilled = loss(
-        {"distilled": {"embeddings": str(other)}}
-    )  # the teacher says what the text says
+    # the teacher says what the text says
+    distilled = loss({"distilled": {"embeddings": str(other)}})
     assert distilled == pytest.approx(loss("cosine").item(), rel=1e-5)
     level = {"dense": {"low": 0.1, "high": 0.1}}
     assert build_loss(level)(speech, text, ids).total == pytest.approx(

@@ -47,13 +47,15 @@ def main() -> int:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("encoder", help="name or folder of a text encoder, or of a model")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--free", type=Path, metavar="MANIFEST", help="its texts are embedded")
-    parser.add_argument("--heard", action="store_true", help="the clips are embedded by a model")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--free", type=Path, metavar="MANIFEST", help="its texts are embedded")
+    kind.add_argument("--heard", action="store_true", help="the clips are embedded by a model")
     args = parser.parse_args()
     try:
-        texts = sorted({utterance.text or "" for utterance in Manifest(args.manifest)})
+        manifest = Manifest(args.manifest)
+        texts = sorted({utterance.text or "" for utterance in manifest})
         if args.heard:
-            found = heard(args.encoder, Manifest(args.manifest), texts)
+            found = heard(args.encoder, manifest, texts)
         else:
             encoder = TextEncoder.from_pretrained(args.encoder)
             found = encoder.encode(texts, progress=True)

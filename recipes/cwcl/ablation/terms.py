@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechcwcl.losses import term
+from speechcwcl.losses import cosine, term
 
 
 def _cross_entropy(weights: Tensor, logits: Tensor) -> Tensor:
@@ -71,6 +71,12 @@ def _embeddings(path: str) -> Tensor:
     return torch.from_numpy(np.load(path))
 
 
+def _rows(path: str, text_ids: Tensor | None, like: Tensor) -> Tensor:
+    """(N, dim) of a file's embeddings: those of the batch's texts."""
+    assert text_ids is not None
+    return _embeddings(path)[text_ids.cpu()].to(like)
+
+
 @term("taught")
 def taught(
     speech: Tensor,
@@ -91,8 +97,7 @@ def taught(
         softmax: temperature of the weights.
         text_ids: (N,) int64 rows of the texts in that file.
     """
-    assert text_ids is not None
-    other = _embeddings(embeddings)[text_ids.cpu()].to(text)
+    other = _rows(embeddings, text_ids, text)
     weights = ((other @ other.T - 1.0) / softmax).exp()
     return _cross_entropy(weights, scale * speech @ text.T)
 
@@ -132,5 +137,4 @@ def distilled(
         embeddings: .npy file (texts, dim); `teacher.py --heard` writes it.
         text_ids: (N,) int64 rows of the texts in that file.
     """
-    assert text_ids is not None
-    return 1 - (speech * _embeddings(embeddings)[text_ids.cpu()].to(text)).sum(1).mean()
+    return cosine(speech, _rows(embeddings, text_ids, text))

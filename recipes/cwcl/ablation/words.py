@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Sets for `words.yaml`: no single words, words cut from read sentences, the same words spoken.
+"""Sets for `fixed.yaml`: no single words, words cut from read sentences, the same words spoken.
 
 From a training manifest of the release (egs/release/cwcl1), as manifests under DUMP:
   words_none    all that has more than one word in its text
@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
 from make_intent_speech import Plan, speak, utterances
 from mini_corpus import UserError as ToolError
 from mini_corpus.voices import rng_for
-from release_speech import ENGINES
+from release_speech import ENGINES, WEIGHTS
 
 from speechcwcl.errors import UserError, require
 from speechcwcl.files import atomic_write
@@ -52,7 +52,7 @@ def main() -> int:
         plan = Plan()
         for row in cut:
             rng = rng_for(0, "words", row["id"])
-            engine = rng.choices(list(ENGINES), weights=(9, 1, 5, 3), k=1)[0]
+            engine = rng.choices(list(ENGINES), weights=WEIGHTS, k=1)[0]
             plan.add(SET, ENGINES[engine], (row["text"], {"word": row["text"]}), rng)
         clips = speak(plan.clips, args.work, args.jobs)
         spoken = [
