@@ -150,31 +150,39 @@ class Aligner(nn.Module):
 
     # -- training ---------------------------------------------------------------------------------
 
-    def embed_speech(self, wav: Tensor, lengths: Tensor) -> Tensor:
+    def embed_speech(self, wav: Tensor, lengths: Tensor, *, apart: bool = False) -> Tensor:
         """Waveforms to the aligned space, with gradient.
 
         Args:
             wav: (batch, samples) float32 at 16 kHz, zero-padded.
             lengths: (batch,) in samples.
+            apart: see [`head`][].
 
         Returns:
             (batch, dim) unit norm.
         """
-        return self.head(*self.speech_encoder(wav, lengths))
+        return self.head(*self.speech_encoder(wav, lengths), apart=apart)
 
-    def embed_features(self, feats: Tensor, frame_lengths: Tensor) -> Tensor:
+    def embed_features(
+        self, feats: Tensor, frame_lengths: Tensor, *, apart: bool = False
+    ) -> Tensor:
         """As [`embed_speech`][], from `speech_encoder.frozen_features` (cached)."""
         feats, frame_lengths = feats.to(self.device), frame_lengths.to(self.device)
-        return self.head(*self.speech_encoder.from_features(feats, frame_lengths))
+        return self.head(*self.speech_encoder.from_features(feats, frame_lengths), apart=apart)
 
     def forward(self, wav: Tensor, lengths: Tensor) -> Tensor:
         """Same as [`embed_speech`][]."""
         return self.embed_speech(wav, lengths)
 
-    def head(self, frames: Tensor, frame_lengths: Tensor) -> Tensor:
-        """(batch, frames, width) of the speech encoder and their lengths -> (batch, dim)."""
+    def head(self, frames: Tensor, frame_lengths: Tensor, *, apart: bool = False) -> Tensor:
+        """(batch, frames, width) of the speech encoder and their lengths -> (batch, dim).
+
+        With `apart` a head of several outputs gives each, (batch, outputs, dim), for its loss.
+        """
         projected = self.projection(self.pooling(frames, frame_lengths))
-        return nn.functional.normalize(projected.float(), dim=-1)
+        if projected.shape[1] == 1:
+            return projected[:, 0]
+        return projected if apart else nn.functional.normalize(projected.mean(1), dim=-1)
 
     # -- use --------------------------------------------------------------------------------------
 

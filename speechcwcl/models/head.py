@@ -187,6 +187,9 @@ class Projection(nn.Module):
         hidden: widths of the hidden layers; none makes it linear.
         dropout: after each hidden layer.
         norm: layer-normalise the input, and each hidden layer.
+        outputs: how many last layers stand side by side, each with a loss of its own in training;
+            the embedding is their mean.
+        rank: of the first hidden layer, which is then two thinner ones; None: a full one.
     """
 
     def __init__(
@@ -196,23 +199,34 @@ class Projection(nn.Module):
         hidden: Sequence[int] = (1024,),
         dropout: float = 0.1,
         norm: bool = True,
+        outputs: int = 1,
+        rank: int | None = None,
     ):
         super().__init__()
         whole = isinstance(hidden, (list, tuple)) and all(type(n) is int for n in hidden)
         if not whole or not all(0 < size <= 1 << 16 for size in hidden):
             raise UserError(f"projection: hidden: {hidden!r} is no list of widths from 1 to 65536")
+        for name, count in (("outputs", outputs), ("rank", 1 if rank is None else rank)):
+            if type(count) is not int or not 0 < count <= 1 << 12:
+                raise UserError(f"projection: {name}: {count!r} is not a number from 1 to 4096")
+        if rank is not None and not hidden:
+            raise UserError(f"projection: rank: {rank}, and no hidden layer that could have it")
         steps: list[nn.Module] = [nn.LayerNorm(in_dim)] if norm else []
         width = in_dim
-        for size in hidden:
-            steps.append(nn.Linear(width, size))
+        for place, size in enumerate(hidden):
+            thin = [nn.Linear(width, rank, bias=False)] if rank and not place else []
+            layer = nn.Linear(rank if rank and not place else width, size)
+            steps.append(nn.Sequential(*thin, layer) if thin else layer)
             steps += [nn.LayerNorm(size)] if norm else []
             steps += [nn.GELU(), nn.Dropout(dropout)]
             width = size
-        self.steps = nn.Sequential(*steps, nn.Linear(width, out_dim))
+        self.steps = nn.Sequential(*steps, nn.Linear(width, outputs * out_dim))
+        self.outputs = outputs
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """(batch, in_dim) -> (batch, out_dim)."""
-        return self.steps(pooled)
+        """(batch, in_dim) -> (batch, outputs, out_dim), unit norm."""
+        projected = self.steps(pooled).float().unflatten(-1, (self.outputs, -1))
+        return nn.functional.normalize(projected, dim=-1)
 
 
 _PROJECTIONS: dict[str, dict[str, Any]] = {"linear": {"hidden": []}, "mlp": {}}

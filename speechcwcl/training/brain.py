@@ -6,9 +6,10 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import speechbrain as sb
@@ -23,6 +24,7 @@ from torch import nn
 
 from speechcwcl.errors import UserError
 from speechcwcl.files import atomic_write
+from speechcwcl.losses import ContrastiveObjective, LogitScale, LossOutput
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.encoders.frames import by_length
 from speechcwcl.training.cached_gradients import CachedGradients
@@ -43,20 +45,56 @@ class SpeechSide(nn.Module):
         self.masks = nn.ModuleList(feature_masks(masks))
 
     def forward(self, inputs: torch.Tensor, lengths: torch.Tensor, cached: bool) -> torch.Tensor:
-        """Embed a batch of cached features or waveforms: `(batch, dim)`, unit-norm."""
+        """Embed a batch: `(batch, dim)`, unit-norm; in training, each of several outputs."""
+        apart = self.training
         encoder = self.aligner.speech_encoder
         if not cached and self.training and len(self.masks) and encoder.cacheable:
             inputs, lengths = encoder.frozen_features(inputs, lengths)
             cached = True
         if not cached:
-            return by_length(self.aligner.embed_speech, inputs, lengths)
+            return by_length(partial(self.aligner.embed_speech, apart=apart), inputs, lengths)
         if self.training and len(self.masks):
             batch, frames, layers, dim = inputs.shape
             flat = inputs.reshape(batch, frames, layers * dim)
             for mask in self.masks:
                 flat = mask(flat)
             inputs = flat.reshape(batch, frames, layers, dim)
-        return by_length(self.aligner.embed_features, inputs, lengths)
+        return by_length(partial(self.aligner.embed_features, apart=apart), inputs, lengths)
+
+
+class OutputLosses(nn.Module):
+    """A loss for each output of a head that has several; their sum.
+
+    Args:
+        losses: of [`build_loss`][speechcwcl.losses.build_loss], the first output's first.
+    """
+
+    def __init__(self, losses: Sequence[ContrastiveObjective]) -> None:
+        super().__init__()
+        self.losses = nn.ModuleList(losses)
+
+    @property
+    def scale(self) -> LogitScale | None:
+        """The logit scale of the first."""
+        return cast(ContrastiveObjective, self.losses[0]).scale
+
+    def forward(self, speech: torch.Tensor, text: torch.Tensor, **given: Any) -> LossOutput:
+        """Add up; terms and diagnostics of the second output end in `_2`.
+
+        Args:
+            speech: (N, outputs, dim) unit-norm.
+            text: (N, dim) unit-norm.
+            **given: see [`ContrastiveObjective`][speechcwcl.losses.ContrastiveObjective].
+        """
+        total = torch.zeros((), device=speech.device)
+        terms: dict[str, torch.Tensor] = {}
+        values: dict[str, float] = {}
+        for index, loss in enumerate(self.losses):
+            out, end = loss(speech[:, index], text, **given), f"_{index + 1}" if index else ""
+            total = total + out.total
+            terms |= {name + end: value for name, value in out.terms.items()}
+            values |= {name + end: value for name, value in out.diagnostics.items()}
+        return LossOutput(total, terms, values, out.fresh)
 
 
 def feature_masks(masks: Masks | None) -> list[nn.Module]:

@@ -73,9 +73,10 @@ class TrainConfig(BaseModel):
     # head
     pooling: str = "attention"  # attention | mean
     pooling_options: Options = {}  # heads, queries, hidden, stats, ...
-    projection: str | Options = "mlp"  # linear | mlp | {hidden: [1024], dropout: 0.1}
+    projection: str | Options = "mlp"  # linear | mlp | {hidden: [1024], dropout: 0.1, outputs: 1}
     # loss
-    loss: str | dict[str, Any] = "cwcl_matched"  # a name, or weighted terms: {cwcl: 1, cosine: 10}
+    # a name, or weighted terms: {cwcl: 1, cosine: 10}; a list of them for a head of several outputs
+    loss: str | dict[str, Any] | list[str | dict[str, Any]] = "cwcl_matched"
     loss_options: Options = {}
     loss_file: str | None = None  # a Python file with losses of your own, relative to this YAML
     text_bank: bool = False  # speech -> text terms run over all training texts, not the batch's

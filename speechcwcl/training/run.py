@@ -32,11 +32,11 @@ from speechcwcl.files import (
     sha256_json,
     write_json,
 )
-from speechcwcl.losses import build_loss
+from speechcwcl.losses import ContrastiveObjective, build_loss
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.device import check_device, has_bf16
 from speechcwcl.models.folders import check_shapes
-from speechcwcl.training.brain import AlignBrain, SpeechSide
+from speechcwcl.training.brain import AlignBrain, OutputLosses, SpeechSide
 from speechcwcl.training.config import TrainConfig, load_config
 from speechcwcl.training.dataset import manifest_data, say
 from speechcwcl.training.state import WholeCheckpointer
@@ -161,7 +161,7 @@ def _fit(
     checkpointer = WholeCheckpointer(expdir / "checkpoints", recoverables={"counter": counter})
     brain = AlignBrain(
         aligner,
-        build_loss(config.loss, loss_file=config.loss_file, **config.loss_options),
+        build_objective(config, aligner),
         data,
         config=config,
         expdir=expdir,
@@ -193,6 +193,23 @@ def build_aligner(config: TrainConfig) -> Aligner:
     """The model that a configuration describes, untrained, seeded by `config.seed`."""
     torch.manual_seed(config.seed)
     return Aligner.build(**config.model_dump(include=ALIGNER_KEYS), **config.encoder_options)
+
+
+def build_objective(config: TrainConfig, aligner: Aligner) -> ContrastiveObjective | OutputLosses:
+    """The loss that a configuration describes; of a list one for each output of the head.
+
+    Raises:
+        UserError: the list and the head's outputs differ in number, or a loss cannot be built.
+    """
+    specs = config.loss if isinstance(config.loss, list) else [config.loss]
+    outputs = aligner.projection.outputs
+    require(
+        len(specs) == outputs,
+        f"loss: {len(specs)} for a projection with {outputs} output(s); give a list with one loss "
+        "for each output (projection: {outputs: 2}, loss: [cwcl_matched, clip])",
+    )
+    losses = [build_loss(s, loss_file=config.loss_file, **config.loss_options) for s in specs]
+    return losses[0] if outputs == 1 else OutputLosses(losses)
 
 
 def start_from(aligner: Aligner, source: str) -> str:
@@ -348,7 +365,7 @@ def average_run(expdir: Path, best: int = 1) -> str:
     aligner = build_aligner(config)
     side = SpeechSide(aligner, config.feature_mask)
     side.load_state_dict(without_ddp(average_checkpoints(found, "speech")), strict=True)
-    objective = build_loss(config.loss, loss_file=config.loss_file, **config.loss_options)
+    objective = build_objective(config, aligner)
     objective.load_state_dict(without_ddp(average_checkpoints(found, "objective")), strict=True)
     if objective.scale is not None:
         aligner.set_logit_scale(objective.scale().item())

@@ -112,7 +112,8 @@ def test_own_losses_of_the_grid_with_fixed_temperatures(tmp_path):
     for changes in grid.variants.values():
         changes = {key: value for key, value in (changes or {}).items() if key != "train"}
         config = load_config(grid.defaults, changes)
-        build_loss(config.loss, loss_file=config.loss_file, **config.loss_options)
+        for spec in config.loss if isinstance(config.loss, list) else [config.loss]:
+            build_loss(spec, loss_file=config.loss_file, **config.loss_options)
     forth = {"cl": {"weight": 1, "direction": "speech_to_text"}}
     ranked = loss({"ranked": {"weight": 1, "power": 60.0}})
     assert ranked == pytest.approx(loss(forth).item(), rel=1e-5)  # only its own text is left

@@ -32,7 +32,8 @@ TEXT = {"MiniLM": "bert", "mpnet": "mpnet", "roberta": "roberta", "bart": "bart"
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_it_resolves_and_its_loss_builds(path):
     config = load_config(path)
-    assert build_loss(config.loss, **config.loss_options)
+    for spec in config.loss if isinstance(config.loss, list) else [config.loss]:
+        assert build_loss(spec, **config.loss_options)
 
 
 def test_the_encoders_of_the_paper_are_there():

@@ -83,7 +83,7 @@ def test_projection_depths(spec, linear_maps):
     projection = build_projection(spec, 8, 4)
     found = [m for m in projection.modules() if isinstance(m, torch.nn.Linear)]
     assert len(found) == linear_maps
-    assert projection(torch.randn(2, 8)).shape == (2, 4)
+    assert projection(torch.randn(2, 8)).shape == (2, 1, 4)
 
 
 def test_projection_dropout_only_in_training():
@@ -104,6 +104,8 @@ def test_projection_dropout_only_in_training():
         (lambda: build_projection("conv", 8, 4), "no 'conv'"),
         (lambda: build_projection({"depth": 2}, 8, 4), "no option 'depth'"),
         (lambda: build_projection({"hidden": 7}, 8, 4), "projection: "),
+        (lambda: build_projection({"outputs": 0}, 8, 4), "outputs: 0 is not a number from 1"),
+        (lambda: build_projection({"hidden": [], "rank": 2}, 8, 4), "rank: 2, and no hidden layer"),
         (
             lambda: build_projection({"hidden": [-5]}, 8, 4),
             "projection: hidden: .-5. is no list of",

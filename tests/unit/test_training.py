@@ -42,9 +42,8 @@ def config(tmp_path, tiny_speech, tiny_text):
             "frame_stride": 2, "batch_size": 4, "epochs": 3, "threads": 1,
             "projection": {"hidden": [16], "dropout": 0.2}, "feature_mask": {"time": {"count": 2}},
         }  # fmt: skip
-        path = tmp_path / "train.yaml"
-        path.write_text(yaml.safe_dump(values | changes), encoding="utf-8")
-        return path
+        (tmp_path / "train.yaml").write_text(yaml.safe_dump(values | changes), encoding="utf-8")
+        return tmp_path / "train.yaml"
 
     return write
 
@@ -387,3 +386,15 @@ def test_a_run_starts_from_a_trained_model(config, dump, tmp_path, capsys):
     assert not (tmp_path / "other/checkpoints").exists()
     assert main(words(config(init_model=trained, text_pooling="max"), dump, tmp_path / "max")) == 2
     assert "trained against another text encoder" in capsys.readouterr().err
+
+
+def test_each_output_of_a_head_learns_by_its_own_loss(config, dump, tmp_path, capsys):
+    two = {"projection": {"hidden": [16], "outputs": 2}, "loss": ["clip", {"cosine": 2}]}
+    for key in two:
+        code = main(words(config(**{key: two[key]}), dump, tmp_path / key))
+        assert code == 2 and "give a list with one loss" in capsys.readouterr().err
+    assert main(words(config(**two), dump, tmp_path / "two")) == 0
+    assert {"loss", "clip", "cosine_2"} <= set(metrics(tmp_path / "two")[0]["train"])
+    embed, clip = averaged(tmp_path / "two").embed_speech, torch.randn(1, 16000)
+    apart, mean = (embed(clip, torch.tensor([16000]), apart=a).detach() for a in (True, False))
+    torch.testing.assert_close(mean, torch.nn.functional.normalize(apart[:, :2].sum(1), dim=1))

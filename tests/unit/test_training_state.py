@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from speechcwcl.errors import UserError
-from speechcwcl.training.brain import RunningMeans, append_metrics, lr_factor
+from speechcwcl.losses import build_loss
+from speechcwcl.training.brain import OutputLosses, RunningMeans, append_metrics, lr_factor
 from speechcwcl.training.state import WholeCheckpointer
 
 
@@ -68,3 +69,12 @@ def test_running_means_travel_within_an_epoch_only(tmp_path):
     assert other.counts == {}
     other.load(tmp_path / "m", end_of_epoch=False)
     assert other.take() == {"loss": 2.0} and other.counts == {}
+
+
+def test_the_losses_of_two_outputs_are_added():
+    parts = torch.nn.functional.normalize(torch.randn(6, 2, 8), dim=-1)
+    text = torch.nn.functional.normalize(torch.randn(6, 8), dim=-1)
+    both = OutputLosses([build_loss("clip"), build_loss({"cosine": 2})])(parts, text)
+    one, other = build_loss("clip")(parts[:, 0], text), build_loss({"cosine": 2})(parts[:, 1], text)
+    torch.testing.assert_close(both.total, one.total + other.total)
+    assert both.terms.keys() == {"clip", "cosine_2"}
