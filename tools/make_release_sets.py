@@ -30,7 +30,7 @@ from make_intent_speech import mini_train, speak, utterances
 from mini_corpus import UserError as ToolError
 from mini_corpus.voices import rng_for
 from real_speech import digits, words
-from release_speech import release_plan
+from release_speech import WAKE, release_plan
 
 from speechcwcl.corpora.base import write_spoken
 from speechcwcl.corpora.mini import Mini
@@ -41,7 +41,6 @@ from speechcwcl.zeroshot.protocol import load_protocol
 
 RECIPE = Path(__file__).resolve().parents[1] / "egs/release/cwcl1"
 CUT = str(RECIPE / "protocols/cut_words.yaml")
-WAKE = str(RECIPE / "protocols/wake_phrases.yaml")
 # set -> the protocol that scores it; nothing for training and retrieval
 PROTOCOLS = {
     "train": "", "valid_digits": "digits_10", "valid_commands": "gsc_v1_30", "valid_wake": WAKE,
@@ -225,8 +224,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--slurp", type=int, default=20000, help="SLURP training texts (default: all)")
     add("--topv2", type=int, default=12000, help="TOPv2 training texts (default: %(default)s)")
     add("--snips", type=int, default=9000, help="Snips training texts (default: %(default)s)")
-    add("--twice", type=float, default=0.5, help="SLURP share in two voices (default: %(default)s)")
-    add("--spoken_words", type=int, default=0, help="words by these voices (default: none)")
+    add("--twice", type=float, default=0.5, help="share in two voices (default: %(default)s)")
+    add("--dictionary", type=int, default=15000, help="dictionary words (default: %(default)s)")
     add("--valid", type=int, default=150, help="texts a validation set (default: %(default)s)")
     add("--tests", type=int, default=800, help="texts a synthetic test set (default: %(default)s)")
     return parser.parse_args(argv)

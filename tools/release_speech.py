@@ -1,4 +1,4 @@
-"""The synthetic part of the release's sets: which sentence is spoken by which voice."""
+"""The synthetic part of the release's sets: which sentence or word is spoken by which voice."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from make_intent_speech import (
     FLITE_VOICES,
     Plan,
     clean,
-    mini_train,
     sampled,
     slurp_rows,
     topv2_rows,
 )
 from mini_corpus.voices import HIBARI_VOICES, rng_for
+
+from speechcwcl.models.weights.sources import resolve
+from speechcwcl.zeroshot.protocol import load_protocol
 
 # Voices whose licence lets their speech be redistributed: no MBROLA, no RHVoice of CC BY-NC-ND, and
 # no slt, whom flite, the engine of the tests, has too.
@@ -24,6 +26,8 @@ PICO = tuple(f"pico_{name}_p{pitch}" for name in ("en-US", "en-GB") for pitch in
 RHVOICE = tuple(f"rhvoice_{name}_p{pitch}" for name in ("alan", "bdl", "clb") for pitch in PITCHES)
 CHEAP = (*PICO, *HIBARI_VOICES)
 WEIGHTS = (9, 1, 5, 3)  # how often an engine is drawn
+BEFORE = ("", "", "", "", "hey ", "okay ")
+WAKE = str(Path(__file__).resolve().parents[1] / "egs/release/cwcl1/protocols/wake_phrases.yaml")
 ENGINES = {"pico": PICO, "rhvoice": RHVOICE, "hibari": HIBARI_VOICES, "espeak": ESPEAK_VOICES}
 
 
@@ -46,9 +50,9 @@ def release_plan(args: argparse.Namespace) -> Plan:
     known = set(taken)
     for rows, count, twice in (
         (slurp_rows(text / "slurp/train_reconstructed.jsonl"), args.slurp, args.twice),
-        (topv2_rows(text / "topv2", "eval"), args.topv2, 0.0),
-        (clean((t, {}) for t in snips), args.snips, 0.0),
-        ([(t, {"word": t}) for t in sorted(single_words(args.out))], args.spoken_words, 0.0),
+        (topv2_rows(text / "topv2", "eval"), args.topv2, args.twice),
+        (clean((t, {}) for t in snips), args.snips, args.twice),
+        ([(t, {"word": t}) for t in dictionary()] if args.dictionary else [], args.dictionary, 0.0),
     ):
         fresh = [row for row in rows if row[0] not in known]
         for row in sampled(fresh, count, "release"):
@@ -64,6 +68,19 @@ def release_plan(args: argparse.Namespace) -> Plan:
     return found
 
 
-def single_words(out: Path) -> set[str]:
-    """The isolated words of the mini corpus' training set."""
-    return {u.text for u in mini_train(out) if u.text and " " not in u.text}
+def dictionary() -> list[str]:
+    """Words of pocketsphinx's dictionary that the text encoder's vocabulary holds whole.
+
+    A third stands after "hey" or "okay", as names do that wake a device. The words of the wake
+    phrases are left out, so that these stay names that training did not hear.
+    """
+    from pocketsphinx import get_model_path
+    from transformers import AutoTokenizer
+
+    file = Path(get_model_path("en-us/cmudict-en-us.dict"))
+    lines = file.read_text(encoding="utf-8").splitlines()
+    known = AutoTokenizer.from_pretrained(resolve("all-MiniLM-L6-v2")).get_vocab().keys()
+    wake = {word for text in load_protocol(WAKE).texts.values() for word in text.split()}
+    words = sorted({line.split()[0] for line in lines} & known - wake)
+    words = [word for word in words if word.isalpha() and len(word) > 2]
+    return [rng_for(0, "before a name", w).choice(BEFORE) + w for w in words]

@@ -1,8 +1,11 @@
 """Labels as they sound: the synthetic voices, and keywords enrolled from them."""
 
 import csv
+import importlib
 import json
 import stat
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -113,3 +116,17 @@ def test_a_file_tells_that_its_labels_were_spoken(monkeypatch, tmp_path):
     del value["spoken"]  # as a file of an earlier version
     (tmp_path / "old.json").write_text(json.dumps(value))
     assert not Keywords.load(tmp_path / "old.json").spoken
+
+
+def test_a_release_speaks_known_words_of_the_dictionary_and_no_wake_words(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "tools")
+    release = importlib.import_module("release_speech")
+    file = tmp_path / "cmudict.dict"
+    file.write_text("athena AH\nlamp L\nlamp(2) L\nradio R\nto T\nzzyzx Z\nlamp's L\n")
+    sphinx = types.SimpleNamespace(get_model_path=lambda name: str(file))
+    monkeypatch.setitem(sys.modules, "pocketsphinx", sphinx)
+    known = dict.fromkeys(["athena", "lamp", "radio", "to", "lamp's"], 0)
+    tokenizer = types.SimpleNamespace(get_vocab=lambda: known)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda folder: tokenizer)
+    monkeypatch.setattr(release, "resolve", lambda name: name)
+    assert [words.split()[-1] for words in release.dictionary()] == ["lamp", "radio"]

@@ -3,8 +3,8 @@
 
 Alone, the unique texts of MANIFEST by another text encoder, for the term `taught`. With --free, the
 texts of another manifest that MANIFEST lacks, centred as the training centres, for `free_texts`.
-With --heard, ENCODER is a trained model, and each text gets the mean of what this model makes of
-the clips that say it, for `distilled`.
+With --heard, ENCODER is a trained model or several of the same training texts, and each text gets
+the mean of what they make of the clips that say it, for `distilled`.
 
 Examples:
     recipes/cwcl/ablation/teacher.py dump/train_6h/manifest.jsonl all-mpnet-base-v2 exp/teacher.npy
@@ -25,14 +25,14 @@ import torch
 import speechcwcl
 from speechcwcl.cache.embed import embed_manifest
 from speechcwcl.data.manifest import Manifest
-from speechcwcl.errors import UserError
+from speechcwcl.errors import UserError, require
 from speechcwcl.files import atomic_path
 from speechcwcl.models.text_side import TextEncoder, centred
 
 
-def heard(model: str, manifest: Manifest, texts: list[str]) -> np.ndarray:
-    """(texts, dim) float32, unit norm: the mean of a model's embeddings of each text's clips."""
-    rows = embed_manifest(speechcwcl.load(model), manifest, progress="embed speech")
+def heard(models: list[str], manifest: Manifest, texts: list[str]) -> np.ndarray:
+    """(texts, dim) float32, unit norm: the mean of the models' embeddings of each text's clips."""
+    rows = sum(embed_manifest(speechcwcl.load(m), manifest, progress=f"hear {m}") for m in models)
     at = {text: row for row, text in enumerate(texts)}
     found = np.zeros((len(texts), rows.shape[1]), dtype=np.float32)
     np.add.at(found, [at[utterance.text or ""] for utterance in manifest], rows)
@@ -45,7 +45,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("manifest", type=Path)
-    parser.add_argument("encoder", help="name or folder of a text encoder, or of a model")
+    parser.add_argument("encoder", nargs="+", help="name or folder of a text encoder, or of models")
     parser.add_argument("out", type=Path)
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--free", type=Path, metavar="MANIFEST", help="its texts are embedded")
@@ -57,7 +57,8 @@ def main() -> int:
         if args.heard:
             found = heard(args.encoder, manifest, texts)
         else:
-            encoder = TextEncoder.from_pretrained(args.encoder)
+            require(len(args.encoder) == 1, f"one text encoder, not {len(args.encoder)}")
+            encoder = TextEncoder.from_pretrained(args.encoder[0])
             found = encoder.encode(texts, progress=True)
         if args.free:
             free = sorted({utterance.text or "" for utterance in Manifest(args.free)} - set(texts))
