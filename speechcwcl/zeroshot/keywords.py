@@ -40,9 +40,9 @@ TOO_NEAR = 0.95  # cosine of two labels that nothing could tell apart
 # label gives 10 ** (RATE[0] - RATE[1] * z) false alarms an hour, and of single words cut out that
 # are not its own 10 ** (FALSE[0] - FALSE[1] * z) reach a z. SURE: the z at which an event is as
 # likely right as wrong, and the slope around it.
-RATE = (3.91, 3.19)
-FALSE = (0.87, 2.82)
-SURE = (1.08, 10.42)
+RATE = (3.09, 2.27)
+FALSE = (-0.17, 1.84)
+SURE = (1.20, 7.64)
 _ABOVE = 1e-4  # more than the digits of a file change
 _TAIL = 10  # false alarms that an extrapolation is made from
 
