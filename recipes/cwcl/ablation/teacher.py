@@ -2,7 +2,8 @@
 """Embed texts for terms of terms.py: those of a training set, or those that nobody speaks in it.
 
 Alone, the unique texts of MANIFEST by another text encoder, for the term `taught`. With --free, the
-texts of another manifest that MANIFEST lacks, centred as the training centres, for `free_texts`.
+texts of another manifest, or the lines of a .txt, that MANIFEST lacks, centred as the training
+centres, for `free_texts`.
 With --heard, ENCODER is a trained model or several of the same training texts, and each text gets
 the mean of what they make of the clips that say it, for `distilled`.
 
@@ -26,7 +27,7 @@ import speechcwcl
 from speechcwcl.cache.embed import embed_manifest
 from speechcwcl.data.manifest import Manifest
 from speechcwcl.errors import UserError, require
-from speechcwcl.files import atomic_path
+from speechcwcl.files import atomic_path, read_text
 from speechcwcl.models.text_side import TextEncoder, centred
 
 
@@ -39,6 +40,13 @@ def heard(models: list[str], manifest: Manifest, texts: list[str]) -> np.ndarray
     return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
+def texts_of(path: Path) -> list[str]:
+    """The texts of a manifest, or the lines of a .txt."""
+    if path.suffix == ".txt":
+        return [line for line in read_text(path).splitlines() if line.strip()]
+    return [utterance.text or "" for utterance in Manifest(path)]
+
+
 def main() -> int:
     """Write (texts, dim) float32, unit norm, in the order of the sorted unique texts."""
     parser = argparse.ArgumentParser(
@@ -48,12 +56,12 @@ def main() -> int:
     parser.add_argument("encoder", nargs="+", help="name or folder of a text encoder, or of models")
     parser.add_argument("out", type=Path)
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--free", type=Path, metavar="MANIFEST", help="its texts are embedded")
+    kind.add_argument("--free", type=Path, metavar="FILE", help="its texts are embedded")
     kind.add_argument("--heard", action="store_true", help="the clips are embedded by a model")
     args = parser.parse_args()
     try:
         manifest = Manifest(args.manifest)
-        texts = sorted({utterance.text or "" for utterance in manifest})
+        texts = sorted(set(texts_of(args.manifest)))
         if args.heard:
             found = heard(args.encoder, manifest, texts)
         else:
@@ -61,7 +69,7 @@ def main() -> int:
             encoder = TextEncoder.from_pretrained(args.encoder[0])
             found = encoder.encode(texts, progress=True)
         if args.free:
-            free = sorted({utterance.text or "" for utterance in Manifest(args.free)} - set(texts))
+            free = sorted(set(texts_of(args.free)) - set(texts))
             print(f"{len(free)} texts that are not in {args.manifest}")
             mean = torch.from_numpy(found).mean(dim=0)
             found = centred(encoder.encode(free, progress=True), mean).numpy()
