@@ -201,11 +201,12 @@ def test_sets_of_single_words_hold_the_same_words(tmp_path, monkeypatch):
     import words
 
     texts = {"a-1": "turn it on", "a-2": "on", "a-3": "on", "a-4": "off", "train-af-1": "off"}
-    rows = [{"id": key, "audio": "x.flac", "start": 0.0, "end": 1.0, "duration": 1.0, "text": text,
+    read, clip = tmp_path / "read.flac", tmp_path / "said.flac"
+    soundfile.write(read, np.zeros(16000), 16000)
+    soundfile.write(clip, np.zeros(8000), 16000)
+    rows = [{"id": key, "audio": str(read), "start": 0.0, "end": 1.0, "duration": 1.0, "text": text,
              "speaker": "s", "labels": {}} for key, text in texts.items()]  # fmt: skip
     (tmp_path / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-    clip = tmp_path / "said.flac"
-    soundfile.write(clip, np.zeros(8000), 16000)
     monkeypatch.setattr(words, "speak", lambda clips, work, jobs: clips)
     monkeypatch.setattr(words, "utterances", lambda clips, labels, args: [
         Utterance(c.id, str(clip), c.text, c.voice) for c in clips
@@ -215,13 +216,16 @@ def test_sets_of_single_words_hold_the_same_words(tmp_path, monkeypatch):
     assert words.main() == 0
     made = {
         name: Manifest(tmp_path / f"words_{name}/manifest.jsonl")
-        for name in ("none", "cut", "spoken", "both")
+        for name in ("none", "cut", "spoken", "both", "more")
     }
     said = {name: sorted(u.text for u in some if u.text) for name, some in made.items()}
     assert said["none"] == ["turn it on"]  # neither cut words nor those of the mini corpus
     assert said["cut"] == said["spoken"] == ["off", "on", "on", "turn it on"]
     assert said["both"] == ["off", "off", "on", "on", "on", "on", "turn it on"]
     assert {u.duration for u in made["spoken"] if u.text == "on"} == {0.5}
+    assert said["more"].count("off") == 1 + 1 + 1 + 4  # cut, spoken, cut closer, two speeds of both
+    lengths = sorted(len(u.load()) / 16000 for u in made["more"] if u.text == "off")
+    assert lengths == pytest.approx([0.42, 0.5, 0.59, 0.83, 0.86, 1, 1.18], abs=0.05)
 
 
 @pytest.mark.parametrize(

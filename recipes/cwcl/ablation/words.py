@@ -6,6 +6,7 @@ From a training manifest of the release (egs/release/cwcl1), as manifests under 
   words_cut     words_none and the single words that were cut from sentences
   words_spoken  words_none and the same words, each as often, by synthetic voices of the release
   words_both    all of these
+  words_more    words_both, each word also slower and faster, and cut words also cut closer
 Finished clips stay in WORK: run again to go on. Needs what tools/make_release_sets.py needs.
 
 Example:
@@ -20,15 +21,20 @@ import sys
 from pathlib import Path
 
 import soundfile
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
+from cut_speech import tight
 from make_intent_speech import Plan, speak, utterances
 from mini_corpus import UserError as ToolError
 from mini_corpus.voices import rng_for
 from release_speech import ENGINES, WEIGHTS
 
+from speechcwcl.data.audio import load_audio
+from speechcwcl.data.effects import change_speed
+from speechcwcl.data.utterance import Utterance
 from speechcwcl.errors import UserError, require
-from speechcwcl.files import atomic_write
+from speechcwcl.files import atomic_path, atomic_write
 
 SET = "intents_train"  # a training set of the corpus' plan: its voices and speeds
 
@@ -60,7 +66,12 @@ def main() -> int:
              "duration": soundfile.info(u.audio).duration, "speaker": u.speaker, "labels": {}}
             for u in utterances(clips, plan.labels, args)
         ]  # fmt: skip
-        for name, words in (("none", []), ("cut", cut), ("spoken", spoken), ("both", cut + spoken)):
+        both = cut + spoken
+        more = both + [closer(row) for row in cut]
+        for speed in (0.85, 1.2):
+            more += [at_speed(row, speed, args.work) for row in tqdm(both, desc=f"speed {speed}")]
+        sets = {"none": [], "cut": cut, "spoken": spoken, "both": both, "more": more}
+        for name, words in sets.items():
             with atomic_write(args.dump / f"words_{name}" / "manifest.jsonl") as stream:
                 for row in several + words:
                     stream.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -69,6 +80,25 @@ def main() -> int:
         print(f"words: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def closer(row: dict) -> dict:
+    """A cut word once more, with up to 60 ms less at each end."""
+    found = tight(Utterance(row["id"], row["audio"], start=row["start"], end=row["end"]))
+    length = round(found.end - found.start, 3)
+    return row | {"id": found.id, "start": found.start, "end": found.end, "duration": length}
+
+
+def at_speed(row: dict, speed: float, work: Path) -> dict:
+    """A word once more at another speed; its pitch changes too."""
+    path = work.resolve() / f"speed_{speed}" / f"{row['id']}.flac"
+    wav = change_speed(load_audio(row["audio"], row["start"], row["end"]), speed)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as target:
+            soundfile.write(target, wav, 16000, format="FLAC")
+    new = {"id": f"{row['id']}-{speed}", "audio": str(path), "start": None, "end": None}
+    return row | new | {"duration": len(wav) / 16000}
 
 
 def own(row: dict) -> bool:
