@@ -3,9 +3,9 @@
 
 DIR is laid out as for tools/make_intent_speech.py, with LibriSpeech, LJSpeech and recordings of
 single words and phrases beside the texts. Written as data folders under OUT:
-  train          the mini corpus' training set, synthetic speech over SLURP-train, TOPv2-eval and
-                 Snips sentences, real sentences of LibriSpeech and LJSpeech, and words, phrases and
-                 stretches cut from them
+  train          the mini corpus' training set, synthetic speech over SLURP-train, TOPv2-eval,
+                 Snips sentences and dictionary words, real sentences of LibriSpeech and LJSpeech,
+                 and words, phrases and stretches cut from them
   valid_*        choose: half of the speakers (or files) of each real set, synthetic intents
   test_*         never choose: the other halves, unseen texts by flite, an engine heard nowhere else
 Needs flite, espeak-ng, libttspico-utils, rhvoice-english and pip install pocketsphinx
