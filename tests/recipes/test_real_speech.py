@@ -1,7 +1,7 @@
 """The demo's model on real recordings, none of which was trained on.
 
-The quick test scores a model that `make demo` has left (or SPEECHCWCL_DEMO_MODEL); the slow one
-makes it first.
+The quick test scores a model that `make demo` has left (or SPEECHCWCL_DEMO_MODEL), its digits on
+the test split of their makers; the slow one makes it first, and scores it on all.
 """
 
 import os
@@ -40,7 +40,13 @@ def test_a_demo_model_hears_real_digits_and_words(real_data, tmp_path):
     model = Path(os.environ.get("SPEECHCWCL_DEMO_MODEL", default))
     if not (model / "config.json").exists():
         pytest.skip("no demo model; run `make demo` first, or set SPEECHCWCL_DEMO_MODEL")
-    check(score(model, real_data, tmp_path))
+    (tmp_path / "data/fsdd").mkdir(parents=True)
+    for place in real_data.iterdir():
+        if place.name != "fsdd":
+            (tmp_path / "data" / place.name).symlink_to(place)
+    for clip in (real_data / "fsdd").glob("*_[0-4].wav"):
+        (tmp_path / "data/fsdd" / clip.name).symlink_to(clip)
+    check(score(model, tmp_path / "data", tmp_path / "real"))
 
 
 @pytest.mark.slow
