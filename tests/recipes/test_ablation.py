@@ -13,10 +13,13 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "recipes/cwcl/ablation"), str(ROOT / "tools")]
 
 import ablate  # noqa: E402
+import both  # noqa: E402
+from transformers import WhisperConfig, WhisperModel  # noqa: E402
 
 from speechcwcl.data.kaldi import Utterance  # noqa: E402
 from speechcwcl.data.manifest import Manifest  # noqa: E402
 from speechcwcl.errors import UserError  # noqa: E402
+from speechcwcl.models.encoders.speech import SpeechEncoder  # noqa: E402
 
 
 @pytest.fixture
@@ -289,3 +292,29 @@ def test_voices_of_programs(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="libttspico-utils"):
         programs.check_programs({"pico_en-GB"})
+
+
+def test_two_whispers_side_by_side_hear_what_each_hears(tmp_path, monkeypatch, tiny_text, capsys):
+    folders = []
+    for layers, heads in ((2, 2), (3, 4)):  # the lower one waits while the other goes on
+        config = WhisperConfig(
+            d_model=8 * heads, encoder_layers=layers, encoder_attention_heads=heads,
+            encoder_ffn_dim=48, decoder_layers=1, decoder_attention_heads=heads,
+            decoder_ffn_dim=16, vocab_size=32, max_source_positions=100, pad_token_id=0,
+            bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+        )  # fmt: skip
+        folders.append(str(tmp_path / str(layers)))
+        WhisperModel(config).save_pretrained(folders[-1])
+    monkeypatch.setattr(sys, "argv", ["both", str(tmp_path / "both"), *folders])
+    assert both.main() == 0
+    wav, lengths = torch.randn(2, 40000), torch.tensor([40000, 9000])  # longer than a window
+    pair, *alone = (
+        SpeechEncoder.from_pretrained(f, freeze="all")(wav, lengths)
+        for f in (tmp_path / "both", *folders)
+    )
+    assert torch.equal(pair[0], torch.cat([frames for frames, _ in alone], dim=-1))
+    assert torch.equal(pair[1], alone[0][1])
+    monkeypatch.setattr(sys, "argv", ["both", str(tmp_path / "no"), folders[0], str(tiny_text)])
+    assert both.main() == 2
+    assert not (tmp_path / "no").exists()
+    assert "\nboth: " in capsys.readouterr().err

@@ -25,6 +25,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import both  # noqa: F401  a family of encoders
 import numpy as np
 from scipy import stats
 from tqdm import tqdm

@@ -20,8 +20,8 @@ from speechcwcl.models import towers
 from speechcwcl.models.encoders.frames import attention_mask, masked_moments
 
 SAMPLE_RATE = 16000
-# model_type of a config.json -> module.class; imported only when needed.
-_FAMILIES = {
+# model_type of a config.json -> module.class, imported only when needed; a script adds a class
+FAMILIES: dict[str, str | type[Family]] = {
     "wav2vec2": "wav2vec2.Wav2Vec2",
     "hubert": "wav2vec2.Wav2Vec2",
     "wavlm": "wav2vec2.WavLM",
@@ -30,7 +30,6 @@ _FAMILIES = {
     "whisper": "whisper.Whisper",
     "moonshine": "moonshine.Moonshine",
 }
-MODEL_TYPES = tuple(_FAMILIES)
 # Checkpoints of speech translation have an adapter that shortens the frames for a decoder we lack.
 _ADAPTERS = ("add_adapter", "use_intermediate_ffn_before_adapter")
 # The settings that change a network's output without changing the shape of a tensor.
@@ -180,12 +179,13 @@ def open_family(
 
 def family_class(config: Any, where: str) -> type[Family]:
     """The family that reads a transformers configuration."""
-    if config.model_type not in _FAMILIES:
+    if config.model_type not in FAMILIES:
         raise UserError(
             f"{where}: model type {config.model_type!r} is not a speech encoder that speechcwcl "
-            f"knows ({', '.join(MODEL_TYPES)})"
+            f"knows ({', '.join(FAMILIES)})"
         )
-    return _imported(f"{__name__}.{_FAMILIES[config.model_type]}")
+    found = FAMILIES[config.model_type]
+    return _imported(f"{__name__}.{found}") if isinstance(found, str) else found
 
 
 def _imported(name: str) -> Any:
