@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig, WhisperConfig
 
 from speechcwcl.errors import UserError, require
-from speechcwcl.files import atomic_path, read_json
+from speechcwcl.files import read_json, replace_folder
 from speechcwcl.models.encoders.families import FAMILIES, Family, open_family
 from speechcwcl.models.encoders.families.whisper import Whisper
 from speechcwcl.models.towers import WhisperEncoder
 from speechcwcl.models.weights.sources import resolve
 
 NAME = "speechcwcl-both"
+FILES = ("config.json", "model.safetensors")
 
 
 class BothConfig(PretrainedConfig):
@@ -67,7 +68,7 @@ class Both(Family):
     def load(cls, folder: Path, config: Any) -> nn.Module:
         """The encoders in `folder`."""
         encoders = cls.build(config)
-        encoders.load_state_dict(load_file(folder / "model.safetensors"))
+        encoders.load_state_dict(load_file(folder / FILES[1]))
         return encoders
 
     def shares(self, hidden: Tensor) -> tuple[Tensor, ...]:
@@ -105,8 +106,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("whisper", nargs="+", help="names or folders")
+    parser.add_argument("folder", type=Path, help="is written")
+    parser.add_argument("whisper", nargs="+", help="names or folders of encoders")
     args = parser.parse_args()
     try:
         families = [open_family(resolve(name), name) for name in args.whisper]
@@ -114,9 +115,9 @@ def main() -> int:
         require(not others, f"{', '.join(others)}: not Whisper")
         parts = tuple(read_json(resolve(name) / "config.json") for name in args.whisper)
         encoders = nn.ModuleList(family.model for family in families)
-        BothConfig(parts=parts).save_pretrained(args.folder)
-        with atomic_path(args.folder / "model.safetensors") as target:
-            save_file(encoders.state_dict(), target)
+        with replace_folder(args.folder, lambda _: FILES) as folder:
+            BothConfig(parts=parts).save_pretrained(folder)
+            save_file(encoders.state_dict(), folder / FILES[1])
     except UserError as error:
         print(f"both: {error}", file=sys.stderr)
         return 2
