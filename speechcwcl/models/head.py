@@ -167,15 +167,15 @@ def _statistic(name: str, frames: Tensor, mask: Tensor) -> Tensor:
     return (square.sum(dim=1) / count + 1e-6).sqrt()
 
 
-_POOLINGS = {"mean": MeanPooling, "attention": AttentionPooling}
+POOLINGS = {"mean": MeanPooling, "attention": AttentionPooling}
 
 
 def build_pooling(name: str, dim: int, options: dict[str, Any] | None = None) -> Any:
     """The pooling `"mean"` or `"attention"`."""
-    if name not in _POOLINGS:
-        near = closest(str(name), _POOLINGS)
-        raise UserError(f"pooling: no {name!r}{near}; there is {', '.join(_POOLINGS)}")
-    return _build(f"pooling {name}", _POOLINGS[name], options or {}, dim)
+    if name not in POOLINGS:
+        near = closest(str(name), POOLINGS)
+        raise UserError(f"pooling: no {name!r}{near}; there is {', '.join(POOLINGS)}")
+    return _build(f"pooling {name}", POOLINGS[name], options or {}, dim)
 
 
 class Projection(nn.Module):

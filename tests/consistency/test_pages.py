@@ -1,5 +1,6 @@
 """What README and site say: links lead somewhere, figures stand where they were measured."""
 
+import os
 import re
 import subprocess
 import sys
@@ -170,3 +171,12 @@ def test_anchors_of_links_exist():
             if anchor not in slugs:
                 broken.append(f"{path.name}: {target}#{anchor}")
     assert not broken
+
+
+def test_what_begins_with_an_interpreter_can_be_called():
+    places = (
+        p for f in ("docs", "egs", "examples", "recipes", "tools") for p in (ROOT / f).rglob("*")
+    )
+    scripts = [p for p in places if p.suffix in (".py", ".sh") and p.read_bytes()[:2] == b"#!"]
+    assert len(scripts) > 40
+    assert [str(p.relative_to(ROOT)) for p in scripts if not os.access(p, os.X_OK)] == []

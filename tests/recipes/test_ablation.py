@@ -314,6 +314,14 @@ def test_two_whispers_side_by_side_hear_what_each_hears(tmp_path, monkeypatch, t
     )
     assert torch.equal(pair[0], torch.cat([frames for frames, _ in alone], dim=-1))
     assert torch.equal(pair[1], alone[0][1])
+    for made, order in (("again", folders), ("turned", folders[::-1])):  # their hash has no order
+        monkeypatch.setattr(sys, "argv", ["both", str(tmp_path / made), *order])
+        assert both.main() == 0
+        weights = [(tmp_path / m / "model.safetensors").read_bytes() for m in ("both", made)]
+        assert weights[0] == weights[1]
+    (tmp_path / "both/model.safetensors").write_bytes(weights[0][:-8])
+    with pytest.raises(UserError, match="both: cannot load the weights"):
+        SpeechEncoder.from_pretrained(tmp_path / "both")
     monkeypatch.setattr(sys, "argv", ["both", str(tmp_path / "no"), folders[0], str(tiny_text)])
     assert both.main() == 2
     assert not (tmp_path / "no").exists()

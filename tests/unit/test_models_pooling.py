@@ -1,9 +1,13 @@
 """Pooling, projection, and the small operations on frames."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
 from speechcwcl.errors import UserError
+from speechcwcl.models import head as heads
 from speechcwcl.models.encoders.frames import (
     LayerMix,
     Windows,
@@ -45,6 +49,17 @@ def test_attention_pooling_sees_true_frames_only(options):
         alone = pooling(FRAMES[row : row + 1, :length], LENGTHS[row : row + 1])
         assert torch.allclose(alone[0], whole[row], atol=1e-5)
     assert torch.allclose(pooling(dirty, LENGTHS), whole, atol=1e-5)
+
+
+def test_the_pooling_of_contributing(monkeypatch):
+    """The page is run literally, as if it stood in head.py."""
+    page = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    code = re.search(r"## Add a pooling.*?```python\n(.*?)```", page, re.DOTALL)[1]
+    monkeypatch.setattr(heads, "POOLINGS", dict(heads.POOLINGS))
+    exec(code, dict(vars(heads)))
+    pooling = build_pooling("last", 8)
+    expected = torch.stack([FRAMES[0, 10], FRAMES[1, 0], FRAMES[2, 5]])
+    assert torch.equal(pooling(FRAMES, LENGTHS), expected) and pooling.out_dim == 8
 
 
 def test_attention_pooling_by_hand():

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Two Whisper encoders side by side, as one speech encoder whose frames hold those of both.
 
-`ablate.py` knows the family that this file adds; a variant names the folder that it writes.
+`ablate.py` knows the family that this file adds; a variant names the folder that it writes. A model
+that was trained on it opens only after `import both`, so not in the commands of the package.
 
 Example:
     recipes/cwcl/ablation/both.py exp/both whisper-tiny.en whisper-base
@@ -15,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig, WhisperConfig
 
-from speechcwcl.errors import UserError, require
+from speechcwcl.errors import UserError, first_line, require
 from speechcwcl.files import read_json, replace_folder
-from speechcwcl.models.encoders.families import FAMILIES, Family, open_family
+from speechcwcl.models.encoders.families import FAMILIES, Family, network_hash, open_family
 from speechcwcl.models.encoders.families.whisper import Whisper
 from speechcwcl.models.towers import WhisperEncoder
 from speechcwcl.models.weights.sources import resolve
@@ -68,7 +70,10 @@ class Both(Family):
     def load(cls, folder: Path, config: Any) -> nn.Module:
         """The encoders in `folder`."""
         encoders = cls.build(config)
-        encoders.load_state_dict(load_file(folder / FILES[1]))
+        try:
+            encoders.load_state_dict(load_file(folder / FILES[1]))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise UserError(f"{folder}: cannot load the weights: {first_line(error)}") from error
         return encoders
 
     def shares(self, hidden: Tensor) -> tuple[Tensor, ...]:
@@ -110,11 +115,13 @@ def main() -> int:
     parser.add_argument("whisper", nargs="+", help="names or folders of encoders")
     args = parser.parse_args()
     try:
-        families = [open_family(resolve(name), name) for name in args.whisper]
-        others = [n for n, f in zip(args.whisper, families, strict=True) if type(f) is not Whisper]
+        found = [(open_family(resolve(name), name), name) for name in args.whisper]
+        others = [name for family, name in found if type(family) is not Whisper]
         require(not others, f"{', '.join(others)}: not Whisper")
-        parts = tuple(read_json(resolve(name) / "config.json") for name in args.whisper)
-        encoders = nn.ModuleList(family.model for family in families)
+        # the hash of a network knows no order of its parts, so there is only one: by size
+        found.sort(key=lambda pair: (pair[0].dim, network_hash(pair[0])))
+        parts = tuple(read_json(resolve(name) / "config.json") for _, name in found)
+        encoders = nn.ModuleList(family.model for family, _ in found)
         with replace_folder(args.folder, lambda _: FILES) as folder:
             BothConfig(parts=parts).save_pretrained(folder)
             save_file(encoders.state_dict(), folder / FILES[1])

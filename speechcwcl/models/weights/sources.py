@@ -53,7 +53,7 @@ def resolve(source: str | os.PathLike, *, offline: bool | None = None) -> Path:
         return _from_hub(given, _is_offline(offline))
     raise UserError(
         f"model {given!r}: no such folder, and not one of {', '.join(SOURCES)}"
-        f"{closest(given, SOURCES)} nor a hub id (org/name)"
+        f"{closest(given, [*SOURCES, *ELSEWHERE])} nor a hub id (org/name)"
     )
 
 
