@@ -162,6 +162,7 @@ def open_family(
         UserError: not a speech encoder that we know, or broken.
     """
     config: Any = towers.whisper_settings(folder)
+    kind = family_class(str(read_json(folder / "config.json", dict).get("model_type")), where)
     if config is None:
         from transformers import AutoConfig
 
@@ -170,21 +171,20 @@ def open_family(
         except Exception as error:
             why = first_line(error)
             raise UserError(f"{folder}: cannot read config.json: {why}") from error
-    kind = family_class(config, where)
     model = kind.load(folder, config) if weights else kind.build(config)
     if check is not None:
         check(model)
     return kind(model, _features(folder))
 
 
-def family_class(config: Any, where: str) -> type[Family]:
-    """The family that reads a transformers configuration."""
-    if config.model_type not in FAMILIES:
+def family_class(model_type: str, where: str) -> type[Family]:
+    """The family that reads a `model_type` of transformers."""
+    if model_type not in FAMILIES:
         raise UserError(
-            f"{where}: model type {config.model_type!r} is not a speech encoder that speechcwcl "
-            f"knows ({', '.join(FAMILIES)})"
+            f"{where}: model type {model_type!r} is not a speech encoder that speechcwcl knows "
+            f"({', '.join(FAMILIES)})"
         )
-    found = FAMILIES[config.model_type]
+    found = FAMILIES[model_type]
     return _imported(f"{__name__}.{found}") if isinstance(found, str) else found
 
 
