@@ -1,10 +1,8 @@
 """No verb deletes what it did not write: every place where a folder is replaced or emptied."""
 
 import argparse
-import importlib.util
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -219,11 +217,11 @@ def test_what_comes_while_it_is_made_is_not_lost(tmp_path):
     assert snapshot(tmp_path) == {"D": None, "D/thesis.txt": b"x"}
 
 
-def test_a_run_of_another_grid_is_not_deleted(tmp_path):
+def test_a_run_of_another_grid_is_not_deleted(tmp_path, monkeypatch):
     path = Path(__file__).resolve().parents[2] / "recipes/cwcl/ablation/ablate.py"
-    spec = importlib.util.spec_from_file_location("ablate_of_folders", path)
-    ablate = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(ablate)
+    monkeypatch.syspath_prepend(path.parent)
+    import ablate
+
     fill(tmp_path / "run", {"thesis.txt": "x"})
     grid = argparse.Namespace(
         train="t", defaults=path.parents[1] / "hparams/base.yaml", pairs=["a:b"]
