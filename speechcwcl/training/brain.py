@@ -46,20 +46,18 @@ class SpeechSide(nn.Module):
 
     def forward(self, inputs: torch.Tensor, lengths: torch.Tensor, cached: bool) -> torch.Tensor:
         """Embed a batch: `(batch, dim)`, unit-norm; in training, each of several outputs."""
-        apart = self.training
         encoder = self.aligner.speech_encoder
         if not cached and self.training and len(self.masks) and encoder.cacheable:
             inputs, lengths = encoder.frozen_features(inputs, lengths)
             cached = True
-        if not cached:
-            return by_length(partial(self.aligner.embed_speech, apart=apart), inputs, lengths)
-        if self.training and len(self.masks):
+        if cached and self.training and len(self.masks):
             batch, frames, layers, dim = inputs.shape
             flat = inputs.reshape(batch, frames, layers * dim)
             for mask in self.masks:
                 flat = mask(flat)
             inputs = flat.reshape(batch, frames, layers, dim)
-        return by_length(partial(self.aligner.embed_features, apart=apart), inputs, lengths)
+        embed = self.aligner.embed_features if cached else self.aligner.embed_speech
+        return by_length(partial(embed, apart=self.training), inputs, lengths)
 
 
 class OutputLosses(nn.Module):

@@ -115,12 +115,13 @@ def main() -> int:
     parser.add_argument("whisper", nargs="+", help="names or folders of encoders")
     args = parser.parse_args()
     try:
-        found = [(open_family(resolve(name), name), name) for name in args.whisper]
-        others = [name for family, name in found if type(family) is not Whisper]
+        places = [resolve(name) for name in args.whisper]
+        found = [(open_family(p, n), p) for p, n in zip(places, args.whisper, strict=True)]
+        others = [str(place) for family, place in found if type(family) is not Whisper]
         require(not others, f"{', '.join(others)}: not Whisper")
         # the hash of a network knows no order of its parts, so there is only one: by size
         found.sort(key=lambda pair: (pair[0].dim, network_hash(pair[0])))
-        parts = tuple(read_json(resolve(name) / "config.json") for _, name in found)
+        parts = tuple(read_json(place / "config.json") for _, place in found)
         encoders = nn.ModuleList(family.model for family, _ in found)
         with replace_folder(args.folder, lambda _: FILES) as folder:
             BothConfig(parts=parts).save_pretrained(folder)

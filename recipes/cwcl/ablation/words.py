@@ -92,13 +92,13 @@ def closer(row: dict) -> dict:
 def at_speed(row: dict, speed: float, work: Path) -> dict:
     """A word once more at another speed; its pitch changes too."""
     path = work.resolve() / f"speed_{speed}" / f"{row['id']}.flac"
-    wav = change_speed(load_audio(row["audio"], row["start"], row["end"]), speed)
     if not path.exists():
+        wav = change_speed(load_audio(row["audio"], row["start"], row["end"]), speed)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as target:
             soundfile.write(target, wav, 16000, format="FLAC")
     new = {"id": f"{row['id']}-{speed}", "audio": str(path), "start": None, "end": None}
-    return row | new | {"duration": len(wav) / 16000}
+    return row | new | {"duration": soundfile.info(path).duration}
 
 
 def own(row: dict) -> bool:

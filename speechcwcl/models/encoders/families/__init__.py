@@ -162,7 +162,8 @@ def open_family(
         UserError: not a speech encoder that we know, or broken.
     """
     config: Any = towers.whisper_settings(folder)
-    kind = family_class(str(read_json(folder / "config.json", dict).get("model_type")), where)
+    stored = config.stored if config else read_json(folder / "config.json", dict)
+    kind = family_class(str(stored.get("model_type")), where)
     if config is None:
         from transformers import AutoConfig
 
