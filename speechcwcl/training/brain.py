@@ -15,11 +15,7 @@ import numpy as np
 import speechbrain as sb
 import torch
 from speechbrain.augment.freq_domain import SpectrogramDrop
-from speechbrain.utils.checkpoints import (
-    mark_as_loader,
-    mark_as_saver,
-    register_checkpoint_hooks,
-)
+from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
 from torch import nn
 
 from speechcwcl.errors import UserError

@@ -91,6 +91,7 @@ class TrainConfig(BaseModel):
     augment: Options | None = None  # options of speechcwcl.data.augment.Augmenter
     augment_copies: NotNegative = 0  # augmented copies beside the first one in the feature cache
     augment_share: Share = 0.0  # of the utterances whose first cached copy is augmented, not clean
+    augment_seed: NotNegative | None = None  # one for all seeds: one feature cache; null = `seed`
     feature_mask: Masks | None = None  # SpecAugment-like masks on cached features
     # optimisation
     epochs: Positive = 10

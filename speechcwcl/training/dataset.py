@@ -217,11 +217,17 @@ def check_texts(counts: Counter[str], where: str | Path) -> None:
         say(f"warning: {where}: {count} of {total} utterances have the same text, {shown}")
 
 
+def augmenter(config: TrainConfig) -> Augmenter | None:
+    """What `augment` asks for; None where it asks for nothing."""
+    seed = config.seed if config.augment_seed is None else config.augment_seed
+    return Augmenter(config.augment, seed=seed) if config.augment else None
+
+
 def build_dataset(
     config: TrainConfig, aligner: Aligner, manifest: Manifest, rows: np.ndarray, folder: Path
 ) -> AlignmentSet:
     """The training set; the frozen part of the encoder is computed once when there is one."""
-    augment = Augmenter(config.augment, seed=config.seed) if config.augment else None
+    augment = augmenter(config)
     copies = config.augment_copies if augment else 0
     cache = None
     if aligner.speech_encoder.cacheable:

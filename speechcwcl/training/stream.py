@@ -16,11 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from speechbrain.utils.checkpoints import (
-    mark_as_loader,
-    mark_as_saver,
-    register_checkpoint_hooks,
-)
+from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from speechcwcl.data.augment import Augmenter
@@ -48,8 +44,7 @@ def stream_data(config: TrainConfig, aligner: Aligner, spec: StreamSpec) -> Trai
     """
     check_config(config)
     rank = torch.distributed.get_rank() if world_size() > 1 else 0
-    augment = Augmenter(config.augment, seed=config.seed) if config.augment else None
-    dataset = StreamSet(spec, config, rank=rank, ranks=world_size(), augment=augment)
+    dataset = StreamSet(spec, config, rank=rank, ranks=world_size(), augment=augmenter(config))
     texts = TextMemory(aligner)
     if config.center_text:
         count = center_on(aligner, dataset)

@@ -52,9 +52,15 @@ def test_a_grid_runs_then_has_nothing_to_do(grid, tmp_path, capsys):
     assert (tmp_path / "runs/table.md").read_text() == text
     assert ablate.main([*grid, "--report"]) == 0
     assert (tmp_path / "runs/table.md").read_text() == text
+    # a run of before there was some key is the same run
+    path = tmp_path / "runs/clip_2/2/asked.json"
+    asked = json.loads(path.read_text())
+    del asked["config"]["augment_seed"]
+    path.write_text(json.dumps(asked))
+    assert ablate.main(grid) == 0
+    assert weights.stat().st_mtime_ns == before
     # what is asked for changed: that run is done again, the others are not
-    asked = json.loads((tmp_path / "runs/clip_2/2/asked.json").read_text())
-    (tmp_path / "runs/clip_2/2/asked.json").write_text(json.dumps({**asked, "train": "other"}))
+    path.write_text(json.dumps({**asked, "train": "other"}))
     assert ablate.main([*grid, "--only", "clip"]) == 0
     assert weights.stat().st_mtime_ns != before
 

@@ -10,6 +10,8 @@ from speechcwcl.data import effects
 from speechcwcl.data.audio import load_audio
 from speechcwcl.data.augment import DEFAULTS, Augmenter, check_config
 from speechcwcl.errors import UserError
+from speechcwcl.training.config import load_config
+from speechcwcl.training.dataset import augmenter
 
 
 def voice(seconds=2.0, seed=0):
@@ -268,3 +270,12 @@ def test_real_speech_stays_speech(real_data):
 def _spectrum(wav):
     power = np.abs(np.fft.rfft(wav, 16384)) ** 2
     return np.add.reduceat(power[80:4096], np.arange(0, 4016, 40)) + 1e-6
+
+
+@pytest.mark.parametrize(("augment_seed", "same"), [(None, False), (0, True), (1, True)])
+def test_runs_of_several_seeds_share_one_augmentation(augment_seed, same):
+    keys = {"augment": {"noise": True}, "augment_seed": augment_seed}
+    first, second = (augmenter(load_config({**keys, "seed": seed})) for seed in (1, 2))
+    assert (first.hash == second.hash) == same
+    assert first.seed == (1 if augment_seed is None else augment_seed)
+    assert augmenter(load_config({"augment_seed": augment_seed})) is None

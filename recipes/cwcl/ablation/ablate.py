@@ -96,7 +96,9 @@ def run_one(folder: Path, changes: dict, seed: int, grid: Grid, args: argparse.N
     wanted = {"config": config.as_dict(), "train": train, "pairs": grid.pairs}
     if folder.exists() and any(folder.iterdir()):
         require(asked.exists(), f"{folder}: is in the way and no run of this grid; move it")
-        if read_json(asked) != wanted:
+        before = read_json(asked)
+        before["config"] = load_config({}).as_dict() | before["config"]  # keys that are newer
+        if before != wanted:
             shutil.rmtree(folder)  # another question
     if done.exists():
         return
