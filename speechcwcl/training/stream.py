@@ -28,7 +28,7 @@ from speechcwcl.losses import world_size
 from speechcwcl.models.aligner import Aligner
 from speechcwcl.models.encoders.frames import pad
 from speechcwcl.training.config import TrainConfig
-from speechcwcl.training.dataset import Batch, TrainingData, batch_sampler, say
+from speechcwcl.training.dataset import Batch, TrainingData, augmenter, batch_sampler, say
 
 # Unique texts, the first of the stream, whose mean embedding `center_text` takes out.
 CENTER_TEXTS = 2000
