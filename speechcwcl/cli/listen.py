@@ -81,19 +81,21 @@ def run(args: argparse.Namespace) -> int:
     if live:
         _say(f"listening for: {'; '.join(keywords.labels)} (Ctrl-C ends it)")
     spotter = Spotter(model, keywords, level=level, gate=args.gate)
+    found = 0
     try:
         for block in blocks:
             if block.gap:  # what was said before it and after it are not one word
-                _show(spotter.finish(), args.format)
+                found += _show(spotter.finish(), args.format)
                 _say(f"no sound for {block.gap:.1f} s; listening again")
                 spotter = Spotter(
                     model, keywords, level=level, gate=args.gate, began=spotter.now + block.gap
                 )
-            _show(spotter.push(block.wav), args.format)
+            found += _show(spotter.push(block.wav), args.format)
     except KeyboardInterrupt:
         if not live:
             raise
-    _show(spotter.finish(), args.format)
+    if not found + _show(spotter.finish(), args.format):
+        _say("nothing found; with --score 0.2, say, it also tells what it is less sure of")
     return 0
 
 
@@ -114,9 +116,10 @@ def _blocks(args: argparse.Namespace) -> Iterable[Block]:
     return microphone(int(device) if device and device.isdigit() else device, _say)
 
 
-def _show(events: list[Event], form: str) -> None:
+def _show(events: list[Event], form: str) -> int:
     for event in events:
         if form == "json":
             print(json.dumps(asdict(event), ensure_ascii=False), flush=True)
         else:
             print(f"{event.start:.2f} {event.end:.2f} {event.label} {event.score:.3f}", flush=True)
+    return len(events)

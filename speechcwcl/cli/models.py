@@ -171,13 +171,4 @@ def demo(
         judges = open_judges(model or [DEFAULT_MODEL], device)
         for judge in judges:
             judge.warm_up()
-        serve(
-            judges,
-            limits,
-            page=page,
-            folder=folder,
-            host=host,
-            port=port,
-            share=share,
-            far=far,
-        )
+        serve(judges, limits, page=page, folder=folder, host=host, port=port, share=share, far=far)

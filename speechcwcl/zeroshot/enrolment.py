@@ -16,13 +16,7 @@ from speechcwcl.data.audio import SAMPLE_RATE, load_audio
 from speechcwcl.data.audio.recordings import audio_files
 from speechcwcl.errors import UserError, closest, require
 from speechcwcl.files import atomic_path, cache_folder, sha256_json
-from speechcwcl.zeroshot.classifier import (
-    PLAIN,
-    Labels,
-    class_vectors,
-    split_labels,
-    unit_rows,
-)
+from speechcwcl.zeroshot.classifier import PLAIN, Labels, class_vectors, split_labels, unit_rows
 from speechcwcl.zeroshot.grid import GRID
 from speechcwcl.zeroshot.keywords import (
     MOST_EXAMPLES,

@@ -58,6 +58,9 @@ def test_a_file_gives_lines(scene, model, capsys):
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [f"{e['start']:.2f}" for e in events] == [line.split()[0] for line in out]
     assert sorted(events[0]) == ["decided", "end", "label", "score", "start", "z"]
+    assert typed(*words[:-1], "0.999999") == 0
+    out, err = capsys.readouterr()
+    assert not out and "nothing found; with --score" in err
 
 
 def test_raw_samples_on_the_standard_input(scene, model, capsys, monkeypatch):

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "speechcwcl"
 
 # The plan is 17,500 lines and 120 files; until it is reached, the house must not grow again.
-MOST_LINES, MOST_FILES = 26_847, 132
+MOST_LINES, MOST_FILES = 26_833, 132
 
 # who may import whom, top to bottom; errors and files are everybody's
 ALLOWED = {
