@@ -163,7 +163,7 @@ def differences(results: dict[str, np.ndarray], name: str, grid: Grid) -> str:
     require(name in results, f"--against {name}: no finished variant{closest(name, results)}")
     base = results[name]
     same = {n: v - base for n, v in results.items() if n != name and v.shape == base.shape}
-    return "\n".join([*rows_of(same, grid), "", f"Differences from *{name}*, seed by seed."])
+    return "\n".join([f"Differences from *{name}*, seed by seed:", "", *rows_of(same, grid)])
 
 
 def table(results: dict[str, np.ndarray], bounds: list[float], grid: Grid) -> str:
