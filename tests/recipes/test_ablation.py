@@ -332,3 +332,23 @@ def test_two_whispers_side_by_side_hear_what_each_hears(tmp_path, monkeypatch, t
     assert both.main() == 2
     assert not (tmp_path / "no").exists()
     assert "\nboth: " in capsys.readouterr().err
+
+
+def test_noisy_copies_of_a_set(mini, tmp_path, monkeypatch):
+    import noisy
+
+    mini(tmp_path / "dump")
+    monkeypatch.setattr(sys, "argv", ["noisy", "test_words", "--dump", str(tmp_path / "dump")])
+    assert noisy.main() == 0
+    clean = Manifest(tmp_path / "dump/test_words/manifest.jsonl")
+    for snr in (10, 0):
+        loud = Manifest(tmp_path / f"dump/test_words_{snr}db/manifest.jsonl")
+        assert [(u.id, u.text, u.labels) for u in loud] == [(u.id, u.text, u.labels) for u in clean]
+        for u, v in zip(clean, loud, strict=True):
+            wav, heard = u.load(), v.load()
+            assert len(wav) == len(heard)
+            scale = (wav @ heard) / (wav @ wav)  # a loud sum is scaled down
+            noise = heard / scale - wav
+            assert 10 * np.log10((wav @ wav) / (noise @ noise)) == pytest.approx(snr, abs=1.5)
+    monkeypatch.setattr(sys, "argv", ["noisy", "gone", "--dump", str(tmp_path / "dump")])
+    assert noisy.main() == 2
