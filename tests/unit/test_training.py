@@ -360,11 +360,6 @@ def test_more_processes_than_batches_is_one_clear_line(config, dump, tmp_path, c
     assert "set batch_size (now 100) lower" in message
 
 
-def test_average_without_a_training_says_so(tmp_path, capsys):
-    assert main(["average", str(tmp_path)]) == 2
-    assert "no checkpoint of a finished epoch" in capsys.readouterr().err
-
-
 def test_a_run_starts_from_a_trained_model(config, dump, tmp_path, capsys):
     assert main(words(config(), dump, tmp_path / "first")) == 0
     first = averaged(tmp_path / "first")

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from speechcwcl.cli.main import main
 from speechcwcl.errors import UserError
 from speechcwcl.losses import build_loss
 from speechcwcl.training.brain import OutputLosses, RunningMeans, append_metrics, lr_factor
@@ -78,3 +79,8 @@ def test_the_losses_of_two_outputs_are_added():
     one, other = build_loss("clip")(parts[:, 0], text), build_loss({"cosine": 2})(parts[:, 1], text)
     torch.testing.assert_close(both.total, one.total + other.total)
     assert both.terms.keys() == {"clip", "cosine_2"}
+
+
+def test_average_without_a_training_says_so(tmp_path, capsys):
+    assert main(["average", str(tmp_path)]) == 2
+    assert "no checkpoint of a finished epoch" in capsys.readouterr().err

@@ -24,7 +24,7 @@ from speechcwcl.data.audio import SAMPLE_RATE
 from speechcwcl.data.augment import Augmenter
 from speechcwcl.data.manifest import Manifest, manifest_line
 from speechcwcl.errors import UserError
-from speechcwcl.files import atomic_write
+from speechcwcl.files import atomic_path, atomic_write
 
 SEED = 2**31
 
@@ -35,7 +35,8 @@ def write(manifest: Manifest, folder: Path, augment: Augmenter) -> None:
     (folder / "audio").mkdir(parents=True, exist_ok=True)
     for number, clip in enumerate(tqdm(manifest, desc=folder.name)):
         path = folder.resolve() / "audio" / f"{number:06}.flac"
-        soundfile.write(path, augment(clip.load(), clip.id), SAMPLE_RATE, subtype="PCM_16")
+        with atomic_path(path) as target:  # an older manifest may name it already
+            soundfile.write(target, augment(clip.load(), clip.id), SAMPLE_RATE, format="FLAC")
         lines.append(manifest_line(replace(clip, audio=str(path), start=None, end=None)))
     with atomic_write(folder / "manifest.jsonl", "wb") as file:
         file.writelines(lines)
